@@ -1,0 +1,40 @@
+# make run    set up .venv and start everything
+# make test   set up .venv and pass all tests
+#
+# Set-up takes minutes the first time and nothing after that.  PYTHON=/path/to/python3.11 chooses another Python;
+# README, "Choosing torch", says which build of torch is taken and how to choose another.
+
+PY := .venv/bin/python
+PYTEST := $(PY) -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test quick check clean
+
+help:
+	@echo 'make run     set up .venv and start everything: Redis, ingress, inference, egress'
+	@echo 'make test    set up .venv and pass all tests'
+	@echo 'make quick   the tests that take less than a minute together'
+	@echo 'make check   ruff, mypy, and the tests of architecture and documentation'
+	@echo 'make setup   only set up .venv'
+	@echo 'make clean   delete .venv and caches (./data, your conversations, stays)'
+
+setup:
+	@deploy/venv.sh
+
+run: setup
+	@.venv/bin/cauce up
+
+test: setup
+	@$(PYTEST)
+
+quick: setup
+	@$(PYTEST) -m 'not slow'
+
+check: setup
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(PYTEST) -q tests/test_architecture.py tests/test_documentation.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
