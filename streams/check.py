@@ -1,0 +1,248 @@
+"""
+`cauce check`: would this run?
+
+Looks, and changes nothing but one key of ten seconds in Redis.  Each finding says what was looked at and, where it is
+wrong, what to do.  No weights are loaded: whether a model can be loaded at all is seen when its worker starts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from processors.inference import echo, prompt, weights
+from streams import embedded, entry, settings, signature, topology
+from streams.connection import Store
+from streams.errors import CauceError, ConfigurationError
+from streams.handlers import find
+from streams.masking import Mask
+from streams.settings import Settings
+from streams.status import info
+from streams.topology import Topology
+
+OLDEST_REDIS = (6, 2)
+
+_WRITES = """redis.call('TIME'); redis.call('SET', KEYS[1], '1', 'PX', 10000); return redis.call('DEL', KEYS[1])"""
+"""A write after TIME: what every script of ours does, and what a Redis without effect replication refuses."""
+
+
+class Finding(msgspec.Struct):
+    """One thing that was looked at."""
+
+    subject: str
+    verdict: Literal["good", "warning", "wrong"]
+    text: str
+
+
+def good(subject: str, text: str) -> Finding:
+    return Finding(subject, "good", text)
+
+
+def warning(subject: str, text: str) -> Finding:
+    return Finding(subject, "warning", text)
+
+
+def wrong(subject: str, text: str) -> Finding:
+    return Finding(subject, "wrong", text)
+
+
+async def run(config: Path, env_file: Path, *, as_json: bool) -> int:
+    """Print the findings; returns the exit status: 2 where one is wrong."""
+    findings: list[Finding] = []
+    try:
+        pipeline = topology.load(config)
+        findings.append(good("streams.toml", f"{len(pipeline.streams)} streams, {len(pipeline.groups)} groups"))
+        where = settings.load(env_file=env_file)
+        findings.append(good("settings", where.environment))
+    except ConfigurationError as error:
+        findings.append(wrong("configuration", str(error)))
+    else:
+        findings += access(where)
+        findings += delivery(where)
+        findings += handlers(pipeline)
+        findings += model(where)
+        findings += await _redis(where, pipeline)
+    _show(findings, as_json=as_json)
+    return 2 if any(finding.verdict == "wrong" for finding in findings) else 0
+
+
+def refuse_what_cannot_run(where: Settings, pipeline: Topology) -> None:
+    """
+    The quick half of it, for `cauce up`, before anything has been started.
+
+    Raises:
+        ConfigurationError: the first finding that is wrong.
+    """
+    ours = any(group.handler.startswith("processors.inference.") for group in pipeline.groups.values())
+    for finding in [*access(where), *delivery(where), *(model(where) if ours else ())]:
+        if finding.verdict == "wrong":
+            raise ConfigurationError(finding.text)
+
+
+def access(where: Settings) -> Iterator[Finding]:
+    """Who may post."""
+    tokens = [token.reveal() for token in (*where.ingress_tokens, *where.operator_tokens)]
+    remedy = "make some with `cauce secrets >> .env`"
+    if not tokens:
+        if where.production:
+            yield wrong("tokens", f"INGRESS_TOKENS is not set, and production refuses to start without; {remedy}")
+        elif where.ingress_host not in ("127.0.0.1", "::1", "localhost"):
+            yield wrong("tokens", f"INGRESS_HOST = {where.ingress_host} opens the ingress to others; {remedy}")
+        else:
+            yield good("tokens", "none: this machine only")
+    elif where.production and any(len(token) < 24 for token in tokens):
+        yield wrong("tokens", f"a token of fewer than 24 characters; {remedy}")
+    elif where.production and not where.operator_tokens:
+        yield warning("tokens", "OPERATOR_TOKENS is not set: whoever may post may also read and erase")
+    else:
+        yield good("tokens", f"{len(tokens)}")
+    if where.timezone is None and time.tzname[0] == "UTC":
+        yield warning("TIMEZONE", "not set, and this machine's is UTC: «tomorrow» may be another day for your people")
+
+
+def delivery(where: Settings) -> Iterator[Finding]:
+    """Where replies go, and how they are signed."""
+    if where.outbound_url is None:
+        yield warning("OUTBOUND_URL", "not set: replies are kept on `outbound` and sent to nobody")
+    elif "/webhook-test/" in where.outbound_url.reveal():
+        yield warning("OUTBOUND_URL", "is n8n's test address: it answers once after each click; use /webhook/")
+    else:
+        yield good("OUTBOUND_URL", Mask().text(where.outbound_url.reveal()))
+    try:
+        for secret in where.outbound_secret:
+            signature.key_of(secret.reveal())
+    except ValueError as error:
+        yield wrong("OUTBOUND_SECRET", str(error))
+
+
+def handlers(pipeline: Topology) -> Iterator[Finding]:
+    """Can they be imported?"""
+    for group in pipeline.groups.values():
+        try:
+            find(group, pipeline)
+        except ConfigurationError as error:
+            yield wrong(f"groups.{group.name}", str(error))
+        else:
+            yield good(f"groups.{group.name}", group.handler)
+
+
+def model(where: Settings) -> Iterator[Finding]:
+    """Is there what MODEL names, what its library needs, and the system prompt?"""
+    try:
+        if echo.is_echo(where.model):
+            echo.Echo.named(where.model)
+            yield good("MODEL", "echo: repeats what was said")
+        elif where.model_url:
+            yield good("MODEL", f"{where.model} at {Mask().text(where.model_url)}")
+        else:
+            yield _weights(where)
+    except ConfigurationError as error:
+        yield wrong("MODEL", str(error))
+    try:
+        prompt.system_prompt(where.system_prompt_file)
+    except CauceError as error:
+        yield wrong("SYSTEM_PROMPT_FILE", str(error))
+
+
+def _weights(where: Settings) -> Finding:
+    place = weights.find(where)
+    missing = [name for name in ("torch", "transformers", "safetensors") if importlib.util.find_spec(name) is None]
+    if missing:
+        return wrong("MODEL", f"needs {', '.join(missing)}: pip install 'cauce[inference]', or write MODEL=echo")
+    if Path(place.name).is_dir():
+        return good("MODEL", f"{where.model} in {place.name}")
+    hub = Path(place.cache or os.environ.get("HF_HUB_CACHE") or Path.home() / ".cache" / "huggingface" / "hub")
+    snapshots = hub / f"models--{place.name.replace('/', '--')}" / "snapshots"
+    if any(snapshots.glob("*/config.json")):
+        return good("MODEL", f"{place.name}, in {hub}")
+    if place.local_only:
+        return wrong("MODEL", f"{place.name} is not in {hub}, and the hub is switched off by HF_HUB_OFFLINE")
+    return warning("MODEL", f"{place.name} is not in {hub} yet: the worker will look for it on the Hugging Face hub")
+
+
+async def _redis(where: Settings, pipeline: Topology) -> list[Finding]:
+    """The server that would be used, or that is in use."""
+    if where.embedded:
+        running = embedded.running(where.data_dir)
+        if running is None:
+            return [_would_embed(where)]
+        url = running
+    else:
+        url = entry.redis_url(where)
+    store = Store.open(url, namespace=where.namespace, patience=1)
+    try:
+        fields = info(await store.command("INFO"))
+        groups = await store.command("HKEYS", store.keys.of("groups"))
+        test = store.keys.of("test", secrets.token_hex(8))
+        (written,) = await store.pipeline([("EVAL", _WRITES, 1, test)])
+    except CauceError as error:
+        return [wrong("Redis", str(error))]
+    finally:
+        await store.close()
+    unread = [name.decode() for name in groups if name.decode() not in pipeline.groups]
+    return [*server(where, fields), *_writable(written), *_abandoned(unread)]
+
+
+def _would_embed(where: Settings) -> Finding:
+    if where.production and where.redis_url is None:
+        return wrong("Redis", "REDIS_URL is not set; production takes the embedded one only where it says embedded")
+    try:
+        binary = embedded.find()
+    except ConfigurationError as error:
+        return wrong("Redis", str(error))
+    version = ".".join(map(str, binary.version))
+    return good("Redis", f"`cauce up` will start {binary.path} ({version}) in {where.data_dir}")
+
+
+def server(where: Settings, fields: dict[str, str]) -> Iterator[Finding]:
+    """Version and policy, from INFO: hosted servers often refuse CONFIG."""
+    told = fields.get("redis_version", "")
+    version = tuple(int(part) for part in told.split(".")[:2] if part.isdigit())
+    if version < OLDEST_REDIS:
+        yield wrong("Redis", f"version {told or 'unknown'} is too old; Cauce needs 6.2 or newer")
+    else:
+        yield good("Redis", f"version {told}")
+    policy = fields.get("maxmemory_policy")
+    remedy = "set maxmemory-policy to noeviction (redis.conf, or your host's console)"
+    if policy is None:
+        yield warning("maxmemory-policy", f"this Redis does not tell; {remedy}")
+    elif policy != "noeviction":
+        serious = wrong if where.production else warning
+        yield serious("maxmemory-policy", f"is {policy}, which throws messages away when memory is full; {remedy}")
+    else:
+        yield good("maxmemory-policy", policy)
+    if fields.get("aof_enabled") == "0":
+        yield warning("appendonly", "is off: what came since the last snapshot is lost when Redis restarts")
+
+
+def _writable(written: object) -> Iterator[Finding]:
+    if isinstance(written, Exception):
+        yield wrong("scripts", f"Redis refuses to run ours: {written}")
+
+
+def _abandoned(groups: Iterable[str]) -> Iterator[Finding]:
+    for name in groups:
+        yield warning(f"groups.{name}", "is registered in Redis but not in streams.toml: it holds back what is trimmed")
+
+
+_MARKS = {"good": "\033[32m✓\033[0m", "warning": "\033[33m!\033[0m", "wrong": "\033[31m✗\033[0m"}
+_PLAIN = {"good": "ok", "warning": "warning", "wrong": "WRONG"}
+
+
+def _show(findings: list[Finding], *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(findings).decode() + "\n")
+        return
+    marks = _MARKS if sys.stdout.isatty() and "NO_COLOR" not in os.environ else _PLAIN
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        out = sys.stderr if finding.verdict == "wrong" else sys.stdout
+        out.write(f"{marks[finding.verdict]:7} {finding.subject:{width}}  {finding.text}\n")

@@ -1,0 +1,68 @@
+-- claim: a waiting request asks for its reply.  The first claim of an open door is final: the webhook stays silent.
+--
+-- KEYS  1 door of the entry  2 waiting  3 cursor and 4 box of the answering group for this person
+-- ARGV  1 entry id  2 ticket  3 '1': it stops waiting, whatever the answer  4 prefix of doors  5 prefix of bells
+--       6 msgpack: {{leases, due, hints, bell}, …} of the groups that may hold the reply back  7 key (the person)
+-- Returns {'claimed', status, answer} | {'merged', into} | {'pending'} | {'webhook'}.
+--
+-- A script, because "is it still mine?" and "now it is" must be one act.
+local entry, ticket, stop = ARGV[1], ARGV[2], ARGV[3] == '1'
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function withdraw()
+  local waiter = redis.call('HGET', KEYS[2], entry)
+  if waiter and string.match(waiter, '^%d+|[^|]*|(.*)$') == ticket then redis.call('HDEL', KEYS[2], entry) end
+end
+
+local function settled()
+  local ms, seq = string.match(entry, '^(%d+)%-(%d+)$')
+  local member = string.rep('0', 15 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
+  if redis.call('ZSCORE', KEYS[4], member) then return false end
+  local cms, cseq = string.match(redis.call('GET', KEYS[3]) or '0-0', '^(%d+)%-(%d+)$')
+  local cursor = string.rep('0', 15 - #cms) .. cms .. '-' .. string.rep('0', 20 - #cseq) .. cseq
+  return member <= cursor
+end
+
+-- Whoever holds the reply back for this request may let go of it now.
+local function wake()
+  for _, group in ipairs(cmsgpack.unpack(ARGV[6])) do
+    local leases, due, hints, bell = unpack(group)
+    if redis.call('HEXISTS', leases, ARGV[7]) == 1 then
+      redis.call('HSET', hints, 'w:' .. ARGV[7], '1')
+    elseif redis.call('HDEL', hints, 'p:' .. ARGV[7]) == 1 then
+      redis.call('ZADD', due, 'XX', string.format('%.0f', now), ARGV[7])
+      redis.call('XADD', bell, 'MAXLEN', '~', 1000, '*', 'key', ARGV[7])
+      redis.call('EXPIRE', bell, 3600)
+    end
+  end
+end
+
+local door = KEYS[1]
+local into = redis.call('HGET', door, 'into')
+if into then door = ARGV[4] .. into end
+local state, deadline, status, answer, others =
+  unpack(redis.call('HMGET', door, 'state', 'deadline', 'status', 'answer', 'others'))
+if not state then
+  if stop then withdraw() end
+  return {(not into and not settled()) and 'pending' or 'webhook'}
+end
+if state == 'open' and tonumber(deadline) <= now then
+  redis.call('HSET', door, 'state', 'webhook')
+  state = 'webhook'
+end
+if state == 'webhook' then return {'webhook'} end
+if into then
+  if state == 'http' then return {'merged', into} end
+  return {'pending'}
+end
+if state == 'open' then
+  redis.call('HSET', door, 'state', 'http')
+  for _, other in ipairs(cmsgpack.unpack(others)) do
+    if other.entry ~= entry then
+      redis.call('XADD', ARGV[5] .. other.bell, 'MAXLEN', '~', 1000, '*', 'ticket', other.ticket, 'entry', other.entry)
+    end
+  end
+  wake()
+end
+return {'claimed', status, answer}

@@ -1,0 +1,249 @@
+"""
+The command `cauce`.
+
+Knows the commands, their options and their help.  What a command does stands in a module of its own, imported when the
+command runs: `cauce --help` answers at once, and no command but the inference worker loads a model's libraries.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streams import entry
+
+
+def _examples(*lines: str) -> str:
+    """An epilog that keeps its lines."""
+    return "\b\n" + "\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
+app = typer.Typer(
+    name="cauce",
+    help="The durable, event-driven backbone behind WhatsApp chatbots.",
+    epilog="Start with: cauce up",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    rich_markup_mode=None,
+)
+breaker_app = typer.Typer(help="The breaker in front of OUTBOUND_URL.", no_args_is_help=True)
+dead_app = typer.Typer(help="What could not be handled: the dead letters.", no_args_is_help=True)
+app.add_typer(breaker_app, name="breaker")
+app.add_typer(dead_app, name="dead")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"cauce {version('cauce')}")
+        raise typer.Exit
+
+
+@app.callback()
+def place(
+    context: typer.Context,
+    config: Annotated[
+        Path, typer.Option("--config", "-c", metavar="FILE", help="What the pipeline is.")
+    ] = Path("streams.toml"),
+    env_file: Annotated[
+        Path, typer.Option("--env-file", metavar="FILE", help="Settings; the environment wins over it.")
+    ] = Path(".env"),
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    context.obj = entry.Place(config, env_file)
+
+
+Group = Annotated[list[str], typer.Argument(metavar="GROUP…", help="Groups of streams.toml.")]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+Full = Annotated[bool, typer.Option("--full", help="Show telephone numbers and ids unmasked.")]
+Url = Annotated[str | None, typer.Option("--url", metavar="URL", help="The ingress; by default where settings say.")]
+
+
+@app.command(epilog=_examples("cauce up", "MODEL=echo cauce up", "REDIS_URL=redis://localhost:6379/0 cauce up"))
+def up(context: typer.Context) -> None:
+    """
+    Start everything in watched processes.
+
+    Redis where REDIS_URL is unset, the ingress, and a worker for each group of streams.toml.  Ctrl-C ends what is in
+    work first; a second Ctrl-C stops at once.
+    """
+    from streams import check, log
+    from streams.screen import Screen
+    from streams.supervisor import Pipeline
+
+    topology, settings = context.obj.topology, context.obj.settings
+    entry.refuse_silent_embedding(settings)
+    check.refuse_what_cannot_run(settings, topology)
+    screen = Screen(prefixed=settings.log_format == "console")
+    log.configure(settings, screen)
+    entry.run(Pipeline(topology, settings, context.obj.arguments, screen).run(), fast=False)
+
+
+@app.command(epilog=_examples("INGRESS_PORT=8080 cauce ingress"))
+def ingress(context: typer.Context) -> None:
+    """Run the ingress: HTTP in, stream entries out."""
+    from ingress.__main__ import serve
+    from streams import log
+
+    topology, settings = context.obj.topology, context.obj.settings
+    log.configure(settings)
+    entry.run(serve(topology, settings, entry.redis_url(settings)))
+
+
+@app.command(epilog=_examples("cauce work inference", "cauce work egress archive"))
+def work(context: typer.Context, groups: Group) -> None:
+    """Run a worker for one group or several, in one process."""
+    from streams import log, worker
+
+    topology, settings = context.obj.topology, context.obj.settings
+    log.configure(settings)
+    for name in groups:
+        topology.group(name)
+    entry.run(worker.run(groups, topology, settings, entry.redis_url(settings)))
+
+
+@app.command(epilog=_examples("ENVIRONMENT=production cauce check"))
+def check(context: typer.Context, as_json: Json = False) -> None:
+    """
+    Say whether this would run.
+
+    Looks over configuration, Redis, handlers and model, and changes nothing.  Exit status 2: something is wrong.
+    """
+    from streams import check
+
+    raise typer.Exit(entry.run(check.run(context.obj.config, context.obj.env_file, as_json=as_json)))
+
+
+@app.command(epilog=_examples("cauce status", "watch cauce status", "cauce status --json | jq .groups"))
+def status(context: typer.Context, as_json: Json = False) -> None:
+    """Show streams, groups, workers, lag, and dead letters."""
+    from streams import status
+
+    topology, settings = context.obj.topology, context.obj.settings
+    entry.run(status.show(topology, settings, entry.redis_url(settings), as_json=as_json))
+
+
+@app.command(epilog=_examples("cauce tail outbound", "cauce tail inbound --from start -n 10 --json"))
+def tail(
+    context: typer.Context,
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="inbound, outbound, statuses, inbound.dead, …")],
+    since: Annotated[str, typer.Option("--from", metavar="ID", help="An entry's id, `start`, or `$` for now.")] = "$",
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many entries.")] = None,
+    as_json: Json = False,
+    full: Full = False,
+) -> None:
+    """Follow a stream, one line for each entry, until Ctrl-C."""
+    from streams import tail
+
+    topology, settings = context.obj.topology, context.obj.settings
+    name = tail.stream_of(stream, topology)
+    shown = tail.Form(as_json=as_json, full=full)
+    entry.run(tail.follow(entry.redis_url(settings), settings, name, since=since, count=count, form=shown))
+
+
+@app.command(epilog=_examples("cauce chat", "echo 'Hola' | cauce chat", "cauce chat --user +59112345678"))
+def chat(
+    context: typer.Context,
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Who you are to the bot.")] = None,
+    wait: Annotated[int, typer.Option("--wait", min=1, help="Seconds to wait for each reply.")] = 60,
+    url: Url = None,
+) -> None:
+    """Talk to the running pipeline.  An empty line or Ctrl-D ends it."""
+    from streams import console
+
+    settings = context.obj.settings
+    raise typer.Exit(console.chat(console.Ingress(settings, entry.ingress_url(settings, url)), user, wait))
+
+
+@app.command(epilog=_examples("cauce send webhook.json", "cauce send --wait 20 chat.json", "cauce send - < x.json"))
+def send(
+    context: typer.Context,
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="JSON files; - is standard input.")],
+    wait: Annotated[int | None, typer.Option("--wait", min=1, help="Wait for the reply (POST /chat).")] = None,
+    url: Url = None,
+) -> None:
+    """
+    Post payloads to the ingress.
+
+    What has a user_id and a message goes to /chat, the rest to /whatsapp.  Exit status 1: one was refused.
+    """
+    from streams import console
+
+    settings = context.obj.settings
+    raise typer.Exit(console.send(console.Ingress(settings, entry.ingress_url(settings, url)), files, wait))
+
+
+@app.command("secrets", epilog=_examples("cauce secrets >> .env"))
+def new_secrets() -> None:
+    """Print fresh tokens and a webhook secret, in the form of a .env file."""
+    import secrets
+
+    from streams import signature
+
+    typer.echo(f"INGRESS_TOKENS={secrets.token_urlsafe(32)}")
+    typer.echo(f"OPERATOR_TOKENS={secrets.token_urlsafe(32)}")
+    typer.echo(f"OUTBOUND_SECRET={signature.new_secret()}")
+
+
+@breaker_app.command("show", epilog=_examples("cauce breaker show"))
+def breaker_show(context: typer.Context) -> None:
+    """Say whether replies are being delivered, held back, or stopped."""
+    from streams import status
+
+    settings = context.obj.settings
+    entry.run(status.breaker(settings, entry.redis_url(settings)))
+
+
+@breaker_app.command("close", epilog=_examples("cauce breaker close"))
+def breaker_close(context: typer.Context) -> None:
+    """Let deliveries go again, after the destination has been mended."""
+    from streams import status
+
+    settings = context.obj.settings
+    entry.run(status.close_breaker(settings, entry.redis_url(settings)))
+
+
+@dead_app.command("list", epilog=_examples("cauce dead list", "cauce dead list outbound --json"))
+def dead_list(
+    context: typer.Context,
+    stream: Annotated[str | None, typer.Argument(metavar="[STREAM]", help="Only this one's.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="The newest so many of each stream.")] = 20,
+    as_json: Json = False,
+    full: Full = False,
+) -> None:
+    """List what was buried, with the reason."""
+    from streams import tail
+
+    topology, settings = context.obj.topology, context.obj.settings
+    names = [tail.stream_of(stream, topology).removesuffix(".dead")] if stream else list(topology.streams)
+    form = tail.Form(as_json=as_json, full=full)
+    entry.run(tail.dead(entry.redis_url(settings), settings, names, count=count, form=form))
+
+
+def main() -> None:
+    """The entry point: whatever we raise on purpose is one line on standard error and exit status 2."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output (`| head`) has seen enough.
+        sys.stderr.close()
+        sys.exit(141)
+    except BaseException as error:
+        expected = entry.expected(error)
+        if expected is None:
+            raise
+        sys.stderr.write(f"cauce: {expected}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""
+The one place that knows redis-py.
+
+Commands go out as bytes and replies come back as Redis sent them: no callbacks, no decoding.  redis-py's own retries
+are off; what is lost on the way is repeated here, the same call with the same arguments, so every script and every
+command given to a `Store` must be safe to repeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry as NoRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as LostConnection
+from redis.exceptions import TimeoutError as TooSlow
+
+from streams.errors import Unavailable
+from streams.keys import Keys
+
+Argument = bytes | str | int | float
+
+SILENCE = 5.0
+"""Seconds without an answer after which a connection counts as lost."""
+
+_LOST = (LostConnection, TooSlow, OSError, asyncio.IncompleteReadError)
+_PASSING = (ReadOnlyError, ClusterDownError, TryAgainError)
+"""Answers of a server that is failing over or loading: the same call will be taken soon."""
+
+
+class Script(msgspec.Struct, frozen=True):
+    """A Lua script and its SHA-1."""
+
+    text: str
+    sha: str
+
+
+def script(module_file: str, name: str) -> Script:
+    """The script `name` that lies beside the module: `script(__file__, "take.lua")`."""
+    text = (Path(module_file).parent / name).read_text(encoding="utf-8")
+    return Script(text=text, sha=hashlib.sha1(text.encode()).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
+
+
+class Store:
+    """
+    A Redis, as the rest of Cauce sees it.
+
+    Connections are made when first needed; a lost one is replaced.  Safe for many tasks at once.
+    """
+
+    def __init__(self, pool: ConnectionPool, keys: Keys, patience: float = 5.0) -> None:
+        self.keys = keys
+        self.patience = patience
+        """Seconds for which a call is repeated while Redis cannot be reached."""
+        self._pool = pool
+
+    @classmethod
+    def open(cls, url: str, *, namespace: str = "", patience: float = 5.0) -> Store:
+        """
+        Args:
+            url: `redis://…`, `rediss://…` or `unix:///path/to.sock`.
+            namespace: prefix of every key; its `:` is added where it is missing.
+        """
+        pool = ConnectionPool.from_url(
+            url,
+            protocol=2,
+            # Not redis-py's own: its wait_for swallows a cancellation that comes as the write ends (Python 3.11).
+            socket_timeout=None,
+            socket_connect_timeout=2,
+            retry=NoRetry(NoBackoff(), 0),
+            health_check_interval=0,
+        )
+        prefix = namespace if not namespace or namespace.endswith(":") else namespace + ":"
+        return cls(pool, Keys(namespace=prefix), patience)
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument] = ()) -> Any:
+        """
+        Run a script.  It may run more than once with the same arguments; it must make that harmless.
+
+        Raises:
+            Unavailable: Redis cannot be reached, or is full.
+            redis.ResponseError: the script is wrong.
+        """
+        try:
+            return (await self._repeat([("EVALSHA", script.sha, len(keys), *keys, *args)], raising=True))[0]
+        except NoScriptError:
+            return (await self._repeat([("EVAL", script.text, len(keys), *keys, *args)], raising=True))[0]
+
+    async def command(self, *args: Argument) -> Any:
+        """One command that may be repeated.  Raises Unavailable, redis.ResponseError."""
+        return (await self._repeat([args], raising=True))[0]
+
+    async def pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Several such commands in one round trip; an error reply comes back in its place."""
+        return await self._repeat(commands) if commands else []
+
+    async def ping(self) -> float:
+        """Seconds of one round trip.  Raises Unavailable."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        await self.command("PING")
+        return loop.time() - start
+
+    async def close(self) -> None:
+        await self._pool.disconnect()
+
+    def follower(self) -> Follower:
+        """A connection of its own for blocking reads."""
+        return Follower(self._pool.make_connection())
+
+    async def _repeat(self, commands: Sequence[Sequence[Argument]], *, raising: bool = False) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self.patience
+        pause, maybe_written = 0.02, False
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE):
+                    connection = await self._pool.get_connection()
+                    maybe_written = True
+                    replies = await _exchange(self._pool, connection, commands)
+                return _raised(replies) if raising else replies
+            except (AuthenticationError, NoPermissionError) as error:
+                raise Unavailable(f"Redis refuses us: {error}") from error
+            except OutOfMemoryError as error:
+                raise Unavailable("Redis is full (maxmemory)", retry_after=5) from error
+            except (*_LOST, *_PASSING) as error:
+                if loop.time() >= give_up:
+                    why = str(error) or type(error).__name__
+                    raise Unavailable(f"Redis cannot be reached: {why}", maybe_written=maybe_written) from error
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
+            pause = min(pause * 2, 0.5)
+
+
+async def _exchange(
+    pool: ConnectionPool, connection: AbstractConnection, commands: Sequence[Sequence[Argument]]
+) -> list[Any]:
+    try:
+        await connection.send_packed_command(connection.pack_commands(commands))
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response())
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+    except BaseException:
+        # Half an exchange leaves replies under way that the next user would take for its own.
+        await connection.disconnect(nowait=True)
+        raise
+    finally:
+        await pool.release(connection)
+
+
+def _raised(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            raise reply
+    return replies
+
+
+Entry = tuple[str, dict[str, bytes]]
+
+
+def entries(reply: Any) -> list[Entry]:
+    """`[[id, [field, value, …]], …]` as Redis sends a range → ids and fields."""
+    return [
+        (id.decode(), {flat[i].decode(errors="replace"): flat[i + 1] for i in range(0, len(flat), 2)})
+        for id, flat in reply or []
+    ]
+
+
+class Follower:
+    """Blocking XREAD on a connection of its own: it wakes when something is appended, and polls nothing."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection = connection
+
+    async def read(self, after: dict[str, str], block_ms: int, count: int = 1) -> list[tuple[str, list[Entry]]]:
+        """
+        The entries after these ids, waiting up to `block_ms` for the first.
+
+        Raises:
+            Unavailable: the connection was lost; the next call makes a new one.
+        """
+        try:
+            async with asyncio.timeout(block_ms / 1000 + SILENCE):
+                await self._connection.connect()
+                await self._connection.send_command(
+                    "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *after.keys(), *after.values()
+                )
+                reply = await self._connection.read_response()
+        except ResponseError as error:
+            raise Unavailable(f"Redis refuses to be followed: {error}") from error
+        except _LOST as error:
+            await self._connection.disconnect(nowait=True)
+            raise Unavailable(f"Redis cannot be reached: {error}") from error
+        except BaseException:
+            await self._connection.disconnect(nowait=True)
+            raise
+        return [(name.decode(), entries(found)) for name, found in reply or []]
+
+    async def close(self) -> None:
+        await self._connection.disconnect(nowait=True)

@@ -1,0 +1,178 @@
+"""
+What a handler is given (a turn) and what it may want done (effects).
+
+A handler returns effects and never touches pipeline state itself; the runtime commits them together with the
+acknowledgement, all or nothing.  Pure: no Redis, no clock.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from streams import wire
+from streams.errors import Malformed
+
+T = TypeVar("T")
+
+
+class Message(msgspec.Struct, kw_only=True, frozen=True):
+    """One entry of a stream, as a handler sees it."""
+
+    id: str
+    """The entry's id, `<milliseconds>-<sequence>`."""
+    type: str
+    body: bytes
+    version: str = wire.VERSION
+    trace: str = ""
+    replayed: bool = False
+    door: str | None = None
+    """On outbound: the entry whose waiting HTTP request may claim this reply instead of the webhook."""
+    count: int | None = None
+    """Where the group has a meter: the how-many-th of its person's window this message was; None if not counted."""
+
+    def decode(self, shape: builtins.type[T]) -> T:
+        """The body as `shape`.  Raises Malformed, which names this entry."""
+        try:
+            return wire.decode(self.body, shape, self.version)
+        except Malformed as error:
+            error.entry = self.id
+            raise
+
+    @property
+    def at_ms(self) -> int:
+        """When Redis took it, Unix milliseconds."""
+        return int(self.id.partition("-")[0])
+
+
+class Turn(msgspec.Struct, kw_only=True):
+    """All that waits of one key, to be handled together, once."""
+
+    group: str
+    key: str
+    messages: list[Message]
+    attempt: int = 1
+    """1 on the first start."""
+    state: dict[str, bytes | None] = {}
+    """What the handler's `recall` names, read in the same act that granted the turn."""
+    progress: str = ""
+    """What an earlier attempt left in `Effects.progress` or `Retry(progress=…)`."""
+    resources: Any = None
+    """What the handler's lifespan yielded."""
+    now_ms: int = 0
+    """Redis's clock when the turn was granted, Unix milliseconds."""
+
+    @property
+    def id(self) -> str:
+        """Stable over retries and takeovers of the same messages: the id of the last entry."""
+        return self.messages[-1].id
+
+    @property
+    def replayed(self) -> bool:
+        return any(message.replayed for message in self.messages)
+
+
+class Output(msgspec.Struct, kw_only=True):
+    """One entry to append."""
+
+    stream: str
+    type: str
+    body: msgspec.Struct | dict[str, Any]
+    key: str | None = None
+    """None: the turn's key."""
+    answers: bool = False
+    """This is the text a waiting HTTP request is waiting for: it goes through that door or the webhook, never both."""
+
+
+class Write(msgspec.Struct, kw_only=True):
+    """One state key of the turn's key to set, or to delete where `value` is None."""
+
+    kind: str
+    """A kind of the key table (`conversation`, …) or `own`, the group's own state for this key."""
+    value: bytes | None = None
+    ttl_seconds: int = 0
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """What a waiting HTTP request is told."""
+
+    status: Literal["replied", "paused", "failed", "rate_limited"]
+    body: dict[str, Any] = {}
+
+
+class Effects(msgspec.Struct, kw_only=True):
+    """
+    What a handler wants done, committed as one act.
+
+    `unless` names a state kind: where its key exists at the moment of the commit, `instead` is committed in place of
+    these effects (a reply generated while someone paused the bot is not sent).
+    """
+
+    outputs: list[Output] = []
+    writes: list[Write] = []
+    answer: Answer | None = None
+    unless: str | None = None
+    instead: Effects | None = None
+
+
+class Metering(msgspec.Struct, kw_only=True, frozen=True):
+    """
+    Count each message once, on its first attempt, in a fixed window from the first one.
+
+    Counted in the act that grants the turn, so a retry, a takeover or a repeated call counts nothing twice.
+    """
+
+    kind: str
+    window_seconds: int
+    skip_types: tuple[str, ...] = ()
+    """Entry types that are not counted."""
+    unless: str | None = None
+    """A state kind: while its key exists nothing is counted."""
+
+
+Handle = Callable[[Turn], Awaitable[Effects | None]]
+
+
+class Handler(msgspec.Struct, kw_only=True, frozen=True):
+    """A handler with all the runtime needs to know of it."""
+
+    handle: Handle
+    recall: tuple[str, ...] = ()
+    metering: Metering | None = None
+    outside: bool = False
+    """It acts outside Redis (a webhook, a database): never run in a replay."""
+    lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None
+    """`lifespan(group, topology, settings, context)`: opened once per worker, before the first turn."""
+    buried: Callable[[Turn, str], Effects | None] | None = None
+    """What is committed beside the burial of a turn: an apology, say."""
+
+
+def handler(
+    *,
+    recall: tuple[str, ...] = (),
+    metering: Metering | None = None,
+    outside: bool = False,
+    lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None,
+    buried: Callable[[Turn, str], Effects | None] | None = None,
+) -> Callable[[Handle], Handler]:
+    """
+    Say more about a handler than its code does.
+
+    ```python
+    @handler(recall=("own",))
+    async def count(turn: Turn) -> Effects:
+        seen = int(turn.state["own"] or 0) + len(turn.messages)
+        return Effects(writes=[Write(kind="own", value=str(seen).encode(), ttl_seconds=86400)])
+    ```
+    """
+
+    def wrap(handle: Handle) -> Handler:
+        return Handler(
+            handle=handle, recall=recall, metering=metering, outside=outside, lifespan=lifespan, buried=buried
+        )
+
+    return wrap

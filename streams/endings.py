@@ -1,0 +1,102 @@
+"""
+How a turn ends, in the form that settle.lua reads.
+
+Encoded where the turn is handled, so that effects which cannot be encoded fail their own turn and no other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from streams import wire
+from streams.effects import Effects, Turn, Write
+from streams.errors import CauceError
+from streams.keys import Keys
+from streams.tables import Group
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class NotAllowed(CauceError):
+    """A handler returned effects that its group may not have."""
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """One turn's end, encoded."""
+
+    packed: bytes
+    """msgpack, as settle.lua documents it."""
+    keys: list[str]
+    """Every key that the effects touch."""
+    ids: int
+    """How many entries it ends."""
+
+
+def ending(
+    keys: Keys,
+    group: Group,
+    turn: Turn,
+    token: str,
+    ids: list[str],
+    *,
+    effects: Effects | None = None,
+    bury: str | None = None,
+    delay_ms: int | None = None,
+    uncount: bool = False,
+    progress: str | None = None,
+) -> Ending:
+    """
+    Args:
+        ids: the entries that are done with; those of the turn that are left out stay in the box.
+        bury: a reason; the entries go to the dead letters as well.
+        delay_ms: what is left becomes due after this; None: at the end of its window.
+        uncount: the attempt says nothing about the turn and does not count.
+        progress: kept for the next attempt.
+
+    Raises:
+        NotAllowed: an output to a stream that the group's `writes` does not name.
+        TypeError, UnicodeDecodeError, KeyError: effects that cannot be encoded.
+    """
+    touched: list[str] = []
+    plain: dict[str, Any] = {"key": turn.key, "token": token, "ids": ids}
+    if effects is not None:
+        plain["effects"] = _effects(keys, group, turn, effects, touched)
+        if effects.unless and effects.instead:
+            plain["unless"] = keys.state(effects.unless, group.name, turn.key)
+            plain["instead"] = _effects(keys, group, turn, effects.instead, touched)
+            touched.append(plain["unless"])
+    if bury is not None:
+        plain["bury"] = bury
+    if delay_ms is not None:
+        plain["delay_ms"] = delay_ms
+    if uncount:
+        plain["uncount"] = [message.id for message in turn.messages]
+    if progress is not None:
+        plain["progress"] = progress
+    return Ending(_pack(plain), touched, len(ids))
+
+
+def _effects(keys: Keys, group: Group, turn: Turn, effects: Effects, touched: list[str]) -> dict[str, Any]:
+    outputs = []
+    for output in effects.outputs:
+        if output.stream not in group.writes:
+            raise NotAllowed(f"group {group.name} returned an output to {output.stream!r}, which its `writes` lacks")
+        fields = ["key", output.key or turn.key, "type", output.type, "body", wire.encode(output.body).decode()]
+        fields += ["v", wire.VERSION, "trace", turn.messages[-1].trace]
+        if turn.replayed:
+            fields += ["replayed", "1"]
+        outputs.append([keys.stream(output.stream), output.answers, fields])
+    writes = [_write(keys, group, turn, write) for write in effects.writes]
+    touched += [write[0] for write in writes] + [output[0] for output in outputs]
+    encoded: dict[str, Any] = {"writes": writes, "outputs": outputs}
+    if effects.answer:
+        encoded["answer"] = {"status": effects.answer.status, "body": wire.encode(effects.answer.body).decode()}
+    return encoded
+
+
+def _write(keys: Keys, group: Group, turn: Turn, write: Write) -> list[Any]:
+    # Redis's msgpack knows text but no binary, so values are text.
+    value = False if write.value is None else write.value.decode()
+    return [keys.state(write.kind, group.name, turn.key), value, int(write.ttl_seconds * 1000)]

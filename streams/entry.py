@@ -1,0 +1,96 @@
+"""
+What every command of `cauce` begins and ends with: which files are meant, where Redis is, and what an error looks like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+from streams import embedded, topology, welcome
+from streams import settings as environment
+from streams.errors import CauceError, ConfigurationError
+from streams.settings import Settings
+from streams.topology import Topology
+
+
+class Place:
+    """Which files this command line means; they are read when first needed."""
+
+    def __init__(self, config: Path, env_file: Path) -> None:
+        self.config = config
+        self.env_file = env_file
+
+    @property
+    def topology(self) -> Topology:
+        return topology.load(self.config)
+
+    @property
+    def settings(self) -> Settings:
+        return environment.load(env_file=self.env_file)
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options that lead another process to the same files."""
+        return ["--config", str(self.config), "--env-file", str(self.env_file)]
+
+
+def redis_url(settings: Settings) -> str:
+    """
+    Where Redis is: REDIS_URL, or the running `cauce up`.
+
+    Raises:
+        ConfigurationError: neither.
+    """
+    if not settings.embedded:
+        assert settings.redis_url is not None  # noqa: S101 - else it would be embedded
+        return settings.redis_url.reveal()
+    refuse_silent_embedding(settings)
+    found = embedded.running(settings.data_dir)
+    if found is None:
+        raise ConfigurationError(f"no Redis is running in {settings.data_dir}: start `cauce up`, or set REDIS_URL")
+    return found
+
+
+def refuse_silent_embedding(settings: Settings) -> None:
+    """Raises ConfigurationError in production where nobody has said that the embedded Redis is meant."""
+    if settings.production and settings.redis_url is None:
+        raise ConfigurationError(
+            "environment: REDIS_URL is not set; production takes the embedded Redis only if asked: REDIS_URL=embedded"
+        )
+
+
+def ingress_url(settings: Settings, url: str | None) -> str:
+    """Where the ingress is: `url`, or where the settings put it.  Raises ConfigurationError: nothing is running."""
+    if url is None:
+        redis_url(settings)  # so that "nothing is running" is said in one way
+    return (url or welcome.address(settings)).rstrip("/")
+
+
+def run(running: Awaitable[Any], *, fast: bool = True) -> Any:
+    """
+    Run a coroutine to its end.
+
+    Args:
+        fast: on uvloop, where there is one.
+    """
+
+    async def main() -> Any:
+        return await running
+
+    if fast and sys.platform != "win32":
+        import uvloop
+
+        return uvloop.run(main())
+    return asyncio.run(main())
+
+
+def expected(error: BaseException) -> CauceError | None:
+    """The deliberate error in what came up, also out of a group of tasks; None for a bug."""
+    if isinstance(error, BaseExceptionGroup):
+        found = [expected(each) for each in error.exceptions]
+        return found[0] if all(found) else None
+    return error if isinstance(error, CauceError) else None

@@ -1,0 +1,67 @@
+"""
+The errors we raise on purpose, as one tree.
+
+Anything outside this tree is a bug and may show a traceback; anything inside carries a sentence a person can act on.
+"""
+
+from __future__ import annotations
+
+
+class CauceError(Exception):
+    """The root: catch this to catch all that Cauce raises on purpose."""
+
+
+class ConfigurationError(CauceError):
+    """Something in streams.toml or the environment is wrong; the command line prints it and exits with 2."""
+
+
+class Unavailable(CauceError):
+    """
+    Redis cannot take the write now.
+
+    Attributes:
+        maybe_written: the answer was lost after the command had left, so it may have happened.
+        retry_after: seconds after which it is worth trying again.
+    """
+
+    def __init__(self, why: str, *, maybe_written: bool = False, retry_after: int = 2) -> None:
+        super().__init__(why)
+        self.maybe_written = maybe_written
+        self.retry_after = retry_after
+
+
+class Malformed(CauceError):
+    """
+    An entry on a stream, or a body from outside, is not what its format says; it will never become so.
+
+    Attributes:
+        entry: the id of the entry to blame, where it is known; its neighbours in the turn are not.
+    """
+
+    def __init__(self, why: str, *, entry: str | None = None) -> None:
+        super().__init__(why)
+        self.entry = entry
+
+
+class Retry(CauceError):
+    """
+    Raised by a handler: not now, again later.
+
+    Args:
+        why: a short reason for the log; never message text.
+        after: seconds until the next attempt; None takes the group's backoff.
+        counted: False where the turn is not to blame (a model server or webhook that is down): no attempt is used up.
+        progress: what the next attempt finds in `turn.progress`; None leaves it as it is.
+    """
+
+    def __init__(
+        self, why: str = "", *, after: float | None = None, counted: bool = True, progress: str | None = None
+    ) -> None:
+        super().__init__(why)
+        self.after = after
+        self.counted = counted
+        self.progress = progress
+
+
+class Bury(CauceError):
+    """Raised by a handler: this can never succeed; to the dead letters with it, with this reason."""

@@ -1,0 +1,93 @@
+"""
+What becomes of a turn after its handler has run, or could not.
+
+Pure: no clock, no Redis.  worker.py supplies both and carries the verdict out, so every rule about retrying can be
+read, and tested, in this file alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from streams.errors import Bury, Malformed, Retry
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """Done: commit what the handler returned."""
+
+
+class Park(msgspec.Struct, frozen=True):
+    """Not now, again later."""
+
+    delay_ms: int
+    why: str
+    counted: bool = True
+    progress: str | None = None
+
+
+class Burial(msgspec.Struct, frozen=True):
+    """Never again: to the dead letters."""
+
+    why: str
+    exhausted_only: bool = False
+    """Bury the messages whose attempts are used up; what came later gets its own chances."""
+    only: str | None = None
+    """Bury this entry alone: it is known to be the one to blame."""
+
+
+Fate = Settle | Park | Burial
+
+JITTER = 0.2
+"""Backoff is stretched or shrunk by up to this share, so that what failed together does not return together."""
+
+
+def before(starts: Sequence[int], attempts: int) -> Burial | None:
+    """A turn that was started more often than allowed is buried without running: its worker died each time."""
+    if starts[0] > attempts:
+        return Burial(why=f"its worker died or lost it {attempts} times", exhausted_only=True)
+    return None
+
+
+def after(
+    error: BaseException | None, *, attempt: int, attempts: int, backoff: Sequence[float], luck: float
+) -> Fate:
+    """
+    Args:
+        error: what the handler raised; None where it returned.
+        attempt: 1 for the first start.
+        attempts: how many starts a turn has.
+        backoff: seconds after the first, second, … failure; the last stands for all that follow.
+        luck: uniform in [0, 1), for the jitter.
+    """
+    if error is None:
+        return Settle()
+    if isinstance(error, (Bury, Malformed)):
+        return Burial(why=str(error) or type(error).__name__, only=getattr(error, "entry", None))
+    why = _why(error)
+    if isinstance(error, Retry):
+        if not error.counted:
+            wait = 1.0 if error.after is None else error.after
+            return Park(delay_ms=_ms(wait), why=why, counted=False, progress=error.progress)
+        if error.after is not None and attempt < attempts:
+            return Park(delay_ms=_ms(error.after), why=why, progress=error.progress)
+    if attempt >= attempts:
+        return Burial(why=why, exhausted_only=True)
+    wait = backoff[min(attempt, len(backoff)) - 1] if backoff else 1.0
+    progress = error.progress if isinstance(error, Retry) else None
+    return Park(delay_ms=_ms(wait * (1 + JITTER * (2 * luck - 1))), why=why, progress=progress)
+
+
+def _ms(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+def _why(error: BaseException) -> str:
+    """The error's kind and the start of its text; never a traceback."""
+    if isinstance(error, TimeoutError):
+        return "deadline passed"
+    text = str(error).splitlines()[0][:200] if str(error) else ""
+    if isinstance(error, Retry):
+        return text or "retry"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

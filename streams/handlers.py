@@ -1,0 +1,45 @@
+"""
+"module:function" → Handler, and which part of the string is wrong where it is none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+
+from streams.effects import Handler
+from streams.errors import ConfigurationError
+from streams.tables import Group
+from streams.topology import Topology, suggest
+
+
+def find(group: Group, topology: Topology) -> Handler:
+    """
+    The handler of a group; a plain async function is one too.  Modules beside streams.toml can be imported.
+
+    Raises:
+        ConfigurationError: says whether the module, the name in it, or its kind is wrong.
+    """
+    where = f"{topology.path.name}: groups.{group.name}.handler = {group.handler!r}:"
+    folder = str(topology.path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    module_name, _, name = group.handler.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name + ".").startswith(error.name + "."):
+            raise ConfigurationError(f"{where} there is no module {error.name!r} in {folder} or installed") from error
+        raise ConfigurationError(f"{where} {module_name} needs the module {error.name!r}, which is missing") from error
+    except Exception as error:
+        raise ConfigurationError(f"{where} {module_name} fails on import: {type(error).__name__}: {error}") from error
+    found = getattr(module, name, None)
+    if isinstance(found, Handler):
+        return found
+    if found is None:
+        public = [each for each in vars(module) if not each.startswith("_")]
+        raise ConfigurationError(f"{where} {module_name} has no {name!r}{suggest(name, public)}")
+    if inspect.iscoroutinefunction(found):
+        return Handler(handle=found)
+    raise ConfigurationError(f"{where} {name} is no async function; write `async def {name}(turn): …`")

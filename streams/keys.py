@@ -1,0 +1,86 @@
+"""
+Every key that Cauce keeps in Redis: one look answers "what is in my Redis?".
+
+A key is `<namespace><head>[:{<tag>}][:<rest>]`.  The tag, present with several shards or on a Cluster, is what puts
+all of a shard's keys into one slot.  No key without a lifetime or a bound.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """One row of the table."""
+
+    pattern: str
+    type: str
+    writer: str
+    lifetime: str
+    personal: bool = False
+    """The key or its value can tell who somebody is."""
+
+
+TABLE: dict[str, Kind] = {
+    "stream": Kind("<stream>", "stream", "append, settle", "`keep` after the last group settled; `max_len`", True),
+    "dead": Kind("<stream>.dead", "stream", "settle", "30 days; 100,000 entries", True),
+    "conversation": Kind("conversation:<user>", "string, JSON", "settle", "SESSION_EXPIRE_TIME, sliding", True),
+    "conversation_meta": Kind("conversation_meta:<user>", "string, JSON", "settle", "as its conversation", True),
+    "rate_limit": Kind("rate_limit:<user>", "string, counter", "take", "60 s from the first message", True),
+    "paused": Kind("paused:<user>", "string", "ingress, settle", "`handoff.pause`, renewed by each message", True),
+    "own": Kind("own:<group>:<key>", "string", "settle", "as the group's handler says", True),
+    "seen": Kind("seen:<digest>", "string", "append", "8 days", False),
+    "digest": Kind("digest", "string", "ingress", "for good; one key", False),
+    "waiting": Kind("waiting", "hash", "append", "until its entry is settled", False),
+    "door": Kind("door:<entry>", "hash", "settle, claim", "`wait.keep`", True),
+    "bell": Kind("bell:<name>", "stream", "settle, claim", "1 h; about 1,000 entries", False),
+    "groups": Kind("groups", "hash", "worker", "until `cauce group drop`", False),
+    "group.cursor": Kind("group:<group>:cursor", "string", "take", "as the group", False),
+    "group.box": Kind("group:<group>:box:<key>", "sorted set", "take, settle", "until its entries are settled", True),
+    "group.leases": Kind("group:<group>:leases", "hash", "take, settle", "until settled", True),
+    "group.due": Kind("group:<group>:due", "sorted set", "take, settle", "until settled", True),
+    "group.attempts": Kind("group:<group>:attempts", "hash", "take, settle", "until settled", False),
+    "group.hints": Kind("group:<group>:hints", "hash", "take, settle", "until the key's next turn", True),
+    "group.consumers": Kind("group:<group>:consumers", "hash", "take, sweep", "until its consumer is swept", True),
+    "group.heartbeat": Kind("group:<group>:heartbeat:<consumer>", "string", "take, beat", "8 s", False),
+    "model": Kind("model:<consumer>", "string, JSON", "worker", "8 s, renewed with the heartbeat", False),
+    "breaker": Kind("breaker:<digest>", "hash", "egress", "1 day after the last failure", False),
+    "test": Kind("test:<random>", "string", "ingress", "10 s", False),
+}
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """Names keys of one shard."""
+
+    namespace: str = ""
+    """Prefix with its separator, such as `bot2:`; empty for none."""
+    tag: str = ""
+    """Cluster hash tag without braces; empty for none."""
+
+    def _name(self, head: str, rest: str = "") -> str:
+        tag = f":{{{self.tag}}}" if self.tag else ""
+        return f"{self.namespace}{head}{tag}{':' + rest if rest else ''}"
+
+    def stream(self, name: str) -> str:
+        return self._name(name)
+
+    def dead(self, name: str) -> str:
+        return self._name(f"{name}.dead")
+
+    def of(self, kind: str, key: str = "") -> str:
+        """
+        The key of a kind that belongs to a person or thing: `of("conversation", "+591…")`.
+
+        Raises:
+            KeyError: no such kind in TABLE; a typo must not make a key that nobody lists.
+        """
+        return self._name(TABLE[kind].pattern.partition(":")[0], key)
+
+    def group(self, kind: str, group: str, rest: str = "") -> str:
+        """A key of a group's own state: `group("due", "inference")`, `group("box", "inference", "+591…")`."""
+        assert f"group.{kind}" in TABLE, kind  # noqa: S101 - a typo must not make a key that nobody lists
+        return self._name("group", f"{group}:{kind}{':' + rest if rest else ''}")
+
+    def state(self, kind: str, group: str, key: str) -> str:
+        """The key a handler means by `Write(kind=…)` or `recall`: a kind of a person, or the group's `own`."""
+        return self.of("own", f"{group}:{key}") if kind == "own" else self.of(kind, key)

@@ -1,0 +1,237 @@
+"""
+Log lines: a constant event, facts as fields, people masked.
+
+Everything goes through the standard library's logging, so lines of uvicorn and other libraries pass the same formatter
+and the same mask.  Knows which events have a text of their own on the console, which are about single messages (info
+in development, debug in production), and that what people write is never logged.  docs/logs.md lists every event.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import msgspec
+
+from streams.masking import Mask
+from streams.settings import Secret, Settings
+
+TEXTS: dict[str, str] = {
+    "redis.connected": "✅ Conectado a Redis: {url}",
+    "service.ready": "✅ ConversationService inicializado con Redis",
+    "conversation.created": "📝 Nueva conversación creada en Redis: {conversation_id}",
+    "conversation.saved": "💾 Conversación guardada: {user_id} ({messages} mensajes, TTL={ttl_s}s)",
+    "conversation.recalled": "📖 Conversación recuperada de Redis: {conversation_id}",
+    "conversation.ttl_extended": "⏰ TTL extendido: {user_id} -> {ttl_s}s",
+    "rate_limit.ok": "✅ Rate limit OK para {user_id}: {count}/{limit}",
+    "rate_limit.exceeded": "⚠️ Rate limit excedido para {user_id}: {count} requests/min",
+    "redis.disconnected": "✅ Redis desconectado",
+    "reply.shown": "💬 {user_id} ← {message}",
+}
+"""What the console says instead of event and fields, where those in braces are given.  JSON lines carry all fields."""
+
+EACH_MESSAGE = frozenset(
+    {
+        "conversation.created", "conversation.saved", "conversation.recalled", "conversation.ttl_extended",
+        "rate_limit.ok", "message.accepted", "message.duplicate", "delivery.sent",
+        "reply.shown",
+    }
+)  # fmt: skip
+"""Events of every message or turn: `info` of these is debug in production."""
+
+SPOKEN = frozenset({"message", "text", "body", "content", "reply", "prompt", "caption"})
+"""Fields that may hold what somebody wrote.  Only their length is logged; see `reply.shown`."""
+
+KEY_VARIABLE = "CAUCE_LOG_KEY"
+"""Where `cauce up` hands its processes one key, so that a wamid has the same hash in all their lines."""
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_COLOURS = {logging.DEBUG: "\033[2m", logging.WARNING: "\033[33m", logging.ERROR: "\033[31m"}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_BARE = re.compile(r"[^\s\"'=\\]+")
+_ROOT = "cauce"
+
+
+class Log:
+    """
+    Says what happened in one part of Cauce.
+
+    Fields are plain values; numbers of people, wamids and secrets in them are masked here, so callers need not think of
+    it.  Durations end in `_s` or `_ms`.
+    """
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(f"{_ROOT}.{name}")
+
+    def debug(self, event: str, /, **fields: object) -> None:
+        self._say(logging.DEBUG, event, fields)
+
+    def info(self, event: str, /, **fields: object) -> None:
+        self._say(logging.DEBUG if _Quiet.production and event in EACH_MESSAGE else logging.INFO, event, fields)
+
+    def warning(self, event: str, /, **fields: object) -> None:
+        self._say(logging.WARNING, event, fields)
+
+    def error(self, event: str, /, **fields: object) -> None:
+        self._say(logging.ERROR, event, fields)
+
+    def exception(self, event: str, /, **fields: object) -> None:
+        """An error with the traceback of what is being handled: for bugs, not for what was to be expected."""
+        self._say(logging.ERROR, event, fields, traceback=True)
+
+    def _say(self, level: int, event: str, fields: Mapping[str, object], *, traceback: bool = False) -> None:
+        if self._logger.isEnabledFor(level):
+            extra = {"event": event, "fields": fields}
+            self._logger.log(level, event, extra=extra, exc_info=traceback, stacklevel=3)
+
+
+class Out(Protocol):
+    """As much of a text stream as lines need."""
+
+    def write(self, text: str, /) -> int: ...
+    def flush(self) -> None: ...
+    def isatty(self) -> bool: ...
+
+
+class _Quiet:
+    """Set by `configure`; one process has one environment."""
+
+    production = False
+
+
+def get(name: str) -> Log:
+    """The log of a part of Cauce: `get("inference")`."""
+    return Log(name)
+
+
+def configure(settings: Settings, stream: Out | None = None, *, digest_key: bytes | None = None) -> None:
+    """
+    Send every log line of this process, ours and libraries', to `stream` (standard error).
+
+    Args:
+        digest_key: keys the hashes that stand for wamids; None takes KEY_VARIABLE, else makes one.
+    """
+    _Quiet.production = settings.production
+    out: Out = stream or sys.stderr
+    mask = Mask(digest_key or os.environ.get(KEY_VARIABLE, "").encode() or None, _values_to_hide(settings))
+    handler = logging.StreamHandler(out)
+    json_lines = settings.log_format == "json"
+    handler.setFormatter(JsonLines(mask) if json_lines else Console(mask, colour=out.isatty()))
+    level = _LEVELS[settings.log_level]
+    logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
+    logging.getLogger(_ROOT).setLevel(level)
+    # A library's own lines about each request or byte drown ours.
+    for name in ("asyncio", "aiohttp.access", "httpx", "urllib3", "huggingface_hub", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
+
+
+
+
+def _values_to_hide(settings: Settings) -> Iterator[str]:
+    for field in msgspec.structs.fields(settings):
+        # An address is worth reading; what is secret in it is masked by its form.
+        if field.name in ("redis_url", "outbound_url", "database_url"):
+            continue
+        value = getattr(settings, field.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Secret):
+                yield item.reveal()
+
+
+class _Masking(logging.Formatter):
+    """What both forms share: a record's event and fields, masked."""
+
+    def __init__(self, mask: Mask) -> None:
+        super().__init__()
+        self._mask = mask
+
+    def parts(self, record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
+        event = getattr(record, "event", None)
+        if event is None:
+            return "log", {"message": self._mask.text(record.getMessage())}
+        return event, dict(self._fields(event, getattr(record, "fields", {})))
+
+    def _fields(self, event: str, fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+        for name, value in fields.items():
+            if name not in SPOKEN:
+                yield name, self._mask.field(name, value)
+            elif event == "reply.shown" and not _Quiet.production:
+                yield name, value if isinstance(value, str) else str(value)
+            elif value is not None:
+                yield f"{name}_chars", len(str(value))
+
+    def traceback(self, record: logging.LogRecord) -> str:
+        return self._mask.text(self.formatException(record.exc_info)) if record.exc_info else ""
+
+    @staticmethod
+    def source(record: logging.LogRecord) -> str:
+        return record.name.removeprefix(_ROOT + ".")
+
+
+class Console(_Masking):
+    """For people: one line, the event's own text where it has one."""
+
+    def __init__(self, mask: Mask, *, colour: bool) -> None:
+        super().__init__(mask)
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        event, fields = self.parts(record)
+        if event == "log":
+            text = fields["message"]
+        else:
+            text = self._sentence(event, fields)
+        at = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        line = f"{at} {record.levelname.lower():7} {self.source(record)}: {_safe(text)}"
+        if traceback := self.traceback(record):
+            line += "\n" + _safe(traceback, keep="\n\t")
+        colour = _COLOURS.get(record.levelno, "") if self._colour else ""
+        return f"{colour}{line}\033[0m" if colour else line
+
+    @staticmethod
+    def _sentence(event: str, fields: dict[str, Any]) -> str:
+        text = TEXTS.get(event)
+        if text and set(re.findall(r"{(\w+)}", text)) <= fields.keys():
+            return text.format_map(fields)
+        return " ".join([event, *(f"{name}={_value(value)}" for name, value in fields.items())])
+
+
+class JsonLines(_Masking):
+    """For machines: one JSON object on a line, fields beside `time`, `level`, `logger` and `event`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event, fields = self.parts(record)
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": self.source(record),
+            "event": event,
+        }
+        line = {**fields, **line} if fields.keys() & line.keys() else {**line, **fields}
+        if traceback := self.traceback(record):
+            line["traceback"] = traceback
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def _safe(text: str, keep: str = "") -> str:
+    """Without control characters: a value from outside must not forge a line or move a terminal's cursor."""
+    if not keep:
+        text = text.replace("\n", "\\n").replace("\t", " ")
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str) and _BARE.fullmatch(value):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,105 @@
+"""
+What Prometheus can ask of a process.  docs/metrics.md has a row for each.
+
+Knows names, labels and buckets; when to count is its callers' business.  Labels are names from streams.toml and fixed
+words, never people: a label with a person's number would be personal data and one more time series for each.
+
+Under `cauce up` all processes share a folder (PROMETHEUS_MULTIPROC_DIR), so any of them can answer for all.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+__all__ = ["CONTENT_TYPE", "loop_lag", "observe_groups", "text", "turn"]
+
+_QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+MESSAGES = Counter("cauce_messages", "Messages at the ingress: accepted, duplicate, ignored, shed.", ["outcome"])
+REQUESTS = Counter("cauce_http_requests", "HTTP requests by route and status.", ["route", "status"])
+REQUEST_SECONDS = Histogram("cauce_http_request_seconds", "HTTP requests, waiting ones left out.", buckets=_QUICK)
+APPEND_MESSAGES = Histogram("cauce_append_messages", "Messages in one write to Redis.", buckets=_SIZES)
+WAITING = Gauge("cauce_waiting_requests", "Requests that wait for their reply.", multiprocess_mode="livesum")
+
+TURNS = Counter("cauce_turns", "Turns: settled, parked, buried, refused, failed.", ["group", "outcome"])
+TURN_SECONDS = Histogram("cauce_turn_seconds", "From a turn's start to its commit.", ["group"], buckets=_SLOW)
+LOOP_LAG = Gauge("cauce_loop_lag_seconds", "How late the event loop was lately.", multiprocess_mode="livemax")
+
+GENERATION_SECONDS = Histogram("cauce_generation_seconds", "One reply, its queue included.", buckets=_SLOW)
+GENERATION_TOKENS = Counter("cauce_generation_tokens", "Tokens read (prompt) and written (reply).", ["kind"])
+
+DELIVERIES = Counter("cauce_deliveries", "Webhook posts: delivered, retried, buried, unsent, held.", ["outcome"])
+DELIVERY_SECONDS = Histogram("cauce_delivery_seconds", "One webhook post.", buckets=_QUICK)
+BREAKER = Gauge("cauce_breaker_open", "1 while the webhook's breaker is open.", multiprocess_mode="mostrecent")
+
+GROUP_WORKERS = Gauge("cauce_group_workers", "Workers with a heartbeat.", ["group"], multiprocess_mode="mostrecent")
+GROUP_LAG = Gauge("cauce_group_lag", "Entries that are not settled.", ["group"], multiprocess_mode="mostrecent")
+GROUP_OLDEST = Gauge(
+    "cauce_group_oldest_seconds", "Age of the oldest entry not settled.", ["group"], multiprocess_mode="mostrecent"
+)
+GROUP_DEAD = Gauge("cauce_group_dead", "Dead letters of its stream.", ["group"], multiprocess_mode="mostrecent")
+
+
+class View(Protocol):
+    """What is known of a group at one moment; survey.py counts it."""
+
+    @property
+    def workers(self) -> int: ...
+    @property
+    def lag(self) -> int: ...
+    @property
+    def oldest_s(self) -> float: ...
+    @property
+    def dead(self) -> int: ...
+
+
+@contextmanager
+def turn(group: str) -> Iterator[Callable[[bool | str], None]]:
+    """
+    Count and time one turn.  Call what is yielded with how it ended: an outcome's name, or whether the commit was
+    taken (settled) or not (refused).  Not called, it has failed.
+    """
+    ended, start = "failed", time.perf_counter()
+
+    def outcome(how: bool | str) -> None:
+        nonlocal ended
+        ended = how if isinstance(how, str) else "settled" if how else "refused"
+
+    try:
+        yield outcome
+    finally:
+        TURNS.labels(group, ended).inc()
+        TURN_SECONDS.labels(group).observe(time.perf_counter() - start)
+
+
+def loop_lag(seconds: float) -> None:
+    """How much later than asked for a timer fired."""
+    LOOP_LAG.set(max(0.0, seconds))
+
+
+def observe_groups(views: Mapping[str, View]) -> None:
+    """Take over what was counted of all groups just now."""
+    for name, view in views.items():
+        GROUP_WORKERS.labels(name).set(view.workers)
+        GROUP_LAG.labels(name).set(view.lag)
+        GROUP_OLDEST.labels(name).set(view.oldest_s)
+        GROUP_DEAD.labels(name).set(view.dead)
+
+
+def text() -> bytes:
+    """The answer to `GET /metrics`; its type is CONTENT_TYPE."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest(REGISTRY)
+    everyone = CollectorRegistry()
+    MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
+    return generate_latest(everyone)

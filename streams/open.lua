@@ -1,0 +1,48 @@
+-- open: make sure the group exists, where it stopped, and that what was taken and not settled is pending in it.
+--
+-- KEYS  1 stream  2 cursor  3 leases  4 due  5 groups
+-- ARGV  1 group  2 from: 'start', 'now' or an id  3 consumer that takes over what was pending  4 box prefix
+--       5 registration (JSON)
+-- Returns {1 where the group was made, entries made pending again}.
+--
+-- A group is made again at the cursor, never at '$', so a Redis that lost it loses no message.
+local stream, cursor, leases, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local group, consumer, box = ARGV[1], ARGV[3], ARGV[4]
+redis.call('HSET', KEYS[5], group, ARGV[5])
+local at = redis.call('GET', cursor)
+local from = at or (ARGV[2] == 'start' and '0-0') or (ARGV[2] == 'now' and '$') or ARGV[2]
+local made = redis.pcall('XGROUP', 'CREATE', stream, group, from, 'MKSTREAM')
+if made.err then
+  if string.find(made.err, 'BUSYGROUP') then return {0, 0} end
+  return redis.error_reply(made.err)
+end
+if not at then
+  if from == '$' then
+    local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+    from = last and last[1] or '0-0'
+  end
+  redis.call('SET', cursor, from)
+  return {1, 0}
+end
+-- A stream that was deleted must not number its new entries below what the group has seen.
+redis.pcall('XSETID', stream, at)
+local keys = redis.call('HKEYS', leases)
+for _, key in ipairs(redis.call('ZRANGE', due, 0, -1)) do keys[#keys + 1] = key end
+local count = 0
+for _, key in ipairs(keys) do
+  local members = redis.call('ZRANGE', box .. key, 0, -1)
+  for i = 1, #members, 500 do
+    local ids = {}
+    for j = i, math.min(i + 499, #members) do
+      local ms, seq = string.match(members[j], '^0*(%d+)%-0*(%d+)$')
+      ids[#ids + 1] = ms .. '-' .. seq
+    end
+    local claim = {'XCLAIM', stream, group, consumer, 0}
+    for _, id in ipairs(ids) do claim[#claim + 1] = id end
+    claim[#claim + 1] = 'FORCE'
+    claim[#claim + 1] = 'JUSTID'
+    redis.call(unpack(claim))
+    count = count + #ids
+  end
+end
+return {1, count}

@@ -1,0 +1,167 @@
+-- settle: end turns.  Each is committed (acknowledged, with its effects), buried (the same, and into the dead letters)
+-- or parked (given back for later), all or nothing, only by the holder of its lease.
+--
+-- KEYS  1 stream  2 leases  3 due  4 attempts  5 hints  6 waiting  7 dead stream, then every state key and output
+--         stream the effects name (declared, so that a cluster slot under way answers TRYAGAIN before anything is done)
+-- ARGV  1 msgpack: {group, box, door, bell, keep_ms, dead_max, turns}; a turn is
+--         {key, token, ids, effects?, bury?, delay_ms?, uncount?, progress?, unless?, instead?}, effects is
+--         {writes = {{key, value or false, ttl_ms}}, outputs = {{stream, answers, {field, value, …}}}, answer?}
+-- Returns for each turn {1, ms until its key is due again or -1}, or {0, -1}: refused, the lease is another's by now.
+--
+-- Everything that can fail is looked at before the first write, for Lua does not roll back.  The first write is XACK
+-- or HDEL, which a full Redis never refuses.
+local a = cmsgpack.unpack(ARGV[1])
+local stream, leases, due, attempts, hints, waiting, dead =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local someone_waits = redis.call('EXISTS', waiting) == 1
+
+local function boxed(id)
+  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+  return string.rep('0', 15 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
+end
+
+local is_stream = {}
+local function appendable(key)
+  if is_stream[key] == nil then
+    local kind = redis.call('TYPE', key).ok
+    is_stream[key] = kind == 'stream' or kind == 'none'
+  end
+  return is_stream[key]
+end
+
+local function sound(turn, effects)
+  if redis.call('HGET', leases, turn.key) ~= turn.token then return false end
+  for _, id in ipairs(turn.ids) do
+    if not redis.call('ZSCORE', a.box .. turn.key, boxed(id)) then return false end
+  end
+  if turn.bury and not appendable(dead) then return false end
+  for _, output in ipairs(effects and effects.outputs or {}) do
+    if not appendable(output[1]) then return false end
+  end
+  return true
+end
+
+-- Of the requests that wait for this turn, the last one still waiting gets the text; the others are told who did.
+local function answer(turn, effects)
+  if not (someone_waits and effects and effects.answer) then return nil end
+  local open, winner = {}, nil
+  for i, value in ipairs(redis.call('HMGET', waiting, unpack(turn.ids))) do
+    local deadline, bell, ticket = string.match(value or '', '^(%d+)|([^|]*)|(.*)$')
+    if deadline and tonumber(deadline) > now then
+      winner = {entry = turn.ids[i], deadline = deadline}
+      open[#open + 1] = {entry = turn.ids[i], bell = bell, ticket = ticket}
+    end
+  end
+  if not winner then return nil end
+  local has_text = false
+  for _, output in ipairs(effects.outputs) do has_text = has_text or output[2] end
+  for _, waiter in ipairs(open) do
+    local door = a.door .. waiter.entry
+    redis.call('DEL', door)
+    if waiter.entry == winner.entry then
+      redis.call('HSET', door, 'state', has_text and 'open' or 'http', 'deadline', winner.deadline,
+        'status', effects.answer.status, 'answer', effects.answer.body, 'others', cmsgpack.pack(open))
+    else
+      redis.call('HSET', door, 'into', winner.entry)
+    end
+    redis.call('PEXPIRE', door, a.keep_ms)
+    redis.call('XADD', a.bell .. waiter.bell, 'MAXLEN', '~', 1000, '*', 'ticket', waiter.ticket, 'entry', waiter.entry)
+    redis.call('EXPIRE', a.bell .. waiter.bell, 3600)
+  end
+  return winner.entry
+end
+
+local function bury(turn)
+  for _, id in ipairs(turn.ids) do
+    local found = redis.call('XRANGE', stream, id, id)[1]
+    if found then
+      local note = redis.call('HGET', attempts, id) or '0:0:::'
+      local starts, first = string.match(note, '^(%d+):%d+:%d*:(%d*):')
+      redis.call('XADD', dead, 'MAXLEN', '~', a.dead_max, '*', 'origin', id, 'group', a.group, 'reason', turn.bury,
+        'attempts', starts, 'first_ms', first, 'last_ms', string.format('%.0f', now), unpack(found[2]))
+    end
+  end
+end
+
+local function commit(turn, effects)
+  local door = answer(turn, effects)
+  for _, write in ipairs(effects and effects.writes or {}) do
+    if not write[2] then redis.call('DEL', write[1])
+    elseif write[3] > 0 then redis.call('SET', write[1], write[2], 'PX', write[3])
+    else redis.call('SET', write[1], write[2]) end
+  end
+  for _, output in ipairs(effects and effects.outputs or {}) do
+    local fields = output[3]
+    if output[2] and door then
+      fields[#fields + 1] = 'door'
+      fields[#fields + 1] = door
+    end
+    redis.call('XADD', output[1], '*', unpack(fields))
+  end
+end
+
+local function acknowledge(turn)
+  local box = a.box .. turn.key
+  for i = 1, #turn.ids, 500 do
+    local last = math.min(i + 499, #turn.ids)
+    local members = {}
+    for j = i, last do members[#members + 1] = boxed(turn.ids[j]) end
+    redis.call('XACK', stream, a.group, unpack(turn.ids, i, last))
+    redis.call('ZREM', box, unpack(members))
+    redis.call('HDEL', attempts, unpack(turn.ids, i, last))
+    if someone_waits then redis.call('HDEL', waiting, unpack(turn.ids, i, last)) end
+  end
+end
+
+-- What is left in the box becomes due: after the delay, at the end of its window, or now.
+local function reschedule(turn)
+  local key = turn.key
+  local hint, woken = unpack(redis.call('HMGET', hints, 'n:' .. key, 'w:' .. key))
+  redis.call('HDEL', hints, 'n:' .. key, 'w:' .. key)
+  if redis.call('EXISTS', a.box .. key) == 0 then return -1 end
+  local at = now
+  if turn.delay_ms and not woken then
+    at = now + turn.delay_ms
+    redis.call('HSET', hints, 'p:' .. key, '1')
+  elseif hint and not turn.delay_ms then
+    at = math.max(now, tonumber(string.match(hint, '^%d+')))
+  end
+  redis.call('ZADD', due, string.format('%.0f', at), key)
+  return at - now
+end
+
+-- An attempt that says nothing about the turn is taken back; progress is kept for the next one.
+local function annotate(turn)
+  for _, id in ipairs(turn.uncount or {}) do
+    local starts, rest = string.match(redis.call('HGET', attempts, id) or '', '^(%d+)(:.*)$')
+    if starts then redis.call('HSET', attempts, id, math.max(0, tonumber(starts) - 1) .. rest) end
+  end
+  if turn.progress then
+    local head = redis.call('ZRANGE', a.box .. turn.key, 0, 0)[1]
+    local ms, seq = string.match(head or '', '^0*(%d+)%-0*(%d+)$')
+    local note = ms and redis.call('HGET', attempts, ms .. '-' .. seq)
+    local kept = note and string.match(note, '^(%d+:%d+:%d*:%d*:)')
+    if kept then redis.call('HSET', attempts, ms .. '-' .. seq, kept .. turn.progress) end
+  end
+end
+
+local results = {}
+for i, turn in ipairs(a.turns) do
+  local effects = turn.effects
+  if turn.unless and redis.call('EXISTS', turn.unless) == 1 then effects = turn.instead end
+  if not sound(turn, effects) then
+    results[i] = {0, -1}
+  else
+    redis.call('HDEL', leases, turn.key)
+    annotate(turn)
+    if turn.bury then bury(turn) end
+    if #turn.ids > 0 then
+      commit(turn, effects)
+      acknowledge(turn)
+    end
+    results[i] = {1, reschedule(turn)}
+  end
+end
+return results

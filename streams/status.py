@@ -1,0 +1,127 @@
+"""
+The state of the pipeline for an operator's eyes, and of the breaker in front of the webhook.
+
+What it shows is counted by survey.py and kept by egress; here it is put into tables.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from processors.egress import breaker as breakers
+from streams.connection import Store
+from streams.errors import ConfigurationError
+from streams.masking import Mask
+from streams.settings import Settings
+from streams.survey import GroupView, survey
+from streams.topology import Topology
+
+
+async def show(topology: Topology, settings: Settings, url: str, *, as_json: bool) -> None:
+    """Print Redis, streams and groups.  Raises Unavailable."""
+    store = Store.open(url, namespace=settings.namespace, patience=1)
+    try:
+        views = await survey(store, topology)
+        streams = await _lengths(store, topology)
+        redis = await _redis(store)
+    finally:
+        await store.close()
+    if as_json:
+        picture = {"redis": redis, "streams": streams, "groups": msgspec.to_builtins(views)}
+        sys.stdout.write(msgspec.json.encode(picture).decode() + "\n")
+        return
+    console = Console()
+    address = Mask().text(url)
+    console.print(f"Redis {redis['version']}, {redis['memory_bytes'] / 1e6:.1f} MB   {address}", highlight=False)
+    console.print(_streams(streams))
+    console.print(_groups(views))
+    for name, view in views.items():
+        if view.lag and not view.workers:
+            console.print(f"[red]{name} has no worker[/red]: start one with `cauce work {name}`", highlight=False)
+
+
+async def _lengths(store: Store, topology: Topology) -> dict[str, dict[str, int]]:
+    names = list(topology.streams)
+    commands = [("XLEN", name) for each in names for name in (store.keys.stream(each), store.keys.dead(each))]
+    lengths = await store.pipeline(commands)
+    return {name: {"length": lengths[2 * i], "dead": lengths[2 * i + 1]} for i, name in enumerate(names)}
+
+
+async def _redis(store: Store) -> dict[str, Any]:
+    fields = info(await store.command("INFO"))
+    return {"version": fields.get("redis_version", "?"), "memory_bytes": int(fields.get("used_memory", 0))}
+
+
+def info(reply: bytes) -> dict[str, str]:
+    """Redis's INFO as a dict."""
+    pairs = (line.partition(":") for line in reply.decode(errors="replace").splitlines() if ":" in line)
+    return {name: value for name, _, value in pairs}
+
+
+def _streams(streams: dict[str, dict[str, int]]) -> Table:
+    table = Table("stream", "entries", "dead", box=None, header_style="dim")
+    for name, row in streams.items():
+        table.add_row(name, str(row["length"]), _alarming(row["dead"]))
+    return table
+
+
+def _groups(views: dict[str, GroupView]) -> Table:
+    table = Table(
+        "group", "workers", "lag", "pending", "in work", "oldest", "dead", box=None, header_style="dim"
+    )
+    for name, view in views.items():
+        workers = str(view.workers) if view.workers else "[red]0[/red]"
+        counts = (view.lag, view.pending, view.in_work)
+        table.add_row(name, workers, *map(str, counts), _age(view.oldest_s), _alarming(view.dead))
+    return table
+
+
+def _alarming(count: int) -> str:
+    return f"[red]{count}[/red]" if count else "0"
+
+
+def _age(seconds: float) -> str:
+    if not seconds:
+        return "–"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+async def breaker(settings: Settings, url: str) -> None:
+    """Print the breaker's state.  Raises Unavailable, ConfigurationError."""
+    destination = _destination(settings)
+    store = Store.open(url, namespace=settings.namespace, patience=1)
+    try:
+        sight = await breakers.look(store, destination)
+    finally:
+        await store.close()
+    sentence = {
+        "closed": f"closed: replies are being delivered ({sight.failures} failed in a row)",
+        "open": f"open: deliveries wait; the next try is in {sight.remaining_seconds:.0f} s",
+        "gone": "open for good: the destination answered 410; `cauce breaker close` once it is mended",
+    }[sight.state]
+    sys.stdout.write(sentence + "\n")
+
+
+async def close_breaker(settings: Settings, url: str) -> None:
+    """Close it and say whether it had been open.  Raises Unavailable, ConfigurationError."""
+    destination = _destination(settings)
+    store = Store.open(url, namespace=settings.namespace, patience=1)
+    try:
+        was = await breakers.close(store, destination)
+    finally:
+        await store.close()
+    sys.stdout.write("closed\n" if was else "it was closed already\n")
+
+
+def _destination(settings: Settings) -> str:
+    if settings.outbound_url is None:
+        raise ConfigurationError("environment: OUTBOUND_URL is not set, so there is no breaker")
+    return settings.outbound_url.reveal()

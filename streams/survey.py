@@ -1,0 +1,93 @@
+"""
+How the groups are doing: workers, lag, what is in work, what is dead.
+
+Our own arithmetic: Redis's `lag` is null after deletions and does not exist before Redis 7.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from streams.connection import Store
+from streams.tables import Group
+from streams.topology import Topology
+
+COUNTED = 10_000
+"""Unread entries are counted up to here; beyond, the stream's length stands in."""
+
+
+class GroupView(msgspec.Struct):
+    """One group at one moment."""
+
+    workers: int
+    """Consumers with a heartbeat."""
+    lag: int
+    """Entries that are not settled: unread, waiting or in work."""
+    pending: int
+    """Of these, taken and not settled."""
+    oldest_s: float
+    """Age of the oldest of them; 0 where there is none."""
+    in_work: int
+    """Turns being handled now."""
+    dead: int
+    """Entries in the dead letters that this group's stream has."""
+
+
+async def survey(store: Store, topology: Topology) -> dict[str, GroupView]:
+    """
+    Every group of the topology, in its order.
+
+    Raises:
+        Unavailable: Redis cannot be reached.
+    """
+    seconds, micros = await store.command("TIME")
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    return {name: await _view(store, group, now_ms) for name, group in topology.groups.items()}
+
+
+async def _view(store: Store, group: Group, now_ms: int) -> GroupView:
+    keys = store.keys
+    stream = keys.stream(group.reads)
+    names, pending, leases, dead, cursor = await store.pipeline(
+        [
+            ("HKEYS", keys.group("consumers", group.name)),
+            ("XPENDING", stream, group.name),
+            ("HLEN", keys.group("leases", group.name)),
+            ("XLEN", keys.dead(group.reads)),
+            ("GET", keys.group("cursor", group.name)),
+        ]
+    )
+    after = f"({cursor.decode()}" if isinstance(cursor, bytes) else "-"
+    unread, length, *beats = await store.pipeline(
+        [
+            ("XRANGE", stream, after, "+", "COUNT", 1),
+            ("XLEN", stream),
+            *(("EXISTS", keys.group("heartbeat", group.name, name.decode())) for name in names),
+        ]
+    )
+    taken = int(pending[0]) if isinstance(pending, list) else 0
+    ids = [unread[0][0]] if isinstance(unread, list) and unread else []
+    waiting = await _unread(store, stream, after, length) if ids else 0
+    if taken:
+        ids.append(pending[1])
+    oldest = min((int(id.partition(b"-")[0]) for id in ids), default=now_ms)
+    return GroupView(
+        workers=sum(int(beat) for beat in beats),
+        lag=taken + waiting,
+        pending=taken,
+        oldest_s=max(0.0, (now_ms - oldest) / 1000),
+        in_work=_number(leases),
+        dead=_number(dead),
+    )
+
+
+async def _unread(store: Store, stream: str, after: str, length: int) -> int:
+    """How many entries lie after an id; Redis has no command for it, so ids are counted, up to a bound."""
+    rows = await store.command("XRANGE", stream, after, "+", "COUNT", COUNTED)
+    return len(rows) if len(rows) < COUNTED else max(COUNTED, int(length))
+
+
+def _number(reply: Any) -> int:
+    return reply if isinstance(reply, int) else 0

@@ -1,0 +1,56 @@
+-- sweep: hand on what a dead consumer left.
+--
+-- KEYS  1 stream  2 leases  3 due  4 attempts  5 hints  6 consumers  7 heartbeat of the dead consumer
+-- ARGV  1 msgpack: {group, dead, sweeper, box, leaving}; leaving: it says goodbye itself, nothing crashed
+-- Returns {'alive'} where its heartbeat is back; else {'swept', leases freed} or {'more', leases freed}: call again.
+--
+-- Never XAUTOCLAIM, which chooses by idle time and so robs slow consumers that live.
+local a = cmsgpack.unpack(ARGV[1])
+local stream, leases, due, attempts, hints, consumers, heartbeat =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+if not a.leaving and redis.call('EXISTS', heartbeat) == 1 then return {'alive'} end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HDEL', hints, '')
+
+local function recount(key, size)
+  for _, member in ipairs(redis.call('ZRANGE', a.box .. key, 0, size - 1)) do
+    local ms, seq = string.match(member, '^0*(%d+)%-0*(%d+)$')
+    local id = ms .. '-' .. seq
+    local starts, crashes, rest = string.match(redis.call('HGET', attempts, id) or '', '^(%d+):(%d+)(:.*)$')
+    if starts and a.leaving then
+      redis.call('HSET', attempts, id, math.max(0, tonumber(starts) - 1) .. ':' .. crashes .. rest)
+    elseif starts then
+      redis.call('HSET', attempts, id, starts .. ':' .. (tonumber(crashes) + 1) .. rest)
+    end
+  end
+end
+
+local freed = 0
+local flat = redis.call('HGETALL', leases)
+for i = 1, #flat, 2 do
+  local key, token = flat[i], flat[i + 1]
+  local owner, size = string.match(token, '^([^.]+)%.%d+%.%d+%.(%d+)$')
+  if owner == a.dead then
+    redis.call('HDEL', leases, key)
+    recount(key, tonumber(size))
+    redis.call('HDEL', hints, 'n:' .. key, 'w:' .. key)
+    redis.call('ZADD', due, string.format('%.0f', now), key)
+    freed = freed + 1
+  end
+end
+local pending = redis.pcall('XPENDING', stream, a.group, '-', '+', 500, a.dead)
+if pending.err then pending = {} end
+if #pending > 0 and a.sweeper ~= a.dead then
+  local claim = {'XCLAIM', stream, a.group, a.sweeper, 0}
+  for _, row in ipairs(pending) do claim[#claim + 1] = row[1] end
+  claim[#claim + 1] = 'JUSTID'
+  redis.call(unpack(claim))
+end
+if #pending == 500 and a.sweeper ~= a.dead then return {'more', freed} end
+if a.sweeper ~= a.dead or #pending == 0 then
+  redis.pcall('XGROUP', 'DELCONSUMER', stream, a.group, a.dead)
+  redis.call('HDEL', consumers, a.dead)
+end
+redis.call('DEL', heartbeat)
+return {'swept', freed}

@@ -1,0 +1,133 @@
+"""
+Streams as an operator reads them: followed line by line, and the dead letters with their reasons.
+
+Numbers and wamids are masked unless asked for; what was said is shown, for that is what an operator looks for here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from streams.connection import Entry, Store, entries
+from streams.errors import ConfigurationError
+from streams.masking import Mask
+from streams.settings import Settings
+from streams.topology import Topology, suggest
+
+_BLOCK_MS = 2_000
+_PAGE = 200
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class Form(msgspec.Struct, kw_only=True):
+    """How entries are shown."""
+
+    as_json: bool = False
+    full: bool = False
+    mask: Mask = msgspec.field(default_factory=Mask)
+
+    def entry(self, id: str, fields: dict[str, bytes]) -> str:
+        plain: dict[str, Any] = {"id": id, **{name: value.decode(errors="replace") for name, value in fields.items()}}
+        try:
+            plain["body"] = json.loads(plain.get("body", "null"))
+        except ValueError:
+            pass  # shown as it is
+        if not self.full:
+            plain = {name: value if name == "id" else self.mask.field(name, value) for name, value in plain.items()}
+        return json.dumps(plain, ensure_ascii=False) if self.as_json else _line(plain)
+
+
+def _line(plain: dict[str, Any]) -> str:
+    at = datetime.fromtimestamp(int(plain["id"].partition("-")[0]) / 1000).strftime("%d.%m. %H:%M:%S")
+    words = [at, plain["id"], str(plain.get("key", "")), str(plain.get("type", ""))]
+    if reason := plain.get("reason"):
+        words += [f"{plain.get('group')}, {plain.get('attempts')} attempts:", str(reason), "│"]
+    words.append(_said(plain.get("body")))
+    return _CONTROL.sub(" ", "  ".join(words))
+
+
+def _said(body: Any) -> str:
+    """The words of a message or reply; of anything else its JSON."""
+    if isinstance(body, dict):
+        for name in ("message", "text", "status"):
+            if isinstance(body.get(name), str) and body[name]:
+                action = f"  [{body['action']}]" if body.get("action") else ""
+                return str(body[name]) + action
+    return json.dumps(body, ensure_ascii=False)
+
+
+def stream_of(name: str, topology: Topology) -> str:
+    """
+    The name of a stream or of its dead letters, checked.
+
+    Raises:
+        ConfigurationError: streams.toml has none of this name.
+    """
+    known = [*topology.streams, *(f"{stream}.dead" for stream in topology.streams)]
+    if name not in known:
+        raise ConfigurationError(f"there is no stream {name!r}{suggest(name, known)}; there are: {', '.join(known)}")
+    return name
+
+
+async def follow(url: str, settings: Settings, stream: str, *, since: str, count: int | None, form: Form) -> None:
+    """
+    Print entries as they come.
+
+    Args:
+        since: an entry's id (what comes after it), `start`, or `$`.
+        count: end after so many.
+
+    Raises:
+        ConfigurationError: `since` is none of these.
+        Unavailable: Redis cannot be reached.
+    """
+    if not re.fullmatch(r"start|\$|\d+(-\d+)?", since):
+        raise ConfigurationError(f"--from {since!r} is no entry's id, `start` or `$`")
+    store = Store.open(url, namespace=settings.namespace, patience=1)
+    name = store.keys.dead(stream.removesuffix(".dead")) if stream.endswith(".dead") else store.keys.stream(stream)
+    follower = store.follower()
+    try:
+        last = await _last(store, name) if since == "$" else "0-0" if since == "start" else since
+        left = count
+        while left is None or left > 0:
+            for _, found in await follower.read({name: last}, _BLOCK_MS, count=min(left or _PAGE, _PAGE)):
+                _print(form, found)
+                last = found[-1][0]
+                left = None if left is None else left - len(found)
+    finally:
+        await follower.close()
+        await store.close()
+
+
+async def _last(store: Store, name: str) -> str:
+    """Now, as an id: unlike `$` it loses nothing between two reads."""
+    newest = entries(await store.command("XREVRANGE", name, "+", "-", "COUNT", 1))
+    return newest[0][0] if newest else "0-0"
+
+
+async def dead(url: str, settings: Settings, streams: Sequence[str], *, count: int, form: Form) -> None:
+    """Print the newest dead letters of each stream, oldest first.  Raises Unavailable."""
+    store = Store.open(url, namespace=settings.namespace, patience=1)
+    try:
+        for stream in streams:
+            found = entries(await store.command("XREVRANGE", store.keys.dead(stream), "+", "-", "COUNT", count))
+            if found and not form.as_json:
+                sys.stdout.write(f"{stream}.dead\n")
+            _print(form, found[::-1])
+    finally:
+        await store.close()
+
+
+def _print(form: Form, found: Sequence[Entry]) -> None:
+    for id, fields in found:
+        sys.stdout.write(form.entry(id, fields) + "\n")
+    sys.stdout.flush()
+
+

@@ -1,0 +1,202 @@
+-- take: read new entries into their keys' boxes, then lease the keys whose time has come.
+--
+-- KEYS  1 stream  2 cursor  3 leases  4 due  5 attempts  6 hints  7 consumers  8 heartbeat
+-- ARGV  1 msgpack: {group, consumer, call, room, count, ttl_ms, box, order, debounce_ms, debounce_max_ms, turn_max,
+--         turn_chars, replay, suspect_after, suspects, recall = {prefix, …}, meter = {prefix, window_ms, skip, unless}}
+-- Returns {'ok', now_ms, read, next_due_ms or -1, turns, cursor}; a turn is {key, token, progress, entries, state} and an
+--   entry {id, starts, crashes, count or '', fields}.  {'nogroup'} where the group is gone: nothing was done.
+--
+-- A script, because reading and leasing as two acts break the order: A reads 1, B reads 2, B takes first.
+-- The same call number again returns the same grants and reads nothing.
+local a = cmsgpack.unpack(ARGV[1])
+local stream, cursor, leases, due, attempts, hints, consumers, heartbeat =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- A full Redis refuses the first write of a script, not the later ones, and never HDEL.
+redis.call('HDEL', hints, '')
+
+local function ms_of(id) return tonumber(string.match(id, '^0*(%d+)%-')) end
+local function boxed(id)
+  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+  return string.rep('0', 15 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
+end
+local function unboxed(member)
+  local ms, seq = string.match(member, '^0*(%d+)%-0*(%d+)$')
+  return ms .. '-' .. seq
+end
+local function fields_of(flat)
+  local fields = {}
+  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+  return fields
+end
+
+-- When a key's turn may start: each message restarts the wait, which is bounded from the first, and from now where
+-- the clock was set back and ids lie ahead of it.
+local function window(first_ms, last_ms)
+  return math.min(first_ms + a.debounce_max_ms, last_ms + a.debounce_ms, now + a.debounce_max_ms)
+end
+
+-- attempts: `starts:crashes:count:first_ms:progress` of an entry that has been started.
+local function noted(note)
+  if not note then return 0, 0, '', '', '' end
+  local starts, crashes, count, first, progress = string.match(note, '^(%d+):(%d+):(%d*):(%d*):(.*)$')
+  return tonumber(starts), tonumber(crashes), count, first, progress
+end
+
+-- A key in work keeps in hint `n` when its next turn may start, `at:first`; at 0 is at once, whatever comes later.
+local function schedule_next(key, ms, hurry)
+  local hint = redis.call('HGET', hints, 'n:' .. key)
+  local at, first = string.match(hint or '', '^(%d+):(%d+)$')
+  first = first or string.format('%.0f', ms)
+  if hurry or at == '0' then at = '0' else at = string.format('%.0f', window(tonumber(first), ms)) end
+  redis.call('HSET', hints, 'n:' .. key, at .. ':' .. first)
+end
+
+local function schedule(key, id, hurry)
+  local ms = ms_of(id)
+  if redis.call('HEXISTS', leases, key) == 1 then return schedule_next(key, ms, hurry) end
+  -- A key that waits for a retry keeps waiting: an earlier start would overtake what failed.
+  if redis.call('HEXISTS', hints, 'p:' .. key) == 1 then return end
+  if hurry then
+    redis.call('HSET', hints, 'h:' .. key, '1')
+    redis.call('ZADD', due, 'LT', string.format('%.0f', now), key)
+  elseif a.debounce_ms == 0 then
+    redis.call('ZADD', due, 'NX', string.format('%.0f', math.min(ms, now)), key)
+  elseif redis.call('HEXISTS', hints, 'h:' .. key) == 0 then
+    local first = ms_of(redis.call('ZRANGE', a.box .. key, 0, 0)[1])
+    redis.call('ZADD', due, string.format('%.0f', window(first, ms)), key)
+  end
+end
+
+-- The entries of a turn: the oldest of the box, those that are gone from the stream acknowledged.
+local function gather(key, limit, record)
+  local entries, gone, chars = {}, {}, 0
+  for _, member in ipairs(redis.call('ZRANGE', a.box .. key, 0, limit - 1)) do
+    local id = unboxed(member)
+    local found = redis.call('XRANGE', stream, id, id)[1]
+    if not found then
+      gone[#gone + 1] = id
+      redis.call('ZREM', a.box .. key, member)
+      redis.call('XACK', stream, a.group, id)
+      redis.call('HDEL', attempts, id)
+    else
+      chars = chars + #(fields_of(found[2]).body or '')
+      if #entries > 0 and chars > a.turn_chars then break end
+      entries[#entries + 1] = found
+    end
+  end
+  return entries, gone
+end
+
+local function recalled(key)
+  local state = {}
+  for i, prefix in ipairs(a.recall) do
+    local value = redis.pcall('GET', prefix .. key)
+    state[i] = type(value) == 'string' and value or false
+  end
+  return state
+end
+
+local function metered(key, fields)
+  local m = a.meter
+  if not m or fields.replayed or m.skip[fields.type or ''] then return '' end
+  if m.unless and redis.call('EXISTS', m.unless .. key) == 1 then return '' end
+  local count = redis.pcall('INCR', m.prefix .. key)
+  if type(count) ~= 'number' then return '' end
+  if count == 1 then redis.call('PEXPIRE', m.prefix .. key, m.window_ms) end
+  return tostring(count)
+end
+
+local function granted(key, token, found, fresh)
+  local ids, entries, progress = {}, {}, ''
+  for i, entry in ipairs(found) do ids[i] = entry[1] end
+  local notes = redis.call('HMGET', attempts, unpack(ids))
+  for i, entry in ipairs(found) do
+    local starts, crashes, count, first, kept = noted(notes[i])
+    if fresh then
+      if starts == 0 and first == '' then
+        count, first = metered(key, fields_of(entry[2])), string.format('%.0f', now)
+      end
+      starts = starts + 1
+      redis.call('HSET', attempts, entry[1],
+        string.format('%d:%d:%s:%s:%s', starts, crashes, count, first, kept))
+    end
+    if i == 1 then progress = kept end
+    entries[i] = {entry[1], starts, crashes, count, entry[2]}
+  end
+  return {key, token, progress, entries, recalled(key)}
+end
+
+local turns = {}
+local record = redis.call('HGET', consumers, a.consumer)
+record = record and cmsgpack.unpack(record)
+if record and record.call == a.call then
+  for _, grant in ipairs(record.grants) do
+    if redis.call('HGET', leases, grant[1]) == grant[2] then
+      local size = tonumber(string.match(grant[2], '%.(%d+)$'))
+      turns[#turns + 1] = granted(grant[1], grant[2], (gather(grant[1], size)), false)
+    end
+  end
+  redis.call('SET', heartbeat, now, 'PX', a.ttl_ms)
+  return {'ok', now, 0, 0, turns, redis.call('GET', cursor) or '0-0'}
+end
+
+local reply = redis.pcall('XREADGROUP', 'GROUP', a.group, a.consumer, 'COUNT', a.count, 'STREAMS', stream, '>')
+if reply and reply.err then
+  if string.find(reply.err, 'NOGROUP') then return {'nogroup'} end
+  return redis.error_reply(reply.err)
+end
+local read = reply and reply[1][2] or {}
+local unseen = {}
+for _, entry in ipairs(read) do
+  local id, f = entry[1], fields_of(entry[2])
+  local ours = f['for'] == a.group
+  if (f['for'] and not ours) or (f.replayed and not a.replay and not ours) then
+    unseen[#unseen + 1] = id
+  else
+    local key = a.order == 'none' and id or f.key or ''
+    redis.call('ZADD', a.box .. key, 0, boxed(id))
+    schedule(key, id, f.now)
+  end
+end
+for i = 1, #unseen, 500 do
+  redis.call('XACK', stream, a.group, unpack(unseen, i, math.min(i + 499, #unseen)))
+end
+if #read > 0 then redis.call('SET', cursor, read[#read][1]) end
+
+local grants, suspects, offset = {}, a.suspects, 0
+while #turns < a.room and offset < 1000 do
+  local keys = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', offset, a.room)
+  for _, key in ipairs(keys) do
+    if #turns >= a.room then break end
+    local head = redis.call('ZRANGE', a.box .. key, 0, 0)[1]
+    local _, crashes = noted(head and redis.call('HGET', attempts, unboxed(head)))
+    local suspect = crashes >= a.suspect_after
+    if suspect and suspects == 0 then
+      offset = offset + 1
+    else
+      -- A suspect is alone in its turn, and alone among suspects in its process, so that only the guilty dies again.
+      local found, gone = gather(key, suspect and 1 or a.turn_max)
+      if #found > 0 then
+        if suspect then suspects = suspects - 1 end
+        local token = string.format('%s.%d.%d.%d', a.consumer, a.call, #turns + 1, #found)
+        redis.call('HSET', leases, key, token)
+        redis.call('ZREM', due, key)
+        redis.call('HDEL', hints, 'h:' .. key, 'n:' .. key, 'p:' .. key, 'w:' .. key)
+        turns[#turns + 1] = granted(key, token, found, true)
+        grants[#grants + 1] = {key, token}
+      elseif #gone == 0 or redis.call('EXISTS', a.box .. key) == 0 then
+        redis.call('ZREM', due, key)
+        redis.call('HDEL', hints, 'h:' .. key, 'p:' .. key, 'w:' .. key)
+      end
+    end
+  end
+  if #keys < a.room then break end
+end
+
+redis.call('HSET', consumers, a.consumer, cmsgpack.pack({call = a.call, grants = grants}))
+redis.call('SET', heartbeat, now, 'PX', a.ttl_ms)
+local upcoming = redis.call('ZRANGEBYSCORE', due, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+return {'ok', now, #read, upcoming[2] and tonumber(upcoming[2]) - now or -1, turns, redis.call('GET', cursor) or '0-0'}

@@ -1,0 +1,203 @@
+"""
+streams.toml → Topology: what the pipeline is.
+
+Reads one file and says what is wrong with it: where, with which value, and the nearest accepted spelling.  Where the
+pipeline runs and what is secret is not here but in settings.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import msgspec
+
+from streams.errors import ConfigurationError
+from streams.tables import File, Group, Seconds, Stream, Table
+
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+class Topology(File, kw_only=True):
+    """A valid streams.toml."""
+
+    path: Path = Path("streams.toml")
+    """Handlers are imported from the folder of this file."""
+
+    def group(self, name: str) -> Group:
+        """
+        The group of this name.
+
+        Raises:
+            ConfigurationError: there is none; says which there are.
+        """
+        if name not in self.groups:
+            raise ConfigurationError(
+                f"{self.path.name}: there is no group {name!r}{suggest(name, self.groups)}; there are: "
+                f"{', '.join(self.groups)}"
+            )
+        return self.groups[name]
+
+    def debounced(self, seconds: float | None) -> Topology:
+        """With DEBOUNCE of the environment in every group that answers; None leaves the file's."""
+        if seconds is None:
+            return self
+        groups = {}
+        for name, group in self.groups.items():
+            if group.writes:
+                most = Seconds(max(group.debounce_max, seconds))
+                group = msgspec.structs.replace(group, debounce=Seconds(seconds), debounce_max=most)
+            groups[name] = group
+        return msgspec.structs.replace(self, groups=groups)
+
+    def readers(self, stream: str) -> list[Group]:
+        """The groups that read this stream."""
+        return [group for group in self.groups.values() if group.reads == stream]
+
+
+def suggest(wrong: str, accepted: typing.Iterable[str]) -> str:
+    """`; did you mean 'inbound'?`, or nothing where nothing is near."""
+    near = difflib.get_close_matches(wrong, list(accepted), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def seconds(value: object) -> Seconds:
+    """
+    A duration as seconds: 2, 0.5, "1.5s", "10m", "7d".
+
+    Raises:
+        ValueError: it is none; the text says what is accepted.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return Seconds(float(value))
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+        return Seconds(float(match[1]) * _UNITS[match[2]])
+    raise ValueError('is no duration; write seconds (2, 0.5) or "500ms", "10s", "5m", "2h", "7d"')
+
+
+def load(path: Path | str = "streams.toml") -> Topology:
+    """
+    Read and check a file.
+
+    Raises:
+        ConfigurationError: it is missing, no TOML, or wrong somewhere.
+    """
+    path = Path(path)
+    try:
+        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path}: no such file; run this in the folder of your streams.toml or pass --config"
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    return parse(plain, path)
+
+
+def parse(plain: dict[str, Any], path: Path = Path("streams.toml")) -> Topology:
+    """A file's content → Topology.  Raises ConfigurationError."""
+    file: File = _convert(plain, File, "", path.name)
+    for name, group in file.groups.items():
+        group.name = name
+    _check(file, path.name)
+    return Topology(**{field: getattr(file, field) for field in file.__struct_fields__}, path=path)
+
+
+def _fail(file: str, where: str, value: object, why: str) -> typing.NoReturn:
+    raise ConfigurationError(f"{file}: {where} = {value!r} {why}")
+
+
+def _convert(value: Any, shape: Any, where: str, file: str) -> Any:
+    """One value into the shape its field has, with the way to it for the error."""
+    if shape is Seconds:
+        try:
+            return seconds(value)
+        except ValueError as error:
+            _fail(file, where, value, str(error))
+    origin = get_origin(shape)
+    if isinstance(shape, type) and issubclass(shape, Table):
+        return _table(value, shape, where, file)
+    if origin is dict and isinstance(value, dict):
+        inner = get_args(shape)[1]
+        return {key: _convert(item, inner, f"{where}.{key}", file) for key, item in value.items()}
+    if origin in (list, tuple) and isinstance(value, list):
+        inner = get_args(shape)[0]
+        return origin(_convert(item, inner, f"{where}[{index}]", file) for index, item in enumerate(value))
+    try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        _fail(file, where, value, _why(value, shape, error))
+
+
+def _why(value: object, shape: Any, error: Exception) -> str:
+    if get_origin(shape) is Literal:
+        accepted = [str(choice) for choice in get_args(shape)]
+        return f"is not accepted; write one of {', '.join(map(repr, accepted))}{suggest(str(value), accepted)}"
+    if get_origin(shape) in (Union, types.UnionType):
+        shape = get_args(shape)[0]
+    wanted = {int: "a whole number", str: "text", bool: "true or false", float: "a number"}.get(shape)
+    return f"should be {wanted}" if wanted else f"is not accepted: {error}"
+
+
+def _table(value: Any, shape: type[Table], where: str, file: str) -> Table:
+    dotted = f"{where}." if where else ""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(shape)}
+    if shape is Group:
+        del fields["name"]  # it is the table's own
+    hints = typing.get_type_hints(shape)
+    if isinstance(value, str) and shape.__name__ == "Slot":
+        value = {"kind": value}
+    if not isinstance(value, dict):
+        _fail(file, where, value, "should be a table")
+    for key in value:
+        if key not in fields:
+            what = f"[{where}] has no key {key!r}" if where else f"there is no table {key!r}"
+            raise ConfigurationError(f"{file}: {what}{suggest(key, fields)}; accepted: {', '.join(fields)}")
+    for key, field in fields.items():
+        if key not in value and field.required:
+            raise ConfigurationError(f"{file}: {dotted}{key} is missing")
+    return shape(
+        **{fields[key].name: _convert(item, hints[fields[key].name], dotted + key, file) for key, item in value.items()}
+    )
+
+
+def _check(file: File, name: str) -> None:
+    """What types cannot say."""
+    if not file.streams:
+        file.streams = {"inbound": Stream(), "outbound": Stream(), "statuses": Stream()}
+    for kind in ("streams", "groups"):
+        for key in getattr(file, kind):
+            if not _NAME.fullmatch(key):
+                _fail(name, f"{kind}.{key}", key, "is no name; use lower-case letters, digits, - and _")
+    for group in file.groups.values():
+        _check_group(group, file, name)
+    for index, action in enumerate(file.actions):
+        for pattern in action.patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                _fail(name, f"actions[{index}].patterns", pattern, f"is no regular expression: {error}")
+
+
+def _check_group(group: Group, file: File, name: str) -> None:
+    where = f"groups.{group.name}"
+    for key, streams in (("reads", [group.reads]), ("writes", group.writes)):
+        for stream in streams:
+            if stream not in file.streams:
+                _fail(name, f"{where}.{key}", stream, f"is not a stream{suggest(stream, file.streams)}")
+    if not re.fullmatch(r"[\w.]+:\w+", group.handler):
+        _fail(name, f"{where}.handler", group.handler, "is not of the form 'module:function'")
+    for key in ("concurrency", "attempts", "turn_max", "turn_max_chars"):
+        if getattr(group, key) < 1:
+            _fail(name, f"{where}.{key}", getattr(group, key), "should be at least 1")
+    if group.debounce > group.debounce_max:
+        _fail(name, f"{where}.debounce", group.debounce, f"is longer than debounce_max ({group.debounce_max:g})")
+    if not re.fullmatch(r"start|now|\d+-\d+", group.from_):
+        _fail(name, f"{where}.from", group.from_, 'is not "start", "now" or an entry id such as "1728123456789-0"')

@@ -1,0 +1,286 @@
+"""
+Keyed turns over a consumer group: take, settle, beat, sweep, open, each one script over a whole batch.
+
+Any number of consumers read one stream through one group; one turn at a time for a key, all keys in parallel.  The
+invariant: every unsettled entry is either after the cursor or in exactly one box; every key with a box has either a
+lease or a due time.  The field's name for this is key-shared consumption (Pulsar's Key_Shared, Confluent's Parallel
+Consumer).  Knows no handler and decides nothing: fate.py does, worker.py carries it out.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from streams import wire
+from streams.connection import Store, script
+from streams.effects import Handler, Message, Turn
+from streams.endings import Ending
+from streams.tables import Group
+from streams.topology import Topology
+
+_TAKE = script(__file__, "take.lua")
+_SETTLE = script(__file__, "settle.lua")
+_BEAT = script(__file__, "beat.lua")
+_SWEEP = script(__file__, "sweep.lua")
+_OPEN = script(__file__, "open.lua")
+
+HEARTBEAT_MS = 8_000
+"""How long a consumer counts as alive after its last sign."""
+
+SUSPECT_AFTER = 2
+"""Crashes after which an entry is handled alone (docs/decisions/suspects.md)."""
+
+MAX_TURNS, MAX_IDS, MAX_BYTES = 100, 1_000, 1 << 20
+"""What one call of settle carries at most."""
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Grant(msgspec.Struct):
+    """A turn and the lease that makes it ours."""
+
+    turn: Turn
+    token: str
+    starts: list[int]
+    """How often each message has been started, this time included."""
+    suspect: bool
+    """Its first message was in work when a worker died, more than once."""
+
+
+class Taken(msgspec.Struct):
+    """What a take brought."""
+
+    grants: list[Grant]
+    read: int
+    """New entries read from the stream, of whatever key."""
+    next_due_ms: int
+    """Until the next key's time comes; -1 for none."""
+    cursor: str
+    """The highest id any consumer of the group has read."""
+
+
+class Gone(Exception):
+    """The group does not exist in Redis (any more); `open` makes it."""
+
+
+class Turns:
+    """One consumer of one group."""
+
+    def __init__(self, store: Store, topology: Topology, group: Group, handler: Handler) -> None:
+        self.group = group
+        self.consumer = f"{group.name}-{_host()}-{secrets.token_hex(8)}"
+        """Made anew at every start and never used again."""
+        self._calls = 0
+        self._seen = 0
+        """The highest call whose answer has come: what it granted and we do not hold was lost on the way."""
+        self._store = store
+        self._handler = handler
+        keys = store.keys
+        self._stream = keys.stream(group.reads)
+        self._dead = keys.dead(group.reads)
+        self._keys = {
+            kind: keys.group(kind, group.name)
+            for kind in ("cursor", "leases", "due", "attempts", "hints", "consumers")
+        }
+        self._heartbeat = keys.group("heartbeat", group.name, self.consumer)
+        self._box = keys.group("box", group.name) + ":"
+        self._keep_ms = int(topology.wait.keep * 1000)
+        self._dead_max = topology.dead.max_len
+        self._suspect_after = min(SUSPECT_AFTER, max(1, group.attempts - 1))
+        self._take_args = self._taking()
+
+    def _taking(self) -> dict[str, Any]:
+        group, metering = self.group, self._handler.metering
+        return {
+            "group": group.name,
+            "consumer": self.consumer,
+            "ttl_ms": HEARTBEAT_MS,
+            "box": self._box,
+            "order": group.order,
+            "debounce_ms": int(group.debounce * 1000),
+            "debounce_max_ms": int(group.debounce_max * 1000),
+            "turn_max": group.turn_max,
+            "turn_chars": group.turn_max_chars,
+            "replay": group.replay,
+            "suspect_after": self._suspect_after,
+            "recall": [self._prefix(kind) for kind in self._handler.recall],
+            "meter": metering
+            and {
+                "prefix": self._prefix(metering.kind),
+                "window_ms": metering.window_seconds * 1000,
+                "skip": dict.fromkeys(metering.skip_types, True),
+                "unless": metering.unless and self._prefix(metering.unless),
+            },
+        }
+
+    async def open(self) -> tuple[bool, int]:
+        """
+        Make sure the group exists.
+
+        Returns:
+            whether it was made, and how many entries that were taken but not settled are pending in it again.
+        """
+        registration = wire.encode({"reads": self.group.reads, "handler": self.group.handler})
+        made, pending = await self._store.run(
+            _OPEN,
+            [*self._some("cursor", "leases", "due", first=self._stream), self._store.keys.of("groups")],
+            [self.group.name, self.group.from_, self.consumer, self._box, registration],
+        )
+        return bool(made), int(pending)
+
+    async def take(self, room: int, count: int, suspects: int) -> Taken:
+        """
+        Read up to `count` new entries and lease up to `room` keys whose time has come.
+
+        Args:
+            suspects: how many turns that crashed a worker before may be among them.
+
+        Raises:
+            Gone: the group does not exist.
+            Unavailable: Redis cannot be reached.
+        """
+        self._calls = call = self._calls + 1
+        args = {**self._take_args, "call": call, "room": room, "count": count, "suspects": suspects}
+        reply = await self._store.run(
+            _TAKE,
+            [
+                *self._some("cursor", "leases", "due", "attempts", "hints", "consumers", first=self._stream),
+                self._heartbeat,
+            ],
+            [_pack(args)],
+        )
+        if reply[0] == b"nogroup":
+            raise Gone(self.group.name)
+        _, now_ms, read, next_due_ms, turns, cursor = reply
+        grants = [self._grant(turn, now_ms) for turn in turns]
+        self._seen = max(self._seen, call)
+        return Taken(grants, read, next_due_ms, cursor.decode())
+
+    def _grant(self, reply: list[Any], now_ms: int) -> Grant:
+        key, token, progress, found, state = reply
+        messages = [_message(id, count, flat) for id, _, _, count, flat in found]
+        turn = Turn(
+            group=self.group.name,
+            key=key.decode(),
+            messages=messages,
+            attempt=found[0][1],
+            state=dict(zip(self._handler.recall, state, strict=True)),
+            progress=progress.decode(),
+            now_ms=now_ms,
+        )
+        starts = [row[1] for row in found]
+        return Grant(turn, token.decode(), starts, suspect=found[0][2] >= self._suspect_after)
+
+    async def settle(self, endings: Sequence[Ending]) -> list[tuple[bool, int]]:
+        """
+        End turns; see `MAX_TURNS`, `MAX_IDS`, `MAX_BYTES` for how many at once.
+
+        Returns:
+            for each, whether it was still ours to end, and the milliseconds until its key is due again (-1: it is not).
+        """
+        keys = self._store.keys
+        args = {
+            "group": self.group.name,
+            "box": self._box,
+            "door": keys.of("door") + ":",
+            "bell": keys.of("bell") + ":",
+            "keep_ms": self._keep_ms,
+            "dead_max": self._dead_max,
+            "turns": [msgspec.Raw(ending.packed) for ending in endings],
+        }
+        declared = dict.fromkeys(key for ending in endings for key in ending.keys)
+        reply = await self._store.run(
+            _SETTLE,
+            [
+                *self._some("leases", "due", "attempts", "hints", first=self._stream),
+                keys.of("waiting"),
+                self._dead,
+                *declared,
+            ],
+            [_pack(args)],
+        )
+        return [(done == 1, due) for done, due in reply]
+
+    async def beat(self, held: Sequence[str]) -> tuple[set[str], int]:
+        """
+        Say that we live, and which leases we hold.
+
+        Returns:
+            those of them that are lost, and the milliseconds until the next key is due (-1 for none).
+        """
+        args = {"consumer": self.consumer, "seen": self._seen, "held": held, "ttl_ms": HEARTBEAT_MS, "box": self._box}
+        lost, next_due_ms = await self._store.run(
+            _BEAT, [*self._some("leases", "due", "attempts", "hints", "consumers"), self._heartbeat], [_pack(args)]
+        )
+        return {token.decode() for token in lost}, next_due_ms
+
+    async def silent(self) -> set[str]:
+        """The other consumers whose heartbeat is missing now."""
+        names = [name.decode() for name in await self._store.command("HKEYS", self._keys["consumers"])]
+        others = [name for name in names if name != self.consumer]
+        alive = await self._store.pipeline([("EXISTS", self._heartbeat_of(name)) for name in others])
+        return {name for name, there in zip(others, alive, strict=True) if there == 0}
+
+    async def sweep(self, dead: str, *, leaving: bool = False) -> int | None:
+        """
+        Hand on what a consumer left.  None where it turned out to be alive, else how many leases were freed.
+        """
+        args = {"group": self.group.name, "dead": dead, "sweeper": self.consumer, "box": self._box, "leaving": leaving}
+        freed = 0
+        while True:
+            reply = await self._store.run(
+                _SWEEP,
+                [
+                    *self._some("leases", "due", "attempts", "hints", "consumers", first=self._stream),
+                    self._heartbeat_of(dead),
+                ],
+                [_pack(args)],
+            )
+            if reply[0] == b"alive":
+                return None
+            freed += int(reply[1])
+            if reply[0] == b"swept":
+                return freed
+
+    async def leave(self) -> None:
+        """Deregister: whatever is still ours becomes due for the others at once, and counts no attempt."""
+        await self.sweep(self.consumer, leaving=True)
+
+    def _prefix(self, kind: str) -> str:
+        """What precedes the person in the names of this kind's keys."""
+        name = self._store.keys.state(kind, self.group.name, "")
+        return name if name.endswith(":") else name + ":"
+
+    def _heartbeat_of(self, consumer: str) -> str:
+        return self._store.keys.group("heartbeat", self.group.name, consumer)
+
+    def _some(self, *kinds: str, first: str | None = None) -> list[str]:
+        return [*([first] if first else []), *(self._keys[kind] for kind in kinds)]
+
+
+def _host() -> str:
+    """A name for this machine that holds no dot, which separates the parts of a token."""
+    return "".join(c if c.isalnum() or c == "-" else "-" for c in socket.gethostname())[:40]
+
+
+def _message(id: bytes, count: bytes, flat: list[bytes]) -> Message:
+    fields = {flat[i]: flat[i + 1] for i in range(0, len(flat), 2)}
+    return Message(
+        id=id.decode(),
+        type=_text(fields, b"type"),
+        body=fields.get(b"body", b""),
+        version=_text(fields, b"v") or wire.VERSION,
+        trace=_text(fields, b"trace"),
+        replayed=b"replayed" in fields,
+        door=_text(fields, b"door") or None,
+        count=int(count) if count else None,
+    )
+
+
+def _text(fields: dict[bytes, bytes], name: bytes) -> str:
+    return fields.get(name, b"").decode(errors="replace")

@@ -1,0 +1,313 @@
+"""
+The loop of one consumer: read → take → handle → commit; and how it stops.
+
+It decides nothing and knows no script: what becomes of a turn is decided in fate.py, Redis's verbs are in turns.py.
+It polls nothing: a blocking read rings when something is appended, a timer when a key's time comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from streams import fate, log, metrics, probe, retention
+from streams.bell import Bell
+from streams.committer import Committer
+from streams.connection import Store
+from streams.effects import Effects, Handler, Turn
+from streams.endings import Ending, ending
+from streams.errors import Unavailable
+from streams.handlers import find
+from streams.housekeeping import Housekeeping
+from streams.settings import Settings
+from streams.tables import Group
+from streams.topology import Topology
+from streams.turns import Gone, Grant, Taken, Turns
+
+READ_COUNT = 200
+"""New entries one take reads at most; reading ahead lets a burst of one person gather into one turn."""
+
+CANCEL_GRACE = 5.0
+"""Seconds that a cancelled handler has to end before it is left behind."""
+
+
+class Worker:
+    """One consumer of one group."""
+
+    def __init__(self, store: Store, topology: Topology, group: Group, handler: Handler, resources: Any = None) -> None:
+        self.group = group
+        self._store = store
+        self._handler = handler
+        self._resources = resources
+        self._log = log.get(group.name)
+        self._turns = Turns(store, topology, group, handler)
+        self._committer = Committer(self._turns)
+        self._bell = Bell(store, group)
+        self._housekeeping = Housekeeping(store, self._turns, resources)
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._lost: set[str] = set()
+        self._suspects: set[str] = set()
+        self._freed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self.opened = asyncio.Event()
+        """Set once the group exists and this consumer reads it."""
+
+    def stop(self) -> None:
+        """Read nothing more; `run` returns when what is in work has ended or was handed back."""
+        self._stopping.set()
+        self._bell.ring()
+        self._freed.set()
+
+    @property
+    def alive(self) -> bool:
+        """It reads its group, and its heartbeat went out lately."""
+        return self.opened.is_set() and self._housekeeping.fresh
+
+    @property
+    def ready(self) -> bool:
+        """Alive, and its resources (the model) can serve."""
+        check = getattr(self._resources, "ready", None)
+        return self.alive and (check is None or bool(check()))
+
+    async def run(self, grace: float) -> None:
+        """
+        Serve until `stop`.
+
+        Args:
+            grace: seconds that turns in work have to end; the rest is handed back and counts no attempt.
+        """
+        background = [
+            asyncio.create_task(self._committer.run()),
+            asyncio.create_task(self._bell.run()),
+            asyncio.create_task(self._housekeeping.run(self._held, self._lose, self._bell.ring_in)),
+        ]
+        serving = asyncio.create_task(self._serve())
+        try:
+            done, _ = await asyncio.wait([serving, *background], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a loop that ends by itself has failed; so does the worker
+            await self._drain(grace)
+        finally:
+            for task in [serving, *background, *self._running.values()]:
+                task.cancel()
+            await asyncio.gather(serving, *background, return_exceptions=True)
+            await self._bell.close()
+
+    async def _serve(self) -> None:
+        while not self._stopping.is_set():
+            room = self.group.concurrency - len(self._running)
+            if room == 0:
+                self._freed.clear()
+                await self._freed.wait()
+                continue
+            self._bell.hush()
+            taken = await self._take(room)
+            if taken is None:
+                continue
+            for grant in taken.grants:
+                self._start(grant)
+            if taken.read < READ_COUNT and len(taken.grants) < room:
+                await self._bell.wait(taken.cursor, taken.next_due_ms)
+
+    async def _take(self, room: int) -> Taken | None:
+        try:
+            taken = await self._turns.take(room, READ_COUNT, 0 if self._suspects else 1)
+        except Gone:
+            made, pending = await self._turns.open()
+            if made and self.opened.is_set():
+                self._log.warning("group.recreated", pending=pending, hint="Redis had lost it")
+            return None
+        except Unavailable as error:
+            self._log.warning("redis.lost", why=str(error))
+            await asyncio.sleep(0.5)
+            return None
+        if not self.opened.is_set():
+            self.opened.set()
+            self._log.info("worker.reading", stream=self.group.reads, consumer=self._turns.consumer)
+        return taken
+
+    def _start(self, grant: Grant) -> None:
+        if grant.suspect:
+            self._suspects.add(grant.token)
+        task = asyncio.create_task(self._turn(grant))
+        self._running[grant.token] = task
+        task.add_done_callback(lambda ended: self._ended(grant.token, ended))
+
+    def _ended(self, token: str, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A bug of ours: the lease is named no longer, so the next beat gives the turn back.
+            self._log.error("turn.failed", token=token, why=f"{type(error).__name__}: {error}")
+        self._running.pop(token, None)
+        self._lost.discard(token)
+        if token in self._suspects:
+            self._suspects.discard(token)
+            self._bell.ring()
+        self._freed.set()
+
+    async def _turn(self, grant: Grant) -> None:
+        turn = grant.turn
+        turn.resources = self._resources
+        with metrics.turn(self.group.name) as outcome:
+            burial = fate.before(grant.starts, self.group.attempts)
+            if burial:
+                word, end = "buried", self._buried(grant, burial)
+            else:
+                word, end = self._end(grant, *await self._handle(turn))
+            outcome(word if await self._commit(grant, end) else "refused")
+
+    async def _handle(self, turn: Turn) -> tuple[Effects | None, BaseException | None]:
+        """The handler's effects, or what went wrong."""
+        handling: asyncio.Task[Effects | None] = asyncio.ensure_future(self._handler.handle(turn))
+        try:
+            await asyncio.wait({handling}, timeout=self.group.deadline)
+        except asyncio.CancelledError:
+            handling.cancel()
+            await asyncio.wait({handling}, timeout=CANCEL_GRACE)
+            raise
+        if not handling.done():
+            handling.cancel()
+            await asyncio.wait({handling}, timeout=CANCEL_GRACE)
+            return None, TimeoutError(f"deadline of {self.group.deadline:g} s passed")
+        if handling.cancelled():
+            return None, TimeoutError("the handler cancelled itself")
+        error = handling.exception()
+        return (None, error) if error else (handling.result(), None)
+
+    def _end(self, grant: Grant, effects: Effects | None, error: BaseException | None) -> tuple[str, Ending]:
+        """What becomes of the turn, in a word and for Redis."""
+        turn = grant.turn
+        if error is None:
+            try:
+                return "settled", self._ending(grant, [message.id for message in turn.messages], effects=effects)
+            except Exception as wrong:  # whatever a handler's effects can be wrong about is the turn's failure
+                error = wrong
+        verdict = fate.after(
+            error,
+            attempt=turn.attempt,
+            attempts=self.group.attempts,
+            backoff=self.group.backoff,
+            luck=random.random(),  # noqa: S311 - jitter, not a secret
+        )
+        if isinstance(verdict, fate.Burial):
+            return "buried", self._buried(grant, verdict)
+        assert isinstance(verdict, fate.Park)  # noqa: S101 - an error never settles
+        level = self._log.warning if verdict.counted else self._log.debug
+        level("turn.parked", turn=turn.id, attempt=turn.attempt, wait_s=verdict.delay_ms / 1000, why=verdict.why)
+        how = {"delay_ms": verdict.delay_ms, "uncount": not verdict.counted, "progress": verdict.progress}
+        return "parked", self._ending(grant, [], **how)
+
+    def _buried(self, grant: Grant, burial: fate.Burial) -> Ending:
+        turn = grant.turn
+        guilty = [
+            message
+            for message, starts in zip(turn.messages, grant.starts, strict=True)
+            if (not burial.exhausted_only or starts >= self.group.attempts) and burial.only in (None, message.id)
+        ]
+        ids = [message.id for message in guilty]
+        self._log.error("turn.buried", turn=turn.id, messages=len(ids), attempt=turn.attempt, why=burial.why)
+        if self._handler.buried:
+            last = Turn(**{field: getattr(turn, field) for field in turn.__struct_fields__})
+            last.messages = guilty
+            try:
+                return self._ending(grant, ids, effects=self._handler.buried(last, burial.why), bury=burial.why)
+            except Exception as error:  # an apology that fails must not keep the dead alive
+                self._log.exception("apology.failed", turn=turn.id, why=type(error).__name__)
+        return self._ending(grant, ids, bury=burial.why)
+
+    def _ending(self, grant: Grant, ids: list[str], **how: Any) -> Ending:
+        return ending(self._store.keys, self.group, grant.turn, grant.token, ids, **how)
+
+    async def _commit(self, grant: Grant, end: Ending) -> bool:
+        try:
+            done, due_ms = await self._committer.commit(end)
+        except ResponseError as error:
+            # Redis refuses these effects; without them the turn can still be parked or buried.
+            done, due_ms = await self._committer.commit(self._end(grant, None, error)[1])
+        if not done:
+            self._log.warning("turn.refused", turn=grant.turn.id, why="its lease is another's by now")
+        if due_ms >= 0:
+            self._bell.ring_in(due_ms)
+        return done
+
+    def _held(self) -> list[str]:
+        return [token for token in self._running if token not in self._lost]
+
+    def _lose(self, token: str) -> None:
+        """Our lease is gone: what we do about this turn no longer counts."""
+        if (task := self._running.get(token)) is not None:
+            self._lost.add(token)
+            task.cancel()
+
+    async def _drain(self, grace: float) -> None:
+        if self._running:
+            self._log.info("worker.draining", turns=len(self._running), grace_s=grace)
+            await asyncio.wait(list(self._running.values()), timeout=grace)
+        left = list(self._running.values())
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=CANCEL_GRACE)
+        try:
+            # What was cancelled is handed back here: it becomes due for the others at once.
+            await self._turns.leave()
+        except Unavailable as error:
+            self._log.warning("worker.left_silently", why=str(error))
+
+
+async def run(names: Sequence[str], topology: Topology, settings: Settings, url: str) -> None:
+    """
+    Serve these groups in this process until the first SIGTERM or SIGINT; then drain.  A second signal stops at once.
+
+    Raises:
+        ConfigurationError: a group or its handler is not there.
+        Unavailable: Redis cannot be reached at the start.
+    """
+    topology = topology.debounced(settings.debounce)
+    handlers = {name: find(topology.group(name), topology) for name in names}
+    store = Store.open(url, namespace=settings.namespace)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(store.close)
+        await store.ping()
+        log.get("worker").info("redis.connected", url=url)
+        workers = []
+        for name, handler in handlers.items():
+            group = topology.group(name)
+            resources = None
+            if handler.lifespan is not None:
+                resources = await stack.enter_async_context(handler.lifespan(group, topology, settings, store))
+            workers.append(Worker(store, topology, group, handler, resources))
+        _stop_on_signals(workers)
+        if settings.worker_port is not None:
+            await stack.enter_async_context(
+                probe.serve(settings.worker_port, ready=lambda: all(worker.ready for worker in workers))
+            )
+        trimming = asyncio.create_task(retention.run(store, topology))
+        async with asyncio.TaskGroup() as serving:
+            for worker in workers:
+                serving.create_task(worker.run(settings.shutdown_grace))
+        trimming.cancel()
+    log.get("worker").info("redis.disconnected")
+
+
+def _stop_on_signals(workers: Sequence[Worker]) -> None:
+    loop = asyncio.get_running_loop()
+    signals = 0
+
+    def on_signal() -> None:
+        nonlocal signals
+        signals += 1
+        if signals > 1:
+            log.get("worker").warning("worker.stopped_at_once")
+            os._exit(1)
+        for worker in workers:
+            worker.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)

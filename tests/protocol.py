@@ -1,0 +1,54 @@
+"""What the tests of the protocol say again and again, said once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streams import topology
+from streams.connection import Store
+from streams.effects import Effects, Handler, Turn
+from streams.endings import ending
+from streams.turns import Grant, Turns
+
+
+async def nothing(turn: Turn) -> None:
+    """A handler for tests that never run one."""
+
+
+def a_topology(**group: Any) -> topology.Topology:
+    """One group `g` that reads `inbound` and writes `outbound`; no debounce unless asked for."""
+    table = {"reads": "inbound", "writes": ["outbound"], "handler": "nowhere:nothing", **group}
+    return topology.parse({"streams": {"inbound": {}, "outbound": {}}, "groups": {"g": table}})
+
+
+async def a_consumer(store: Store, handler: Handler | None = None, **group: Any) -> Turns:
+    """A consumer of group `g`, which exists afterwards."""
+    top = a_topology(**group)
+    turns = Turns(store, top, top.groups["g"], handler or Handler(handle=nothing))
+    await turns.open()
+    return turns
+
+
+async def say(store: Store, key: str, body: str = "{}", *, id: str = "*", **fields: str) -> str:
+    """Append an entry of a person; its id."""
+    extra = [part for pair in fields.items() for part in pair]
+    added = await store.command("XADD", "inbound", id, "key", key, "type", "text", "body", body, *extra)
+    return str(added.decode())
+
+
+async def end(turns: Turns, grant: Grant, effects: Effects | None = None, **how: Any) -> tuple[bool, int]:
+    """Settle a turn (or park it, with `delay_ms`)."""
+    parked = "delay_ms" in how
+    ids = [] if parked else [message.id for message in grant.turn.messages]
+    packed = ending(turns._store.keys, turns.group, grant.turn, grant.token, ids, effects=effects, **how)
+    return (await turns.settle([packed]))[0]
+
+
+def bodies(grant: Grant) -> list[str]:
+    return [message.body.decode() for message in grant.turn.messages]
+
+
+async def redis_ms(store: Store) -> int:
+    """Redis's clock, milliseconds."""
+    seconds, micros = await store.command("TIME")
+    return int(seconds) * 1000 + int(micros) // 1000

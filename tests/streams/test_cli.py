@@ -1,0 +1,356 @@
+"""The command line: what it refuses, what it shows, what it loads."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import Server
+from up import Up
+
+from streams import check, cli, signature, wire
+from streams.connection import Store
+from streams.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+NUMBER = "+59112345678"
+Cauce = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def cauce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cauce:
+    """
+    Run a command in a folder with the shipped streams.toml and a clean environment.
+
+    Commands that would change this process for good (logging, signals) run in one of their own, the others here, on a
+    thread that may have a loop of its own.
+    """
+    shutil.copy(ROOT / "streams.toml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PYTHONPATH")}
+
+    def here(arguments: list[str], given: str) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        monkeypatch.setattr(sys, "argv", ["cauce", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(given))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                cli.main()
+            except SystemExit as end:
+                return subprocess.CompletedProcess(arguments, int(end.code or 0), out.getvalue(), err.getvalue())
+        raise AssertionError("a command ends the process")
+
+    def run(*arguments: str, given: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+        environ = {**kept, "MODEL": "echo", **environ}
+        if {"up", "ingress", "work"} & set(arguments):
+            return subprocess.run(
+                [sys.executable, "-m", "streams.cli", *arguments], env=environ, text=True, capture_output=True,
+                timeout=60, check=False,
+            )  # fmt: skip
+        for name in os.environ.keys() - environ.keys():
+            monkeypatch.delenv(name)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(here, list(arguments), given).result()
+
+    return run
+
+
+def assert_one_line(refused: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert refused.returncode == 2, refused.stderr
+    assert len(refused.stderr.splitlines()) == 1, refused.stderr
+    assert "Traceback" not in refused.stderr
+    for word in words:
+        assert word in refused.stderr
+
+
+def test_help_loads_neither_a_model_nor_a_server() -> None:
+    code = """
+import sys
+from streams import cli
+sys.argv[0] = "cauce"
+try:
+    cli.main()
+except SystemExit:
+    pass
+heavy = {"torch", "transformers", "uvicorn", "starlette", "aiohttp", "redis", "rich", "prometheus_client"}
+sys.stderr.write(" ".join(sorted(heavy & sys.modules.keys())))
+"""
+    shown = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert "Commands:" in shown.stdout
+    assert shown.stderr == ""
+
+
+def test_the_version_is_the_distributions(cauce) -> None:
+    from importlib.metadata import version
+
+    assert cauce("--version").stdout == f"cauce {version('cauce')}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["status"], ["tail", "outbound"], ["chat"], ["work", "inference"], ["ingress"], ["dead", "list"]],
+    ids=" ".join,
+)
+def test_without_a_running_pipeline_a_command_says_how_to_start_one(cauce, arguments) -> None:
+    assert_one_line(cauce(*arguments), "start `cauce up`, or set REDIS_URL")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["status"], ["tail", "inbound"], pytest.param(["work", "egress"], marks=pytest.mark.slow)],
+    ids=" ".join,
+)
+def test_a_redis_that_is_not_there_is_one_line(cauce, arguments) -> None:
+    refused = cauce(*arguments, REDIS_URL="redis://:pa55word@127.0.0.1:1/0")
+    assert_one_line(refused, "Redis cannot be reached")
+    assert "pa55word" not in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "ingress", "status"])
+def test_production_takes_the_embedded_redis_only_where_it_is_asked_for(cauce, command) -> None:
+    assert_one_line(cauce(command, ENVIRONMENT="production"), "REDIS_URL=embedded")
+
+
+def test_an_unknown_key_in_streams_toml_is_one_line_with_the_nearest_spelling(cauce, tmp_path) -> None:
+    text = (tmp_path / "streams.toml").read_text().replace("debounce =", "debouce =")
+    (tmp_path / "streams.toml").write_text(text)
+    assert_one_line(cauce("up"), "streams.toml", "debouce", "did you mean 'debounce'?")
+
+
+def test_a_bad_setting_is_one_line_with_what_is_accepted(cauce) -> None:
+    assert_one_line(cauce("up", DEBOUNCE="soon"), "DEBOUNCE = 'soon'", "number of seconds")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["work", "inferrence"], ["no group 'inferrence'", "did you mean 'inference'?"]),
+        (["tail", "outbond"], ["no stream 'outbond'", "did you mean 'outbound'?"]),
+        (["tail", "outbound", "--from", "yesterday"], ["--from 'yesterday'"]),
+        (["--config", "nowhere.toml", "check"], ["nowhere.toml"]),
+        (["send", "nowhere.json", "--url", "http://127.0.0.1:1"], ["nowhere.json"]),
+        (["send", "streams.toml", "--url", "http://127.0.0.1:1"], ["no JSON"]),
+        (["chat", "--url", "ftp://somewhere"], ["no http:// or https:// address"]),
+        (["breaker", "show"], ["OUTBOUND_URL is not set"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_what_is_misspelt_is_one_line(cauce, any_server, arguments, words) -> None:
+    assert_one_line(cauce(*arguments, REDIS_URL=any_server.url, given="Hola\n"), *words)
+
+
+def test_nothing_at_the_ingress_is_one_line(cauce) -> None:
+    refused = cauce("chat", "--url", "http://127.0.0.1:1", given="Hola\n")
+    assert_one_line(refused, "nothing answers at http://127.0.0.1:1", "cauce up")
+
+
+def test_secrets_are_long_and_the_webhooks_key_can_be_typed_into_n8n(cauce, tmp_path) -> None:
+    made = dict(line.split("=", 1) for line in cauce("secrets").stdout.splitlines())
+    assert made.keys() == {"INGRESS_TOKENS", "OPERATOR_TOKENS", "OUTBOUND_SECRET"}
+    assert len(made["INGRESS_TOKENS"]) >= 24
+    assert made["INGRESS_TOKENS"] != made["OPERATOR_TOKENS"]
+    key = base64.b64decode(made["OUTBOUND_SECRET"].removeprefix("whsec_"))
+    assert key == signature.key_of(made["OUTBOUND_SECRET"])
+    assert len(key) >= 24
+    assert key.decode("ascii").isprintable()
+    # And `cauce secrets >> .env` is all there is to do
+    (tmp_path / ".env").write_text(cauce("secrets").stdout)
+    assert re.search(r"tokens +2", cauce("check").stdout)
+
+
+async def put(server: Server, stream: str, body: wire.Inbound | wire.Reply, **fields: str) -> None:
+    store = Store.open(server.url)
+    more = [part for pair in fields.items() for part in pair]
+    await store.command(
+        "XADD", stream, "*", "key", body.user_id, "type", "text", "body", wire.encode(body), "v", "1", *more
+    )
+    await store.close()
+
+
+async def test_status_shows_streams_groups_and_who_has_no_worker(cauce, any_server, store) -> None:
+    await put(any_server, "inbound", wire.Inbound(user_id=NUMBER, message_id="m1", text="Hola"))
+    shown = cauce("status", REDIS_URL=any_server.url).stdout
+    assert re.search(r"inbound +1 +0", shown)
+    assert "inference has no worker" in shown
+    plain = json.loads(cauce("status", "--json", REDIS_URL=any_server.url).stdout)
+    assert plain["groups"]["inference"]["lag"] == 1
+    assert plain["groups"]["inference"]["workers"] == 0
+    assert plain["streams"]["inbound"] == {"length": 1, "dead": 0}
+    assert plain["redis"]["version"]
+
+
+async def test_tail_shows_what_was_said_and_masks_who_said_it(cauce, any_server, store) -> None:
+    await put(any_server, "inbound", wire.Inbound(user_id=NUMBER, message_id="wamid.HBgLNTk=", text="Hola\x1b[2J"))
+    tail = ("tail", "inbound", "--from", "start", "-n", "1")
+    shown = cauce(*tail, REDIS_URL=any_server.url).stdout
+    assert "+591…678" in shown
+    assert "Hola" in shown
+    assert "\x1b" not in shown
+    plain = cauce(*tail, "--json", REDIS_URL=any_server.url).stdout
+    assert NUMBER[1:] not in plain
+    assert "HBgLNTk" not in plain
+    assert json.loads(plain)["body"]["text"] == "Hola\x1b[2J"
+    full = json.loads(cauce(*tail, "--json", "--full", REDIS_URL=any_server.url).stdout)
+    assert (full["key"], full["body"]["message_id"]) == (NUMBER, "wamid.HBgLNTk=")
+
+
+async def test_tail_follows_what_comes_after_it_started(cauce, any_server, store) -> None:
+    await put(any_server, "inbound", wire.Inbound(user_id="web-1", message_id="m1", text="before"))
+    entry = cauce("tail", "inbound", "--from", "start", "-n", "1", "--json", REDIS_URL=any_server.url).stdout
+    await put(any_server, "inbound", wire.Inbound(user_id="web-1", message_id="m2", text="after"))
+    since = json.loads(entry)["id"]
+    shown = cauce("tail", "inbound", "--from", since, "-n", "1", REDIS_URL=any_server.url).stdout
+    assert "after" in shown
+    assert "before" not in shown
+
+
+async def test_dead_letters_are_listed_with_their_reason(cauce, any_server, store) -> None:
+    body = wire.Inbound(user_id=NUMBER, message_id="m1", text="Hola")
+    await put(any_server, "inbound.dead", body, reason="ValueError: no", group="inference", attempts="5")
+    shown = cauce("dead", "list", REDIS_URL=any_server.url).stdout
+    assert "inbound.dead" in shown
+    assert "inference, 5 attempts:  ValueError: no" in shown
+    assert "+591…678" in shown
+
+
+async def test_the_breaker_is_shown_and_closed(cauce, any_server, store) -> None:
+    from processors.egress import breaker
+
+    url = "http://127.0.0.1:1/webhook/x"
+    environ = {"REDIS_URL": any_server.url, "OUTBOUND_URL": url}
+    assert cauce("breaker", "show", **environ).stdout.startswith("closed")
+    await store.command("HSET", breaker.key_of(store, url), "state", "gone")
+    assert "answered 410" in cauce("breaker", "show", **environ).stdout
+    assert cauce("breaker", "close", **environ).stdout == "closed\n"
+    assert cauce("breaker", "close", **environ).stdout == "it was closed already\n"
+
+
+def test_check_of_a_fresh_clone_finds_nothing_wrong(cauce) -> None:
+    looked = cauce("check")
+    assert looked.returncode == 0, looked.stdout + looked.stderr
+    assert "`cauce up` will start" in looked.stdout
+
+
+def test_check_looks_at_the_redis_in_use_and_says_what_it_lacks(cauce, each_server) -> None:
+    looked = cauce("check", "--json", REDIS_URL=each_server.url)
+    verdicts = {finding["subject"]: finding["verdict"] for finding in json.loads(looked.stdout)}
+    assert looked.returncode == 0
+    assert (verdicts["Redis"], verdicts["maxmemory-policy"], verdicts["appendonly"]) == ("good", "good", "warning")
+
+
+@pytest.mark.parametrize(
+    ("environ", "subject"),
+    [
+        ({"MODEL": "./nowhere"}, "MODEL"),
+        ({"SYSTEM_PROMPT_FILE": "nowhere.md"}, "SYSTEM_PROMPT_FILE"),
+        ({"OUTBOUND_SECRET": "short"}, "OUTBOUND_SECRET"),
+        ({"INGRESS_HOST": "192.0.2.1"}, "tokens"),
+        ({"ENVIRONMENT": "production", "REDIS_URL": "embedded"}, "tokens"),
+        ({"ENVIRONMENT": "production", "REDIS_URL": "embedded", "INGRESS_TOKENS": "short"}, "tokens"),
+        ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "Redis"),
+        ({"DEBOUNCE": "soon"}, "configuration"),
+    ],
+    ids=str,
+)
+def test_check_finds_what_would_not_run(cauce, environ, subject) -> None:
+    looked = cauce("check", "--json", **environ)
+    assert looked.returncode == 2
+    wrong = [finding["subject"] for finding in json.loads(looked.stdout) if finding["verdict"] == "wrong"]
+    assert wrong == [subject]
+
+
+def test_check_names_a_handler_that_cannot_be_imported(cauce, tmp_path) -> None:
+    (tmp_path / "streams.toml").write_text('[groups.mine]\nreads = "inbound"\nhandler = "mine:handel"\n')
+    (tmp_path / "mine.py").write_text("async def handle(turn): pass\n")
+    looked = cauce("check")
+    assert looked.returncode == 2
+    assert "mine has no 'handel'; did you mean 'handle'?" in looked.stderr
+
+
+@pytest.mark.parametrize(
+    ("production", "policy", "verdict"),
+    [
+        (True, "allkeys-lru", "wrong"),
+        (False, "allkeys-lru", "warning"),
+        (True, None, "warning"),
+        (True, "noeviction", "good"),
+    ],
+)
+def test_a_policy_that_throws_messages_away_is_wrong_in_production(production, policy, verdict) -> None:
+    told = {"redis_version": "7.0.15", "aof_enabled": "1", **({"maxmemory_policy": policy} if policy else {})}
+    where = Settings(environment="production" if production else "development")
+    found = {finding.subject: finding.verdict for finding in check.server(where, told)}
+    assert found == {"Redis": "good", "maxmemory-policy": verdict}
+
+
+@pytest.mark.parametrize(
+    ("version", "verdict"), [("6.0.16", "wrong"), ("6.2.14", "good"), ("8.1.0", "good"), ("", "wrong")]
+)
+def test_redis_is_too_old_before_6_2(version, verdict) -> None:
+    first = next(check.server(Settings(), {"redis_version": version}))
+    assert first.verdict == verdict
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Up]:
+    """The shipped pipeline with an engine that repeats what was said."""
+    folder = Path(tempfile.mkdtemp(prefix="cauce-"))
+    shutil.copy(ROOT / "streams.toml", folder)
+    up = Up(folder, MODEL="echo", INGRESS_TOKENS="a-token-for-the-tests-only-0123456789")
+    up.base = re.sub(r"\x1b\[[0-9;]*m", "", up.until("Cauce is ready")).split()[-1]
+    yield up
+    up.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_chat_talks_to_the_running_pipeline(running) -> None:
+    said = running.cauce("chat", "--url", running.base, given="Hola\n\n¿Qué tal?\n")
+    assert said.returncode == 0, said.stderr
+    first, second = said.stdout.splitlines()
+    assert "Hola" in first
+    assert "¿Qué tal?" in second
+
+
+@pytest.mark.slow
+def test_send_posts_files_where_they_belong(running) -> None:
+    (running.folder / "chat.json").write_text(json.dumps({"user_id": NUMBER, "message": "Hola"}))
+    message = {"from": NUMBER[1:], "id": "wamid.X", "timestamp": "1728123456", "type": "text", "text": {"body": "Hola"}}
+    value = {
+        "messaging_product": "whatsapp",
+        "metadata": {"display_phone_number": "1", "phone_number_id": "2"},
+        "messages": [message],
+    }
+    (running.folder / "hook.json").write_text(json.dumps(value))
+    (running.folder / "odd.json").write_text('{"neither": "nor"}')
+    sent = running.cauce("send", "--wait", "20", "chat.json", "hook.json", "--url", running.base)
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    first, second = sent.stdout.splitlines()
+    assert first.startswith("chat.json → /chat: 200 ")
+    assert json.loads(first.partition(": 200 ")[2])["status"] == "replied"
+    assert json.loads(second.partition("hook.json → /whatsapp: 200 ")[2])["accepted"] == 1
+    refused = running.cauce("send", "odd.json", "--url", running.base)
+    assert refused.returncode == 1
+    assert "/whatsapp: 4" in refused.stdout
+
+
+@pytest.mark.slow
+def test_status_and_check_find_the_running_pipeline_by_its_folder(running) -> None:
+    groups = json.loads(running.cauce("status", "--json").stdout)["groups"]
+    assert {name: group["workers"] for name, group in groups.items()} == {"inference": 1, "egress": 1}
+    looked = json.loads(running.cauce("check", "--json").stdout)
+    assert "wrong" not in {finding["verdict"] for finding in looked}

@@ -1,0 +1,60 @@
+"""What becomes of a turn; no Redis, no clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from streams import fate
+from streams.errors import Bury, Malformed, Retry
+
+BACKOFF = (1.0, 5.0, 30.0)
+
+
+def after(error: BaseException | None, attempt: int = 1, luck: float = 0.5, **how: Any) -> fate.Fate:
+    return fate.after(error, attempt=attempt, attempts=how.get("attempts", 5), backoff=BACKOFF, luck=luck)
+
+
+def test_a_turn_whose_handler_returned_is_settled() -> None:
+    assert after(None) == fate.Settle()
+
+
+@pytest.mark.parametrize(("attempt", "wait_ms"), [(1, 1_000), (2, 5_000), (3, 30_000), (4, 30_000)])
+def test_a_failure_waits_longer_each_time_and_the_last_wait_stands_for_the_rest(attempt: int, wait_ms: int) -> None:
+    assert after(ValueError("x"), attempt) == fate.Park(delay_ms=wait_ms, why="ValueError: x")
+
+
+def test_what_failed_together_does_not_return_together() -> None:
+    first, last = after(ValueError(), luck=0.0), after(ValueError(), luck=1.0)
+    assert (first.delay_ms, last.delay_ms) == (800, 1_200)
+
+
+def test_the_last_attempt_that_fails_is_the_burial_of_those_that_had_them_all() -> None:
+    assert after(ValueError("x"), attempt=5) == fate.Burial(why="ValueError: x", exhausted_only=True)
+    assert after(Retry("x", after=9), attempt=5) == fate.Burial(why="x", exhausted_only=True)
+
+
+def test_a_failure_that_is_nobodys_fault_never_buries() -> None:
+    fell = after(Retry("breaker", after=7, counted=False), attempt=99)
+    assert fell == fate.Park(delay_ms=7_000, why="breaker", counted=False)
+
+
+def test_a_handler_may_name_its_wait_and_its_progress() -> None:
+    assert after(Retry("503", after=2, progress="3")) == fate.Park(delay_ms=2_000, why="503", progress="3")
+
+
+@pytest.mark.parametrize("error", [Bury("no such number"), Malformed("no such number")])
+def test_what_can_never_succeed_is_buried_at_once(error: Exception) -> None:
+    assert after(error) == fate.Burial(why="no such number")
+
+
+def test_a_deadline_says_so() -> None:
+    assert after(TimeoutError("x")) == fate.Park(delay_ms=1_000, why="deadline passed")
+
+
+def test_a_turn_that_killed_its_worker_too_often_is_not_run_again() -> None:
+    assert fate.before([5, 1], attempts=5) is None
+    burial = fate.before([6, 2], attempts=5)
+    assert burial is not None
+    assert burial.exhausted_only

@@ -1,0 +1,62 @@
+"""Nothing unsettled is ever trimmed."""
+
+from __future__ import annotations
+
+from protocol import a_consumer, a_topology, end, redis_ms, say
+
+from streams.connection import Store
+from streams.retention import trim
+
+DAY = 86_400_000
+
+
+async def ids(store: Store, stream: str = "inbound") -> list[str]:
+    return [id.decode() for id, _ in await store.command("XRANGE", stream, "-", "+")]
+
+
+async def test_what_is_settled_and_older_than_keep_goes_and_nothing_else(each_store: Store) -> None:
+    now = await redis_ms(each_store)
+    turns = await a_consumer(each_store)
+    old, older_unsettled, young = f"{now - 9 * DAY}-0", f"{now - 8 * DAY}-0", f"{now - DAY}-0"
+    await say(each_store, "+1", id=old)
+    await say(each_store, "+2", id=older_unsettled)
+    await say(each_store, "+3", id=young)
+    for grant in (await turns.take(5, 100, 1)).grants:
+        if grant.turn.key != "+2":
+            await end(turns, grant)
+    assert (await trim(each_store, a_topology()))["inbound"] == 1
+    assert await ids(each_store) == [older_unsettled, young]
+
+
+async def test_what_a_group_has_not_even_read_stays_however_old(each_store: Store) -> None:
+    now = await redis_ms(each_store)
+    await a_consumer(each_store)
+    await say(each_store, "+1", id=f"{now - 30 * DAY}-0")
+    assert (await trim(each_store, a_topology()))["inbound"] == 0
+
+
+async def test_near_the_cap_what_is_settled_goes_before_its_time(each_store: Store) -> None:
+    turns = await a_consumer(each_store)
+    for _ in range(9):
+        await say(each_store, "+1")
+    await end(turns, (await turns.take(5, 100, 1)).grants[0])
+    left = await say(each_store, "+1")
+    top = a_topology()
+    top.streams["inbound"].max_len = 10
+    assert (await trim(each_store, top))["inbound"] == 9
+    assert await ids(each_store) == [left]
+
+
+async def test_a_stream_that_no_group_reads_keeps_what_is_young(each_store: Store) -> None:
+    now = await redis_ms(each_store)
+    for age in (8, 1):
+        await each_store.command("XADD", "outbound", f"{now - age * DAY}-0", "key", "+1")
+    await trim(each_store, a_topology())
+    assert await ids(each_store, "outbound") == [f"{now - DAY}-0"]
+
+
+async def test_dead_letters_go_after_thirty_days(each_store: Store) -> None:
+    now = await redis_ms(each_store)
+    for age in (31, 29):
+        await each_store.command("XADD", "inbound.dead", f"{now - age * DAY}-0", "key", "+1")
+    assert (await trim(each_store, a_topology()))["inbound.dead"] == 1

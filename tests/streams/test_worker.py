@@ -1,0 +1,287 @@
+"""The loop of a worker on a real Redis: each test starts one, and waits for events, never for time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from protocol import a_topology, say
+
+from streams import wire
+from streams.connection import Store
+from streams.effects import Effects, Handler, Output, Turn
+from streams.errors import Retry
+from streams.worker import Worker
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@contextlib.asynccontextmanager
+async def working(store: Store, handle: Any, *, grace: float = 5, **group: Any) -> AsyncIterator[Worker]:
+    """A worker that serves while the context is open, and is stopped at its end."""
+    handler = handle if isinstance(handle, Handler) else Handler(handle=handle)
+    top = a_topology(**group)
+    worker = Worker(store, top, top.groups["g"], handler)
+    running = asyncio.create_task(worker.run(grace))
+    opened = asyncio.create_task(worker.opened.wait())
+    await asyncio.wait([running, opened], return_when=asyncio.FIRST_COMPLETED)
+    try:
+        yield worker
+    finally:
+        opened.cancel()
+        worker.stop()
+        await running
+
+
+async def until(true: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for something Redis alone knows; the loop turns in between, and a test that hangs is cut after 20 s."""
+    async with asyncio.timeout(20):
+        while not await true():  # noqa: ASYNC110 - Redis knows when, and tells nobody
+            await asyncio.sleep(0)
+
+
+def settled(store: Store) -> Callable[[], Awaitable[bool]]:
+    async def check() -> bool:
+        # In this order: what is taken between the two looks is pending in the second.
+        cursor = await store.command("GET", "group:g:cursor")
+        unread = await store.command("XRANGE", "inbound", f"({cursor.decode()}", "+", "COUNT", "1")
+        pending = await store.command("XPENDING", "inbound", "g")
+        return pending[0] == 0 and not unread
+
+    return check
+
+
+def an_answer(turn: Turn) -> Effects:
+    said = [message.body.decode() for message in turn.messages]
+    return Effects(outputs=[Output(stream="outbound", type="reply", body={"to": turn.key, "said": said})])
+
+
+async def replies(store: Store) -> list[str]:
+    return [dict(zip(flat[::2], flat[1::2], strict=True))[b"body"].decode()
+            for _, flat in await store.command("XRANGE", "outbound", "-", "+")]  # fmt: skip
+
+
+async def test_people_are_handled_side_by_side_and_none_waits_for_another(store: Store) -> None:
+    everybody, here = asyncio.Event(), set()
+
+    async def handle(turn: Turn) -> Effects:
+        here.add(turn.key)
+        if len(here) == 5:
+            everybody.set()
+        await everybody.wait()
+        return an_answer(turn)
+
+    async with working(store, handle):
+        for person in range(5):
+            await say(store, f"+{person}")
+        await until(settled(store))
+    assert len(await replies(store)) == 5
+
+
+async def test_a_message_that_comes_to_an_idle_worker_is_handled(store: Store) -> None:
+    handled = asyncio.Queue[str]()
+
+    async def handle(turn: Turn) -> None:
+        handled.put_nowait(turn.key)
+
+    async with working(store, handle):
+        for person in ("+1", "+2", "+3"):
+            await say(store, person)
+            assert await asyncio.wait_for(handled.get(), 20) == person
+
+
+async def test_each_persons_messages_are_handled_in_order_and_once(store: Store) -> None:
+    said: dict[str, list[str]] = {}
+
+    async def handle(turn: Turn) -> None:
+        await asyncio.sleep(0)
+        said.setdefault(turn.key, []).extend(message.body.decode() for message in turn.messages)
+
+    async with working(store, handle, concurrency=4), working(store, handle, concurrency=4):
+        for number in range(300):
+            await say(store, f"+{number % 7}", f"{number}")
+        await until(settled(store))
+    assert said == {f"+{person}": [f"{n}" for n in range(300) if n % 7 == person] for person in range(7)}
+
+
+async def test_a_handler_that_fails_is_tried_again_and_then_buried_with_an_apology(store: Store) -> None:
+    attempts = []
+
+    async def handle(turn: Turn) -> None:
+        attempts.append(turn.attempt)
+        raise ValueError("no")
+
+    def buried(turn: Turn, why: str) -> Effects:
+        return Effects(outputs=[Output(stream="outbound", type="reply", body={"sorry": why})])
+
+    handler = Handler(handle=handle, buried=buried)
+    async with working(store, handler, attempts=3, backoff=[0]):
+        await say(store, "+1", "poison")
+        await until(settled(store))
+    assert attempts == [1, 2, 3]
+    assert await replies(store) == ['{"sorry":"ValueError: no"}']
+    assert await store.command("XLEN", "inbound.dead") == 1
+
+
+async def test_one_persons_failure_does_not_touch_the_others(store: Store) -> None:
+    async def handle(turn: Turn) -> Effects:
+        if turn.key == "+bad":
+            raise ValueError
+        return an_answer(turn)
+
+    async with working(store, handle, attempts=2, backoff=[0]):
+        for person in ("+1", "+bad", "+2"):
+            await say(store, person)
+        await until(settled(store))
+    assert len(await replies(store)) == 2
+
+
+async def test_an_entry_that_is_not_ours_is_buried_alone_and_its_neighbours_are_answered(store: Store) -> None:
+    async def handle(turn: Turn) -> Effects:
+        for message in turn.messages:
+            message.decode(wire.Inbound)
+        return an_answer(turn)
+
+    good = wire.encode(wire.Inbound(user_id="+1", message_id="m", text="hola")).decode()
+    for body in (good, "junk", good):
+        await say(store, "+1", body)
+    async with working(store, handle):
+        await until(settled(store))
+    [reply] = await replies(store)
+    assert reply.count("hola") == 2
+    assert await store.command("XLEN", "inbound.dead") == 1
+
+
+async def test_effects_that_cannot_be_committed_are_the_handlers_failure(store: Store) -> None:
+    async def handle(turn: Turn) -> Effects:
+        return Effects(outputs=[Output(stream="inbound", type="x", body={})])
+
+    async with working(store, handle, attempts=1):
+        await say(store, "+1")
+        await until(settled(store))
+    assert await store.command("XLEN", "inbound.dead") == 1
+
+
+async def test_a_key_of_another_type_in_redis_harms_its_own_turn_only(store: Store) -> None:
+    async def handle(turn: Turn) -> Effects:
+        return an_answer(turn)
+
+    await store.command("SET", "outbound", "not a stream")
+    async with working(store, handle, attempts=1, backoff=[0]):
+        await say(store, "+1")
+        await until(lambda: _refused(store))
+        await store.command("DEL", "outbound")
+        await until(settled(store))
+    assert len(await replies(store)) == 1
+
+
+async def _refused(store: Store) -> bool:
+    return bool(await store.command("HLEN", "group:g:attempts"))
+
+
+async def test_a_handler_past_its_deadline_is_cancelled_and_counts_as_failed(store: Store) -> None:
+    async def handle(turn: Turn) -> None:
+        await asyncio.Event().wait()
+
+    async with working(store, handle, deadline=0.05, attempts=2, backoff=[0]):
+        await say(store, "+1")
+        await until(settled(store))
+    [[_, flat]] = await store.command("XRANGE", "inbound.dead", "-", "+")
+    assert dict(zip(flat[::2], flat[1::2], strict=True))[b"reason"] == b"deadline passed"
+
+
+async def test_the_first_signal_lets_what_is_in_work_finish_and_reads_nothing_more(store: Store) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(turn: Turn) -> Effects:
+        started.set()
+        await go_on.wait()
+        return an_answer(turn)
+
+    async with working(store, handle) as worker:
+        await say(store, "+1")
+        await started.wait()
+        worker.stop()
+        await say(store, "+2")
+        go_on.set()
+    assert [reply for reply in await replies(store) if '"+1"' in reply]
+    assert len(await replies(store)) == 1
+
+
+async def test_what_does_not_finish_within_the_grace_time_is_handed_back_uncounted(store: Store) -> None:
+    started = asyncio.Event()
+    attempts = []
+
+    async def stuck(turn: Turn) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async def quick(turn: Turn) -> Effects:
+        attempts.append(turn.attempt)
+        return an_answer(turn)
+
+    async with working(store, stuck, grace=0):
+        await say(store, "+1")
+        await started.wait()
+    async with working(store, quick):
+        await until(settled(store))
+    assert attempts == [1]
+    assert len(await replies(store)) == 1
+
+
+async def test_a_retry_that_is_nobodys_fault_uses_no_attempt_and_keeps_its_progress(store: Store) -> None:
+    seen = []
+
+    async def handle(turn: Turn) -> None:
+        seen.append((turn.attempt, turn.progress))
+        if len(seen) < 4:
+            raise Retry("spacing", after=0, counted=False, progress=str(len(seen)))
+
+    async with working(store, handle, attempts=2):
+        await say(store, "+1")
+        await until(settled(store))
+    assert seen == [(1, ""), (1, "1"), (1, "2"), (1, "3")]
+
+
+@pytest.mark.parametrize("disaster", [("FLUSHALL",), ("XGROUP", "DESTROY", "inbound", "g"), ("SCRIPT", "FLUSH")])
+async def test_a_running_worker_heals_itself_and_consumes_again(store: Store, disaster: tuple[str, ...]) -> None:
+    async def handle(turn: Turn) -> Effects:
+        return an_answer(turn)
+
+    async with working(store, handle):
+        await say(store, "+1", "before")
+        await until(settled(store))
+        await store.command(*disaster)
+        await say(store, "+1", "after")
+        await until(lambda: _said(store, "after"))
+    assert sum('"before"' in reply for reply in await replies(store)) <= 1
+
+
+async def _said(store: Store, text: str) -> bool:
+    return any(f'"{text}"' in reply for reply in await replies(store))
+
+
+async def test_a_turn_that_another_took_over_is_cancelled_here(store: Store) -> None:
+    cancelled = asyncio.Event()
+    started = asyncio.Event()
+
+    async def handle(turn: Turn) -> None:
+        if turn.attempt > 1:
+            return
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async with working(store, handle):
+        await say(store, "+1")
+        await started.wait()
+        # When the lease is someone else's, the next beat says so
+        await store.command("HSET", "group:g:leases", "+1", "another.1.1.1")
+        await asyncio.wait_for(cancelled.wait(), 20)
+        await store.command("HDEL", "group:g:leases", "+1")
