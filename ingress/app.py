@@ -1,0 +1,114 @@
+"""
+The front door, put together: routes, middleware, lifespan, nothing else.
+
+Each route says here who may ask.  `store` is where a Redis of one's own is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from ingress import access, errors
+from ingress.access import Access
+from ingress.append import INBOUND, Appender, Backlog
+from ingress.chat import Chat
+from ingress.dashboard.page import Page
+from ingress.health import Health
+from ingress.history import History
+from ingress.observed import Observed
+from ingress.operations import Operations
+from ingress.refusal import Refused
+from ingress.waiting import Waiting
+from ingress.webhooks import Webhooks
+from streams.connection import Store
+from streams.errors import ConfigurationError, Unavailable
+from streams.settings import Settings
+from streams.topology import Topology
+
+
+def create_app(topology: Topology, settings: Settings, store: Store | None = None) -> Starlette:
+    """
+    The ingress as an ASGI application.  `app.state.waiting.stop()` lets go of whoever waits for a reply.
+
+    Args:
+        store: None opens REDIS_URL, and closes it in the end.
+
+    Raises:
+        ConfigurationError: it would be open to strangers, has no Redis, or streams.toml has no `inbound`.
+    """
+    access.check(settings)
+    if INBOUND not in topology.streams:
+        raise ConfigurationError(f"{topology.path.name}: [streams.{INBOUND}] is missing: the ingress appends to it")
+    ours = store is None
+    store = store or _open(settings)
+    appender, waiting = Appender(store, topology), Waiting(store, topology)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await waiting.close()
+        await appender.close()
+        if ours:
+            await store.close()
+
+    app = Starlette(
+        routes=_routes(topology, settings, store, appender, waiting),
+        middleware=[Middleware(Observed)],
+        exception_handlers={
+            Refused: errors.refused,
+            Unavailable: errors.unavailable,
+            Backlog: errors.backlog,
+            HTTPException: errors.http,
+        },
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.waiting = waiting
+    return app
+
+
+def _open(settings: Settings) -> Store:
+    if settings.embedded or settings.redis_url is None:
+        raise ConfigurationError(
+            "environment: REDIS_URL is not set; `cauce ingress` finds the embedded Redis by itself"
+        )
+    return Store.open(settings.redis_url.reveal(), namespace=settings.namespace)
+
+
+def _routes(topology: Topology, settings: Settings, store: Store, appender: Appender, waiting: Waiting) -> list[Route]:
+    doorkeeper = Access(settings)
+    chat = Chat(store, topology, appender, waiting)
+    webhooks = Webhooks(topology, settings, appender, doorkeeper)
+    health = Health(store, topology, appender.pressure)
+    history, operations, page = History(store, topology), Operations(store, topology), Page(settings, health)
+
+    guard = doorkeeper.guard
+    routes = [
+        Route("/chat", guard("ingress", chat.post), methods=["POST"]),
+        Route("/chat/{user_id}/messages", guard("ingress", chat.say), methods=["POST"]),
+        Route("/whatsapp", guard("whatsapp", webhooks.receive), methods=["POST"]),
+        Route("/whatsapp", webhooks.verify),
+        Route("/health/live", health.live),
+        Route("/health/ready", health.ready),
+        Route("/health", guard("operator", health.whole)),
+        Route("/chat/history/{user_id}", guard("operator", history.read)),
+        Route("/chat/{user_id}/pause", guard("operator", chat.pause), methods=["POST"]),
+        Route("/chat/{user_id}/resume", guard("operator", chat.resume), methods=["POST"]),
+        Route("/model/info", guard("operator", operations.model)),
+        Route("/metrics", guard("operator", operations.metrics)),
+        Route("/", guard("operator", page.show)),
+    ]
+    if not settings.production:
+        routes += [
+            Route("/redis/test", guard("operator", operations.test)),
+            Route("/redis/stats", guard("operator", operations.stats)),
+            Route("/redis/conversations", guard("operator", operations.conversations)),
+            Route("/redis/clear", guard("operator", operations.clear), methods=["DELETE"]),
+        ]
+    return routes

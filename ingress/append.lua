@@ -1,0 +1,123 @@
+-- append: take what several requests bring, each all or nothing: dedupe mark, entry and waiting request as one act.
+--
+-- KEYS  1 digest (the key of our hashes)  2 waiting  3 groups, then whatever the arguments point to
+-- ARGV  1 msgpack: {digest, mark_ms, door = prefix, streams = {{index in KEYS, name, max_len,
+--         whether streams.toml has a reader}, …}}
+--       2… msgpack, one for each request: a list of {stream = index in ARGV 1, mark = index in KEYS, text, call, fields,
+--       wait = {ms, bell, ticket} or nil}
+-- Returns {'ok', of each request: the name of the stream that is full, or a list of
+--         {'new' | 'duplicate' | 'reused', entry id}}
+--       | {'digest', value}: hash with this key and call again | {'refused', why}; both: nothing was done.
+--
+-- A script, because "have we had it?" and "now we have" must be one act, and a reply may not overtake its waiter.
+-- Safe to repeat: a mark with our own call in it says that this very call has been here before.
+--
+-- What can fail is looked at before the first write.  That first write is SET: a full Redis refuses it (it never
+-- refuses DEL or HDEL) and, once it has passed, refuses none of the others.  So at OOM nothing is appended.
+local head = cmsgpack.unpack(ARGV[1])
+local digest = redis.call('GET', KEYS[1])
+if digest and digest ~= head.digest then return {'digest', digest} end
+
+local kind = redis.call('TYPE', KEYS[2]).ok
+if kind ~= 'hash' and kind ~= 'none' then return {'refused', KEYS[2] .. ' is a ' .. kind} end
+for _, stream in ipairs(head.streams) do
+  stream.key = KEYS[stream[1]]
+  kind = redis.call('TYPE', stream.key).ok
+  if kind ~= 'stream' and kind ~= 'none' then return {'refused', stream.key .. ' is a ' .. kind} end
+  stream.length = redis.call('XLEN', stream.key)
+end
+
+-- A full stream that no group reads, here or elsewhere, holds nothing unsettled: its oldest entries may go.
+local function unread(stream)
+  if stream[4] then return false end
+  local registered = redis.pcall('HVALS', KEYS[3])
+  if registered.err then return false end
+  for _, group in ipairs(registered) do
+    local sound, told = pcall(cjson.decode, group)
+    if not sound or told.reads == stream[2] then return false end
+  end
+  return true
+end
+
+-- What becomes of each message of a request; nothing is written yet.
+local function judge(request)
+  local verdicts, twins, more = {}, {}, {}
+  for i, message in ipairs(request) do
+    local mark = redis.pcall('GET', KEYS[message.mark])
+    local entry, text, call = string.match(type(mark) == 'string' and mark or '', '^([^|]*)|([^|]*)|(.*)$')
+    local twin = twins[message.mark]
+    if entry then
+      verdicts[i] = {call == message.call and 'new' or text == message.text and 'duplicate' or 'reused', entry}
+    elseif twin then
+      verdicts[i] = {request[twin].text == message.text and 'duplicate' or 'reused', twin}
+    else
+      twins[message.mark] = i
+      more[message.stream] = (more[message.stream] or 0) + 1
+    end
+  end
+  for index, count in pairs(more) do
+    local stream = head.streams[index]
+    if stream.length + count > stream[3] then
+      if stream.drops == nil then stream.drops = unread(stream) end
+      if not stream.drops then return stream[2] end
+    end
+  end
+  return verdicts
+end
+
+local function wait(message, entry)
+  local time = redis.call('TIME')
+  local deadline = time[1] * 1000 + math.floor(time[2] / 1000) + message.wait.ms
+  redis.call('HSET', KEYS[2], entry,
+    string.format('%.0f|%s|%s', deadline, message.wait.bell, message.wait.ticket))
+end
+
+local function append(message)
+  local stream = head.streams[message.stream]
+  local command = {'XADD', stream.key}
+  if stream.drops then
+    command[3], command[4], command[5] = 'MAXLEN', '~', stream[3]
+  end
+  command[#command + 1] = '*'
+  for _, part in ipairs(message.fields) do command[#command + 1] = part end
+  local entry = redis.call(unpack(command))
+  stream.length = stream.length + 1
+  redis.call('SET', KEYS[message.mark], entry .. '|' .. message.text .. '|' .. message.call, 'PX', head.mark_ms)
+  return entry
+end
+
+local writing = false
+local function may_write()
+  if not writing then
+    local reply = redis.pcall('SET', KEYS[1], head.digest)
+    if reply.err then return reply.err end
+    writing = true
+  end
+end
+
+local results = {'ok'}
+for r = 2, #ARGV do
+  local request = cmsgpack.unpack(ARGV[r])
+  local verdicts = judge(request)
+  if type(verdicts) == 'table' then
+    for i, message in ipairs(request) do
+      local verdict = verdicts[i]
+      if not verdict then
+        local refused = may_write()
+        if refused then return {'refused', refused} end
+        verdict = {'new', append(message)}
+        verdicts[i] = verdict
+        if message.wait then wait(message, verdict[2]) end
+      elseif type(verdict[2]) == 'number' then
+        verdict[2] = verdicts[verdict[2]][2]
+      elseif verdict[1] == 'duplicate' and message.wait and redis.call('EXISTS', head.door .. verdict[2]) == 0 then
+        -- The newest connection gets the answer.  Whether the entry is settled already, the claim that follows tells.
+        local refused = may_write()
+        if refused then return {'refused', refused} end
+        wait(message, verdict[2])
+      end
+    end
+  end
+  results[r] = verdicts
+end
+return results

@@ -1,0 +1,237 @@
+"""
+Many requests, one write: what comes while a write is under way goes with the next one.
+
+The first message is written at once; under load the batches grow by themselves, so nobody waits for a timer.  The
+write itself is append.lua: dedupe and XADD as one act, a request with several messages all or nothing.  Knows no HTTP
+and no WhatsApp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from ingress.pressure import Pressure
+from streams import metrics, wire
+from streams.connection import Store, script
+from streams.errors import CauceError, Unavailable
+from streams.topology import Topology
+
+INBOUND, STATUSES = "inbound", "statuses"
+"""The streams that the front door writes to: the names every streams.toml has."""
+
+MARK_MS = 8 * 86_400_000
+"""How long a message is known by its id: Meta repeats for up to seven days."""
+
+MOST, MOST_BYTES = 100, 1 << 20
+"""What one write carries at most; one request may be larger, for it is never split."""
+
+_APPEND = script(__file__, "append.lua")
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Backlog(CauceError):
+    """The stream is at its `max_len` and nothing of the request was appended."""
+
+
+class Waiter(msgspec.Struct, frozen=True):
+    """A request that waits for the reply to its message."""
+
+    ms: int
+    bell: str
+    ticket: str
+
+
+class Arrival(msgspec.Struct, kw_only=True, frozen=True):
+    """One message on its way to a stream."""
+
+    stream: str
+    key: str
+    """The person."""
+    type: str
+    body: bytes
+    message_id: str
+    text: str = ""
+    """What makes a repeat a repeat: the same id with another text is a mistake of the sender's."""
+    trace: str = msgspec.field(default_factory=wire.new_trace)
+    waiter: Waiter | None = None
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """What became of a message."""
+
+    outcome: Literal["new", "duplicate", "reused"]
+    """reused: its id is taken by another text; nothing was appended for it."""
+    entry_id: str
+    """Of a duplicate, the first one's."""
+
+
+class _Request(msgspec.Struct):
+    """What is appended together, and who waits to hear of it."""
+
+    arrivals: Sequence[Arrival]
+    call: str
+    done: asyncio.Future[list[Appended]]
+    size: int
+
+
+class Appender:
+    """Appends for one process; safe for many tasks at once."""
+
+    def __init__(self, store: Store, topology: Topology) -> None:
+        self._store = store
+        self._topology = topology
+        self._read = {name: bool(topology.readers(name)) for name in topology.streams}
+        self._digest = secrets.token_hex(32).encode()
+        """Keys the hashes; the first write leaves it in Redis, where every ingress finds the same."""
+        self._waiting: deque[_Request] = deque()
+        self._writing: asyncio.Task[None] | None = None
+        self.pressure = Pressure(store)
+
+    def takes(self, stream: str) -> bool:
+        """Whether streams.toml has it."""
+        return stream in self._topology.streams
+
+    async def append(self, arrivals: Sequence[Arrival]) -> list[Appended]:
+        """
+        Append all of these or none; returns when Redis has them.
+
+        Raises:
+            Backlog: a stream is full.
+            Unavailable: Redis is away or full.  With `maybe_written` the same call again is safe, and tells.
+        """
+        if not arrivals:
+            return []
+        try:
+            return await self._appended(arrivals)
+        except (Backlog, Unavailable):
+            metrics.MESSAGES.labels("shed").inc(len(arrivals))
+            raise
+
+    async def _appended(self, arrivals: Sequence[Arrival]) -> list[Appended]:
+        self.pressure.check()
+        size = sum(len(arrival.body) + 500 for arrival in arrivals)
+        done: asyncio.Future[list[Appended]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Request(arrivals, secrets.token_hex(8), done, size))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_all())
+        return await done
+
+    async def _write_all(self) -> None:
+        try:
+            while self._waiting:
+                await self._write(self._batch())
+        finally:
+            self._writing = None
+
+    def _batch(self) -> list[_Request]:
+        batch = [self._waiting.popleft()]
+        count, size = len(batch[0].arrivals), batch[0].size
+        while self._waiting:
+            count += len(self._waiting[0].arrivals)
+            size += self._waiting[0].size
+            if count > MOST or size > MOST_BYTES:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _write(self, batch: list[_Request]) -> None:
+        metrics.APPEND_MESSAGES.observe(sum(len(request.arrivals) for request in batch))
+        try:
+            results = await self._run(batch)
+        except Exception as error:
+            for request in batch:
+                _fail(request, error)
+            return
+        finally:
+            self.pressure.look()
+        for request, result in zip(batch, results, strict=True):
+            if isinstance(result, bytes):
+                _fail(request, Backlog(f"the stream {result.decode()} is at its max_len"))
+            elif not request.done.done():
+                request.done.set_result([Appended(outcome.decode(), entry.decode()) for outcome, entry in result])
+
+    async def _run(self, batch: list[_Request]) -> list[Any]:
+        while True:
+            keys, args = self._packed(batch)
+            reply: list[Any] = await self._store.run(_APPEND, keys, args)
+            word, rest = reply[0], reply[1:]
+            if word == b"ok":
+                return rest
+            if word == b"refused":
+                raise Unavailable(f"Redis does not take it: {rest[0].decode(errors='replace')}", retry_after=5)
+            # Another process was here first, or the whole of Redis is new: hash as they do.
+            self._digest = rest[0]
+
+    def _packed(self, batch: list[_Request]) -> tuple[list[str], list[bytes]]:
+        names = self._store.keys
+        keys = [names.of("digest"), names.of("waiting"), names.of("groups")]
+        streams: dict[str, int] = {}
+        index: dict[str, int] = {}
+
+        def place(key: str) -> int:
+            if key not in index:
+                keys.append(key)
+                index[key] = len(keys)
+            return index[key]
+
+        requests = []
+        for request in batch:
+            packed = []
+            for number, arrival in enumerate(request.arrivals):
+                place(names.stream(arrival.stream))
+                mark = names.of("seen", self._hash(arrival.key, arrival.message_id))
+                message: dict[str, Any] = {
+                    "stream": streams.setdefault(arrival.stream, len(streams) + 1),
+                    "mark": place(mark),
+                    "text": self._hash(arrival.text),
+                    "call": f"{request.call}.{number}",
+                    "fields": _fields(arrival),
+                }
+                if arrival.waiter:
+                    message["wait"] = msgspec.structs.asdict(arrival.waiter)
+                packed.append(message)
+            requests.append(_pack(packed))
+        head = {
+            "digest": self._digest.decode(),  # Redis's msgpack knows text but no binary
+            "mark_ms": MARK_MS,
+            "door": names.of("door") + ":",
+            "streams": [
+                [index[names.stream(name)], name, self._topology.streams[name].max_len, self._read[name]]
+                for name in streams
+            ],
+        }
+        return keys, [_pack(head), *requests]
+
+    def _hash(self, *parts: str) -> str:
+        """Redis is not to tell who wrote, nor what; lengths keep ("a", "bc") and ("ab", "c") apart."""
+        whole = "".join(f"{len(part)}:{part}" for part in parts)
+        return hashlib.blake2b(whole.encode(errors="replace"), key=self._digest[:64], digest_size=16).hexdigest()
+
+    async def close(self) -> None:
+        """Let what is being written end."""
+        if self._writing is not None:
+            with contextlib.suppress(CauceError):
+                await self._writing
+        await self.pressure.close()
+
+
+def _fail(request: _Request, error: Exception) -> None:
+    if not request.done.done():
+        request.done.set_exception(error)
+
+
+def _fields(arrival: Arrival) -> list[str]:
+    fields = ["key", arrival.key, "type", arrival.type, "body", arrival.body.decode()]
+    fields += ["v", wire.VERSION, "trace", arrival.trace]
+    if arrival.waiter:
+        # A request that waits is not to wait for the debounce window as well.
+        fields += ["now", "1"]
+    return fields

@@ -1,0 +1,279 @@
+"""
+POST /chat and what else is said to or about one person: check, append, 202; or wait, 200.
+
+Knows the fields of these requests and what a claim's states are over HTTP.  Who may ask is access.py's, how it is
+written append.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ingress import access, people
+from ingress.append import INBOUND, Appended, Appender, Arrival
+from ingress.refusal import Json, Refused
+from ingress.waiting import Ticket, Waiting, preferred
+from streams import log as logs
+from streams import metrics, wire
+from streams.connection import Store
+from streams.doors import Claim
+from streams.errors import Unavailable
+from streams.topology import Topology
+from streams.wire import Inbound
+
+STAFF = "staff"
+"""The entry type of what n8n or staff say to the person."""
+
+LONGEST_PAUSE = 366 * 86_400
+_log = logs.get("ingress")
+
+
+class Said(msgspec.Struct):
+    """The body of POST /chat."""
+
+    user_id: str
+    message: str
+    message_id: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class Told(msgspec.Struct):
+    """The body of POST /chat/{user_id}/messages."""
+
+    role: Literal["assistant", "system"]
+    message: str
+    message_id: str | None = None
+    send: bool = False
+    metadata: dict[str, Any] | None = None
+
+
+class Pause(msgspec.Struct):
+    """The body of POST /chat/{user_id}/pause, which may be left out."""
+
+    seconds: float | None = None
+
+
+class Chat:
+    """The routes under /chat that write."""
+
+    def __init__(self, store: Store, topology: Topology, appender: Appender, waiting: Waiting) -> None:
+        self._store = store
+        self._topology = topology
+        self._appender = appender
+        self._waiting = waiting
+
+    async def post(self, request: Request) -> Response:
+        """POST /chat"""
+        said = access.decode(await access.body_of(request, access.CHAT_BYTES), Said)
+        inbound = Inbound(
+            user_id=person(said.user_id, self._topology),
+            message_id=message_id_of(request, said.message_id),
+            text=words(said.message),
+            metadata=metadata(said.metadata),
+        )
+        seconds = preferred(request.headers.getlist("prefer"), self._topology.wait.max_seconds)
+        if not seconds:
+            return await self._accepted(request, inbound)
+        with self._waiting.ticket(seconds) as ticket:
+            response = await self._answered(request, inbound, ticket)
+        response.headers["Preference-Applied"] = f"wait={seconds}"
+        return response
+
+    async def say(self, request: Request) -> Response:
+        """POST /chat/{user_id}/messages"""
+        user_id = person(request.path_params["user_id"], self._topology)
+        told = access.decode(await access.body_of(request, access.CHAT_BYTES), Told)
+        if told.send and told.role != "assistant":
+            raise Refused(400, "invalid_field", "`send` is for role assistant: nobody is told what a system says")
+        inbound = Inbound(
+            user_id=user_id,
+            message_id=message_id_of(request, told.message_id),
+            role=told.role,
+            text=words(told.message),
+            metadata=metadata(told.metadata),
+            send=told.send,
+        )
+        return await self._accepted(request, inbound)
+
+    async def pause(self, request: Request) -> Response:
+        """POST /chat/{user_id}/pause: a human takes over."""
+        user_id = person(request.path_params["user_id"], self._topology)
+        body = await access.body_of(request, access.CHAT_BYTES)
+        asked = access.decode(body, Pause).seconds if body.strip() else None
+        seconds = self._topology.handoff.pause if asked is None else asked
+        if not 1 <= seconds <= LONGEST_PAUSE:
+            raise Refused(400, "invalid_field", f"`seconds` must be from 1 to {LONGEST_PAUSE}")
+        until = (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        await self._store.command("SET", self._store.keys.of("paused", user_id), until, "PX", int(seconds * 1000))
+        _log.info("conversation.paused", user_id=user_id, until=until)
+        return Json({"user_id": user_id, "paused": True, "until": until})
+
+    async def resume(self, request: Request) -> Response:
+        """POST /chat/{user_id}/resume: the bot speaks again."""
+        user_id = person(request.path_params["user_id"], self._topology)
+        await access.body_of(request, access.CHAT_BYTES)
+        await self._store.command("DEL", self._store.keys.of("paused", user_id))
+        _log.info("conversation.resumed", user_id=user_id)
+        return Json({"user_id": user_id, "paused": False, "until": None})
+
+    async def _accepted(self, request: Request, inbound: Inbound) -> Response:
+        return Json(_receipt(inbound, await self._append(request, inbound)), 202)
+
+    async def _answered(self, request: Request, inbound: Inbound, ticket: Ticket) -> Response:
+        appended = await self._append(request, inbound, ticket)
+        receipt = _receipt(inbound, appended)
+        repeat = appended.outcome == "duplicate"
+        gone = asyncio.create_task(hung_up(request))
+        try:
+            claim = await self._waiting.reply(ticket, inbound.user_id, appended.entry_id, gone, repeat=repeat)
+        except Unavailable as error:
+            if not error.maybe_written:
+                return Json(receipt, 202)
+            raise Refused(
+                503,
+                "answer_lost",
+                "the message was accepted, but whether this request got its reply is unknown; repeat it with the same "
+                "message_id to read it",
+                headers={"Retry-After": str(error.retry_after)},
+                **{key: receipt[key] for key in ("entry_id", "message_id")},
+            ) from error
+        finally:
+            gone.cancel()
+        return _told(claim, receipt, repeat=repeat)
+
+    async def _append(self, request: Request, inbound: Inbound, ticket: Ticket | None = None) -> Appended:
+        arrival = arrival_of(inbound, request, ticket)
+        try:
+            [appended] = await self._appender.append([arrival])
+        except Unavailable as error:
+            # So that the client can repeat it even where we made the id.
+            raise unavailable(error, message_id=inbound.message_id) from error
+        if appended.outcome == "reused":
+            raise Refused(
+                409,
+                "message_id_reused",
+                f"message_id {inbound.message_id!r} of this person is that of another text; nothing was appended",
+                entry_id=appended.entry_id,
+            )
+        note(appended, inbound)
+        return appended
+
+
+def arrival_of(inbound: Inbound, request: Request, ticket: Ticket | None = None) -> Arrival:
+    """A person's message, or one said to them, on its way to `inbound`."""
+    staff = inbound.role != "user"
+    return Arrival(
+        stream=INBOUND,
+        key=inbound.user_id,
+        type=STAFF if staff else inbound.kind,
+        body=wire.encode(inbound),
+        message_id=inbound.message_id,
+        text=f"{inbound.role}\0{inbound.text}" if staff else inbound.text,
+        trace=wire.trace_from(request.headers.get("traceparent")),
+        waiter=ticket.waiter if ticket else None,
+    )
+
+
+def note(appended: Appended, inbound: Inbound) -> None:
+    """Log and count one message."""
+    event = "message.accepted" if appended.outcome == "new" else "message.duplicate"
+    metrics.MESSAGES.labels("accepted" if appended.outcome == "new" else "duplicate").inc()
+    _log.info(
+        event,
+        user_id=inbound.user_id,
+        entry_id=appended.entry_id,
+        message_id=inbound.message_id,
+        type=inbound.kind if inbound.role == "user" else STAFF,
+    )
+
+
+def unavailable(error: Unavailable, **more: Any) -> Refused:
+    """503: come back later; and whether it may have been written all the same."""
+    detail = str(error)
+    if error.maybe_written:
+        detail += "; the answer was lost, so it may have been accepted: repeating with the same message_id is safe"
+    headers = {"Retry-After": str(error.retry_after)}
+    return Refused(503, "redis_unavailable", detail, headers=headers, **(more if error.maybe_written else {}))
+
+
+async def hung_up(request: Request) -> None:
+    """Returns when the client has gone; its body has to have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def person(given: str, topology: Topology) -> str:
+    """
+    The one spelling of `user_id`.
+
+    Raises:
+        Refused
+    """
+    try:
+        return people.person(given, phone_numbers=topology.users.phone_numbers)
+    except people.Unusable as error:
+        raise Refused(400, "invalid_field", f"`user_id` {error}") from None
+
+
+def message_id_of(request: Request, given: str | None) -> str:
+    """The body's, else the header's, else a new one, which makes no message a repeat."""
+    field = "`message_id`"
+    if given is None:
+        field = "Idempotency-Key"
+        given = request.headers.get("idempotency-key")
+        if given and len(given) > 2 and given[0] == given[-1] == '"':
+            given = given[1:-1]
+    if given is None:
+        return f"msg_{secrets.token_hex(12)}"
+    try:
+        return people.message_id(given)
+    except people.Unusable as error:
+        raise Refused(400, "invalid_field", f"{field} {error}") from None
+
+
+def words(message: str) -> str:
+    if not message.strip():
+        raise Refused(400, "invalid_field", "`message` must not be empty")
+    if "\0" in message:
+        raise Refused(400, "invalid_field", "`message` must not contain NUL")
+    return message
+
+
+def metadata(given: dict[str, Any] | None) -> dict[str, Any]:
+    if given and access.too_deep(given):
+        raise Refused(400, "invalid_field", f"`metadata` must not be nested more than {access.DEEPEST} levels deep")
+    return given or {}
+
+
+def _receipt(inbound: Inbound, appended: Appended) -> dict[str, Any]:
+    return {
+        "status": "accepted",
+        "entry_id": appended.entry_id,
+        "user_id": inbound.user_id,
+        "message_id": inbound.message_id,
+        "duplicate": appended.outcome == "duplicate",
+    }
+
+
+def _told(claim: Claim | None, receipt: dict[str, Any], *, repeat: bool) -> Response:
+    """What a waiting request is told."""
+    if claim is None or claim.state == "pending":
+        return Json(receipt, 202)
+    if claim.state == "webhook":
+        return Json(receipt | {"status": "delivered"}) if repeat else Json(receipt, 202)
+    if claim.state == "merged":
+        return Json(receipt | {"status": "merged", "into": claim.into})
+    body: dict[str, Any] = msgspec.json.decode(claim.answer)
+    if claim.status == "rate_limited":
+        after = body.pop("retry_after", 60)
+        detail = body.pop("detail", "")
+        refused = Refused(429, "rate_limited", detail, headers={"Retry-After": str(after)})
+        return Json(receipt | body | refused.body | {"status": claim.status}, refused.status, refused.headers)
+    return Json(receipt | body | {"status": claim.status})

@@ -1,0 +1,59 @@
+"""
+Errors that come up on the way, as answers: one shape for all of them.
+"""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+from ingress import chat
+from ingress.refusal import Refused, answer
+from streams import log as logs
+from streams.errors import Unavailable
+
+_log = logs.get("ingress")
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)  # noqa: S101 - registered for it
+    # Telling strangers apart from mistakes: who is turned away at the door, or by us, is worth a warning.
+    level = _log.warning if error.status in (401, 403) or error.status >= 500 else _log.info
+    level("request.refused", route=route_of(request), status=error.status, error=error.code)
+    return answer(error)
+
+
+async def unavailable(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Unavailable)  # noqa: S101 - registered for it
+    return await refused(request, chat.unavailable(error))
+
+
+async def backlog(request: Request, error: Exception) -> Response:
+    return await refused(request, Refused(503, "backlog", f"{error}; try again", headers={"Retry-After": "10"}))
+
+
+async def http(request: Request, error: Exception) -> Response:
+    """Starlette's own: no such route, or not with this method."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+    if error.status_code == 405:
+        allowed = ", ".join(sorted(_methods(request)))
+        detail = f"{request.method} is not for this route; it takes {allowed}"
+        return await refused(request, Refused(405, "method_not_allowed", detail, headers={"Allow": allowed}))
+    return await refused(request, Refused(404, "not_found", "there is no such route; docs/http.md lists them"))
+
+
+def route_of(request: Request) -> str:
+    """The route's pattern: a path would tell who is meant."""
+    return str(getattr(request.scope.get("route"), "path", "none"))
+
+
+def _methods(request: Request) -> set[str]:
+    """All that any route takes at this path."""
+    return {
+        method
+        for route in request.app.routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }

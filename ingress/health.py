@@ -1,0 +1,110 @@
+"""
+Is it well?  Three answers: this process lives; this ingress can take messages; how the whole pipeline does.
+
+Readiness never asks after workers or lag: an ingress that can store must stay in service while they are away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ingress.append import INBOUND
+from ingress.pressure import SHED, Pressure
+from ingress.refusal import Json, Refused
+from streams.connection import Store
+from streams.errors import Unavailable
+from streams.survey import GroupView, survey
+from streams.topology import Topology
+
+PATIENCE = 2.0
+"""Seconds after which Redis counts as away: whoever asks has a time limit of their own."""
+
+SLOW = 60.0
+"""Seconds that the oldest message may wait before the pipeline counts as degraded."""
+
+
+class Picture(msgspec.Struct):
+    """How everything does."""
+
+    status: str
+    redis: str
+    groups: dict[str, dict[str, float]] = {}
+    reasons: list[str] = []
+    """Why it is degraded."""
+
+
+class Health:
+    """The three pages."""
+
+    def __init__(self, store: Store, topology: Topology, pressure: Pressure) -> None:
+        self._store = store
+        self._topology = topology
+        self._pressure = pressure
+
+    async def live(self, _: Request) -> Response:
+        """The loop turns, or this would not be answered."""
+        return Json({"status": "live"})
+
+    async def ready(self, _: Request) -> Response:
+        if why := await self._cannot_append():
+            raise Refused(503, "not_ready", why, headers={"Retry-After": "2"})
+        return Json({"status": "ready"})
+
+    async def whole(self, _: Request) -> Response:
+        picture, can_append = await self.look()
+        if can_append:
+            return Json(picture)
+        body = msgspec.to_builtins(picture) | {"error": "not_ready", "detail": "; ".join(picture.reasons)}
+        return Json(body, 503, {"Retry-After": "2"})
+
+    async def look(self) -> tuple[Picture, bool]:
+        """The picture, and whether messages can be taken."""
+        why = await self._cannot_append()
+        reasons, views = [why] if why else [], {}
+        try:
+            async with asyncio.timeout(PATIENCE):
+                views = await survey(self._store, self._topology)
+            redis = "full" if why else "ok"
+        except (Unavailable, TimeoutError):
+            redis = "unreachable"
+        for name, view in views.items():
+            reasons += _complaints(name, view)
+        groups: dict[str, dict[str, float]] = {
+            name: {"workers": view.workers, "lag": view.lag, "oldest_s": round(view.oldest_s, 3)}
+            for name, view in views.items()
+        }
+        return Picture("degraded" if reasons else "ok", redis, groups, reasons), not why
+
+    async def _cannot_append(self) -> str:
+        """Why nothing can be appended now; empty where it can."""
+        keys = self._store.keys
+        test = keys.of("test", secrets.token_hex(8))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                replies: list[Any] = await self._store.pipeline(
+                    [("XLEN", keys.stream(INBOUND)), ("SET", test, "1", "PX", 10_000), ("DEL", test)]
+                )
+                share = await self._pressure.measure()
+        except (Unavailable, TimeoutError) as error:
+            return str(error) or "Redis does not answer"
+        for reply in replies:
+            if isinstance(reply, Exception):
+                return f"Redis does not take writes: {reply}"
+        if replies[0] >= self._topology.streams[INBOUND].max_len:
+            return f"the stream {INBOUND} is at its max_len"
+        return f"Redis is at {share:.0%} of its maxmemory" if share >= SHED else ""
+
+
+def _complaints(name: str, view: GroupView) -> list[str]:
+    found = []
+    if not view.workers:
+        found.append(f"group {name} has no worker")
+    if view.oldest_s > SLOW:
+        found.append(f"group {name}: the oldest of {view.lag} messages has waited for {view.oldest_s:.0f} s")
+    return found

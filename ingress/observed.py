@@ -1,0 +1,57 @@
+"""
+Around every request: counted, timed, and answered in JSON even where we are to blame.
+"""
+
+from __future__ import annotations
+
+import time
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ingress.refusal import Refused, answer
+from streams import log as logs
+from streams import metrics
+
+_log = logs.get("ingress")
+
+
+class Observed:
+    """ASGI middleware."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        started, status, waited = time.perf_counter(), 0, False
+
+        async def watch(message: Message) -> None:
+            nonlocal status, waited
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers.setdefault("Cache-Control", "no-store")
+                waited = "Preference-Applied" in headers
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        except ClientDisconnect:
+            pass  # gone before its body was here: nobody to answer
+        except Exception:
+            _log.exception("request.failed", route=_route(scope))
+            if status:
+                raise
+            await answer(Refused(500, "internal", "a mistake of ours; the log has it"))(scope, receive, watch)
+        if status:
+            metrics.REQUESTS.labels(_route(scope), str(status)).inc()
+            if not waited:
+                metrics.REQUEST_SECONDS.observe(time.perf_counter() - started)
+
+
+def _route(scope: Scope) -> str:
+    return str(getattr(scope.get("route"), "path", "none"))
