@@ -1,0 +1,169 @@
+"""
+Lines of a prompt as tokens, for models with a chat template and for those without one.
+
+What a person wrote stays text.  A template is text too, and once both stand in one string a tokenizer cannot tell
+`</s>` of the template from `</s>` that somebody typed.  So marks in people's words are broken before they meet the
+template, and the tokens are looked at afterwards: the control tokens must be those that the template puts around
+harmless words, no more, in the same order.  Where they are not, the contents are encoded apart from the template, and
+control tokens in them are dropped.
+
+Works on any tokenizer of the transformers shape and imports none.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from processors.inference.generation import Line
+from processors.inference.prompt import alternate
+from processors.inference.weights import first_line
+from streams.errors import ConfigurationError
+
+_MARK_LIKE = re.compile(r"<[^<>\s]{1,60}>|<<[^<>\s]{1,60}>>|\[/?[A-Z_]{2,30}\]")
+"""What a template writes around contents: `<|im_end|>`, `<<SYS>>`, `[/INST]`."""
+
+_HARMLESS = "x"
+
+
+class Encoding:
+    """
+    How one model wants to be spoken to.
+
+    Args:
+        tokenizer: of the transformers shape.
+        template: a Jinja chat template in place of the tokenizer's own.
+
+    Raises:
+        ConfigurationError: the template is none, or there is neither a template nor a token to join turns with.
+    """
+
+    def __init__(self, tokenizer: Any, template: str | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self.chat = bool(template or tokenizer.chat_template)
+        added = {number: str(token.content) for number, token in tokenizer.added_tokens_decoder.items()}
+        special = set(tokenizer.all_special_ids)
+        # Some tokenizers keep runs of spaces as added tokens; those are text.
+        like_marks = {number for number, text in added.items() if _MARK_LIKE.fullmatch(text)}
+        # The unknown token stands for a letter that the vocabulary has not, and controls nothing.
+        self.control = frozenset((special | like_marks) - {tokenizer.unk_token_id})
+        marks = {text for number, text in added.items() if number in self.control}
+        marks |= {str(text) for text in tokenizer.all_special_tokens}
+        self._check()
+        if self.chat:
+            self._takes_system = self._renders([Line("system", _HARMLESS), Line("user", _HARMLESS)])
+            self._takes_opening = self._renders([Line("assistant", _HARMLESS), Line("user", _HARMLESS)])
+            marks |= set(_MARK_LIKE.findall(self._frame()))
+        longest_first = sorted((re.escape(mark) for mark in marks if len(mark) > 1), key=len, reverse=True)
+        self._marks = re.compile("|".join(longest_first), re.IGNORECASE) if longest_first else None
+
+    def encode(self, lines: Sequence[Line]) -> list[int]:
+        """A prompt's tokens, ending where the assistant is to speak.  An empty list where there is nothing to say."""
+        if not self.chat:
+            return self._joined(lines)
+        talk = self._alternate([Line(line.role, self.defuse(line.content)) for line in lines])
+        tokens = self._tokens(self._render(talk))
+        harmless = self._tokens(self._render([Line(line.role, _HARMLESS) for line in talk]))
+        if self._controls(tokens) == self._controls(harmless):
+            return tokens
+        return self._spliced(talk)
+
+    def stops(self) -> frozenset[int]:
+        """The tokens that end the assistant's turn: the tokenizer's own, and what the template writes there."""
+        stops = set() if self._tokenizer.eos_token_id is None else {int(self._tokenizer.eos_token_id)}
+        if self.chat:
+            name = _placeholder()
+            talk = [Line("user", _HARMLESS), Line("assistant", name), Line("user", _HARMLESS)]
+            after = self._render(talk).partition(name)[2]
+            if (tokens := self._tokens(after)) and tokens[0] in self.control:
+                stops.add(tokens[0])
+        return frozenset(stops)
+
+    def defuse(self, text: str) -> str:
+        """The words with every mark in them broken by a space: `</s>` becomes `< /s>`."""
+        if self._marks is None:
+            return text
+        return self._marks.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)
+
+    def _check(self) -> None:
+        if not self.chat:
+            if self._tokenizer.eos_token_id is None:
+                raise ConfigurationError(
+                    "the model has neither a chat template nor an end-of-text token; set inference.chat_template"
+                )
+            return
+        try:
+            self._render([Line("user", _HARMLESS)])
+        except Exception as error:  # a template may fail in any way a program can
+            whose = "inference.chat_template" if self._template else "the model's own chat template"
+            raise ConfigurationError(
+                f"streams.toml: {whose} cannot be used: {type(error).__name__}: {first_line(error)}"
+            ) from error
+
+    def _joined(self, lines: Sequence[Line]) -> list[int]:
+        """
+        Turns with the end-of-text token after each: what DialoGPT was trained on.
+
+        Such a model knows no system line, so none is given.
+        """
+        talk = alternate([line for line in lines if line.role != "system"])
+        begin = self._tokenizer.bos_token_id
+        # Whether a model wants its beginning marked is known to its tokenizer alone.
+        tokens = [begin] if begin is not None and self._tokenizer.encode("")[:1] == [begin] else []
+        for line in talk:
+            tokens += [*self._text(line.content), self._tokenizer.eos_token_id]
+        return tokens
+
+    def _alternate(self, lines: Sequence[Line]) -> list[Line]:
+        return alternate(lines, system=self._takes_system, opening=self._takes_opening)
+
+    def _spliced(self, talk: Sequence[Line]) -> list[int]:
+        """Template and contents encoded apart.  Right in every case, though a space may fall differently."""
+        names = [_placeholder() for _ in talk]
+        frame = self._render([Line(line.role, name) for line, name in zip(talk, names, strict=True)])
+        contents = dict(zip(names, (line.content for line in talk), strict=True))
+        tokens: list[int] = []
+        for part in re.split(f"({'|'.join(names)})", frame):
+            tokens += self._text(contents[part]) if part in contents else self._tokens(part)
+        return tokens
+
+    def _text(self, text: str) -> list[int]:
+        """Words as tokens, with no control token among them."""
+        return [token for token in self._tokens(self.defuse(text)) if token not in self.control]
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+    def _controls(self, tokens: Sequence[int]) -> list[int]:
+        return [token for token in tokens if token in self.control]
+
+    def _render(self, talk: Sequence[Line]) -> str:
+        rendered: str = self._tokenizer.apply_chat_template(
+            [{"role": line.role, "content": line.content} for line in talk],
+            chat_template=self._template,
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,  # templates that know it answer at once instead of thinking aloud
+        )
+        return rendered
+
+    def _renders(self, talk: Sequence[Line]) -> bool:
+        """A template refuses what it does not know by raising."""
+        try:
+            self._render(talk)
+        except Exception:
+            return False
+        return True
+
+    def _frame(self) -> str:
+        """All that the template writes of its own."""
+        talk = [Line("user", _HARMLESS), Line("assistant", _HARMLESS), Line("user", _HARMLESS)]
+        return self._render([*([Line("system", _HARMLESS)] if self._takes_system else []), *talk])
+
+
+def _placeholder() -> str:
+    """Letters that no template and no person writes."""
+    return f"CAUCE{secrets.token_hex(8)}X"

@@ -1,0 +1,286 @@
+"""
+The thread that owns the model, and the async door to it.
+
+Requests join and leave the running batch at every step; at most one is prefilled in a step, so that a long prompt does
+not silence those who are being answered.  The event loop hands requests in and gets results back, and never waits on
+the model.  Knows no tensor: a Runner does the arithmetic.
+
+Every request ends in exactly one result: generated, refused, failed, or given up because its caller was cancelled.  A
+thread that dies says so to all who wait, and to all who come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Sequence as Series
+from typing import Any, Protocol
+
+from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed
+from processors.inference.scheduler import Finish, Move, Scheduler, Sequence
+from streams import log as logs
+from streams.errors import Retry
+
+log = logs.get("inference")
+
+HOPELESS = 8
+"""Steps in a row in which the model failed for everybody: it will not recover (a GPU after an assertion does not)."""
+
+
+class Runner(Protocol):
+    """The model.  Called by one thread only."""
+
+    stops: frozenset[int]
+    context_length: int
+    drawing: Drawing
+    """How tokens are drawn where a request wishes nothing else."""
+
+    def encode(self, lines: Series[Line], max_tokens: int) -> list[int]:
+        """The prompt's tokens, leaving room for `max_tokens`.  Raises Refused."""
+        ...
+
+    def check(self, tokens: Series[int]) -> None:
+        """Raises Refused: empty, too long, or with a token that the model has not."""
+        ...
+
+    def decode(self, tokens: Series[int]) -> str:
+        """Tokens as text, without control tokens."""
+        ...
+
+    def start(self) -> None:
+        """In the thread that owns the model, before the first step."""
+        ...
+
+    def prefill(self, row: int, sequence: Sequence) -> int:
+        """Read a prompt into a row; the first token."""
+        ...
+
+    def step(self, first_row: int, sequences: Series[Sequence]) -> list[int]:
+        """The next token of each, for the rows from `first_row` on.  May be repeated after a failure."""
+        ...
+
+    def move(self, move: Move) -> None: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+class _Job:
+    """A request on its way, with the loop and the future that wait for it."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Generated] = self.loop.create_future()
+        self.since = time.monotonic()
+        self.cancelled = False
+        self.sequence: Sequence | None = None
+
+    def end(self, result: Generated | Exception) -> None:
+        """Hand the result over to the loop; callable from any thread."""
+        try:
+            self.loop.call_soon_threadsafe(self._set, result)
+        except RuntimeError:
+            pass  # the loop has closed: nobody waits any more
+
+    def _set(self, result: Generated | Exception) -> None:
+        if self.future.done():
+            return  # its caller was cancelled
+        if isinstance(result, Exception):
+            self.future.set_exception(result)
+        else:
+            self.future.set_result(result)
+
+
+class _Stop:
+    pass
+
+
+class Threaded:
+    """See `generation.Engine`."""
+
+    def __init__(self, runner: Runner, *, slots: int) -> None:
+        self._runner = runner
+        self._scheduler = Scheduler(slots)
+        self._inbox: queue.SimpleQueue[_Job | _Stop] = queue.SimpleQueue()
+        self._jobs: dict[int, _Job] = {}
+        self._numbers = itertools.count(1)
+        self._failures = 0
+        self._over: str | None = None
+        """Why nothing is generated any more."""
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._thread.start()
+
+    async def generate(self, request: Request) -> Generated:
+        job = _Job(request)
+        self._inbox.put(job)
+        # Looked at after the put: a thread that dies empties the inbox once, and what comes later it does not see.
+        if self._over is not None:
+            raise Retry(self._over, counted=False)
+        try:
+            return await job.future
+        finally:
+            job.cancelled = True
+
+    def describe(self) -> dict[str, Any]:
+        return self._runner.describe() | {"slots": self._scheduler.slots}
+
+    def ready(self) -> bool:
+        return self._over is None and self._thread.is_alive()
+
+    async def close(self) -> None:
+        """Stop after the step in work; who waits is told to come again."""
+        self._inbox.put(_Stop())
+        await asyncio.to_thread(self._thread.join)
+
+    # What follows runs in the thread.
+
+    def _run(self) -> None:
+        why = "the engine is closed"
+        try:
+            self._runner.start()
+            while self._read_inbox():
+                self._drop_cancelled()
+                self._step()
+        except BaseException as error:
+            why = f"the engine has died: {type(error).__name__}"
+            log.exception("engine.died", why=type(error).__name__)
+        finally:
+            self._over = why
+            left = [*self._jobs.values(), *self._unread()]
+            for job in left:
+                job.end(Retry(why, counted=False))  # one each: an exception keeps its own traceback
+            self._jobs.clear()
+
+    def _unread(self) -> list[_Job]:
+        jobs = []
+        while True:
+            try:
+                if isinstance(job := self._inbox.get_nowait(), _Job):
+                    jobs.append(job)
+            except queue.Empty:
+                return jobs
+
+    def _read_inbox(self) -> bool:
+        """Take in what has come, waiting only if there is nothing else to do; False: stop."""
+        wait = not self._scheduler.busy
+        while True:
+            try:
+                job = self._inbox.get(block=wait)
+            except queue.Empty:
+                return True
+            if isinstance(job, _Stop):
+                return False
+            wait = False
+            self._take_in(job)
+
+    def _take_in(self, job: _Job) -> None:
+        """Refused before it is admitted, a bad request harms only itself."""
+        if job.cancelled:
+            return
+        request = job.request
+        try:
+            prompt = self._runner.encode(request.lines, request.max_tokens)
+            self._runner.check(prompt)
+        except Refused as refused:
+            job.end(refused)
+            return
+        except Exception as error:
+            log.exception("engine.unreadable", why=type(error).__name__)
+            job.end(Refused(f"the prompt cannot be encoded: {type(error).__name__}"))
+            return
+        job.sequence = Sequence(
+            number=next(self._numbers),
+            prompt=prompt,
+            max_tokens=max(1, min(request.max_tokens, self._runner.context_length - len(prompt))),
+            stops=self._runner.stops,
+            drawing=request.sampling.over(self._runner.drawing),
+            generated=[],
+        )
+        self._jobs[job.sequence.number] = job
+        self._scheduler.add(job.sequence)
+
+    def _drop_cancelled(self) -> None:
+        for job in [job for job in self._jobs.values() if job.cancelled]:
+            self._leave(job)
+
+    def _step(self) -> None:
+        if (sequence := self._scheduler.admit()) is not None:
+            row = len(self._scheduler.running) - 1
+            try:
+                token = self._runner.prefill(row, sequence)
+            except Exception as error:
+                self._failed(sequence, error)
+                self._count_failure(error)
+            else:
+                self._failures = 0
+                self._accept(sequence, token)
+        if running := list(self._scheduler.running):
+            try:
+                tokens = self._runner.step(0, running)
+            except Exception as error:
+                log.warning("engine.step_failed", requests=len(running), why=type(error).__name__)
+                self._one_by_one(running)
+                return
+            self._failures = 0
+            for sequence, token in zip(running, tokens, strict=True):
+                self._accept(sequence, token)
+
+    def _one_by_one(self, running: list[Sequence]) -> None:
+        """A step that failed for all is repeated for each, so that only the guilty goes."""
+        results: list[tuple[Sequence, int | Exception]] = []
+        for row, sequence in enumerate(running):
+            try:
+                results.append((sequence, self._runner.step(row, [sequence])[0]))
+            except Exception as error:
+                results.append((sequence, error))
+        for sequence, result in results:
+            if isinstance(result, Exception):
+                self._failed(sequence, result)
+            else:
+                self._accept(sequence, result)
+        errors = [result for _, result in results if isinstance(result, Exception)]
+        if len(errors) == len(results):
+            self._count_failure(errors[0])
+        else:
+            self._failures = 0
+
+    def _count_failure(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures >= HOPELESS:
+            raise RuntimeError("the model fails in every step") from error
+
+    def _failed(self, sequence: Sequence, error: Exception) -> None:
+        log.error("engine.request_failed", tokens=sequence.length, why=f"{type(error).__name__}: {error}"[:300])
+        job = self._jobs[sequence.number]
+        self._leave(job)
+        job.end(StepFailed(f"the model failed in a step of this request: {type(error).__name__}"))
+
+    def _accept(self, sequence: Sequence, token: int) -> None:
+        finish = self._scheduler.accept(sequence, token)
+        if finish is None:
+            return
+        job = self._jobs[sequence.number]
+        self._leave(job)
+        job.end(self._result(job, sequence, finish))
+
+    def _result(self, job: _Job, sequence: Sequence, finish: Finish) -> Generated | Exception:
+        try:
+            text = self._runner.decode(sequence.generated)
+        except Exception as error:
+            return StepFailed(f"the tokens cannot be decoded: {type(error).__name__}")
+        return Generated(
+            text=text,
+            tokens=len(sequence.generated),
+            prompt_tokens=len(sequence.prompt),
+            ms=(time.monotonic() - job.since) * 1000,
+            finish=finish,
+        )
+
+    def _leave(self, job: _Job) -> None:
+        assert job.sequence is not None  # noqa: S101 - only admitted jobs are in _jobs
+        del self._jobs[job.sequence.number]
+        if (move := self._scheduler.leave(job.sequence)) is not None:
+            self._runner.move(move)

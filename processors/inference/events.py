@@ -1,0 +1,64 @@
+"""
+What the log and the metrics say of a reply: the events that the original architecture lists, and what went wrong.
+
+Ids and numbers only, never what anybody wrote.  streams/log.py knows which of them are each message's.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from processors.inference.generation import Generated, Refused
+from processors.inference.history import Meta
+from processors.inference.limits import Verdict
+from processors.inference.replies import Exchange
+from streams import log as logs
+from streams import metrics
+from streams.effects import Effects
+
+log = logs.get("inference")
+
+
+def recalled(exchange: Exchange) -> None:
+    past = exchange.past
+    name = past.conversation.conversation_id
+    if past.corrupt:
+        log.warning("conversation.corrupt", user_id=exchange.turn.key, why="no conversation JSON; begun anew")
+    if past.new:
+        log.info("conversation.created", conversation_id=name, user_id=exchange.turn.key)
+    else:
+        log.info("conversation.recalled", conversation_id=name, user_id=exchange.turn.key)
+
+
+def saved(exchange: Exchange, effects: Effects) -> Effects:
+    """Handed on unchanged: they are saved when the runtime commits them."""
+    user = exchange.turn.key
+    for write in effects.writes:
+        if write.kind == "conversation_meta" and write.value:
+            count = msgspec.json.decode(write.value, type=Meta).message_count
+            log.info("conversation.saved", user_id=user, messages=count, ttl_s=write.ttl_seconds)
+            if not exchange.past.new:
+                log.info("conversation.ttl_extended", user_id=user, ttl_s=write.ttl_seconds)
+    return effects
+
+
+def limited(exchange: Exchange, verdict: Verdict) -> None:
+    limit = exchange.here.settings.rate_limit_per_minute
+    if verdict.over:
+        log.warning("rate_limit.exceeded", user_id=exchange.turn.key, count=verdict.count, limit=limit)
+    elif verdict.count:
+        log.info("rate_limit.ok", user_id=exchange.turn.key, count=verdict.count, limit=limit)
+
+
+def generated(result: Generated) -> None:
+    metrics.GENERATION_SECONDS.observe(result.ms / 1000)
+    metrics.GENERATION_TOKENS.labels("prompt").inc(result.prompt_tokens)
+    metrics.GENERATION_TOKENS.labels("reply").inc(result.tokens)
+
+
+def refused(exchange: Exchange, why: Refused) -> None:
+    log.warning("generation.refused", turn=exchange.turn.id, user_id=exchange.turn.key, why=str(why))
+
+
+def degenerate(exchange: Exchange, generated: Generated, attempt: int) -> None:
+    log.warning("generation.degenerate", turn=exchange.turn.id, tokens=generated.tokens, attempt=attempt)

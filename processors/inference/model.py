@@ -1,0 +1,393 @@
+"""
+The model itself: loading, and the arithmetic of a step.  The only file that knows torch and transformers.
+
+Each running sequence has a row of a key/value memory of our own, behind a stock transformers model: its layers write
+and read through `_Layer`.  Memory grows by doubling, so that no step copies it.  Which sequences run is scheduler.py's
+to say; when, engine.py's.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import random
+from collections.abc import Sequence as Series
+from typing import Any
+
+import msgspec
+import torch
+import transformers
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from processors.inference import weights
+from processors.inference.encoding import Encoding
+from processors.inference.generation import Drawing, Line, Refused
+from processors.inference.prompt import fit
+from processors.inference.scheduler import Move, Sequence
+from streams.errors import ConfigurationError
+from streams.settings import Settings
+from streams.tables import Inference
+
+MAX_CONTEXT = 4096
+"""Tokens of prompt and reply together, whatever the model could hold: sixteen people's memory has to fit."""
+
+_LARGE = 100_000_000
+"""Parameters from which a CPU computes in bfloat16 where it can."""
+
+_SMALL = 10_000_000
+"""Parameters up to which one thread is enough."""
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class _Window:
+    """Where the forward pass in work writes and reads: rows, and the place in each."""
+
+    def __init__(self) -> None:
+        self.first = 0
+        self.rows = 0
+        self.positions: Tensor | None = None
+        """int64 (rows,): where each row's new token goes; None in a prefill, which begins at 0."""
+        self.width = 0
+
+
+class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call] # transformers annotates only part of itself
+    """
+    Keys and values of one layer, for all rows.
+
+    Both are (rows, heads, width, size).  Never holds anything that is not finite, for what is masked out is still
+    multiplied.
+    """
+
+    def __init__(self, window: _Window) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._window = window
+
+    _k: Tensor
+    _v: Tensor
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self._k, self._v = self._empty(key_states, 1, 64), self._empty(value_states, 1, 64)
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        window = self._window
+        self._reserve(window.first + window.rows, window.width)
+        end = window.first + window.rows
+        if window.positions is None:
+            for memory, states in ((self._k, key_states), (self._v, value_states)):
+                memory[window.first, :, : window.width] = states[0]
+                memory[window.first, :, window.width :] = 0
+            return key_states, value_states
+        rows = torch.arange(window.first, end, device=key_states.device)
+        self._k[rows, :, window.positions] = key_states[:, :, 0]
+        self._v[rows, :, window.positions] = value_states[:, :, 0]
+        return self._k[window.first : end, :, : window.width], self._v[window.first : end, :, : window.width]
+
+    def move(self, move: Move) -> None:
+        if self.is_initialized:
+            self._k[move.target] = self._k[move.source]
+            self._v[move.target] = self._v[move.source]
+
+    def _reserve(self, rows: int, width: int) -> None:
+        has_rows, has_width = self._k.shape[0], self._k.shape[2]
+        if rows <= has_rows and width <= has_width:
+            return
+        while has_rows < rows:
+            has_rows *= 2
+        while has_width < width:
+            has_width *= 2
+        self._k = self._grown(self._k, has_rows, has_width)
+        self._v = self._grown(self._v, has_rows, has_width)
+
+    def _grown(self, old: Tensor, rows: int, width: int) -> Tensor:
+        new = self._empty(old, rows, width)
+        new[: old.shape[0], :, : old.shape[2]] = old
+        return new
+
+    def _empty(self, like: Tensor, rows: int, width: int) -> Tensor:
+        return like.new_zeros((rows, like.shape[1], width, like.shape[3]))
+
+    # The model asks these for its mask in a prefill, which begins with nothing; a step brings its own mask.
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class Model:
+    """See `engine.Runner`."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, threads: int = 0, template: str | None = None) -> None:
+        self._model = model.eval()
+        self._tokenizer = tokenizer
+        self._name = name
+        self._encoding = Encoding(tokenizer, template)
+        self._keeps_last = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._vocabulary = int(model.get_input_embeddings().num_embeddings)
+        self._window = _Window()
+        self._layers = [_Layer(self._window) for _ in range(model.config.get_text_config().num_hidden_layers)]
+        self._cache = Cache(layers=list(self._layers))
+        self.context_length = _context_length(model.config.get_text_config())
+        self.stops = self._encoding.stops() | _eos(model)
+        self.drawing = _drawing(model.generation_config)
+        self._parameters = sum(parameter.numel() for parameter in model.parameters())
+        # A core is left to the rest; a small model loses more by waiting for its threads than they compute.
+        self._threads = threads or (1 if self._parameters < _SMALL else max(1, _cores() - 1))
+        _flatten_head(model)
+
+    def start(self) -> None:
+        torch.set_num_threads(self._threads)
+
+    def encode(self, lines: Series[Line], max_tokens: int) -> list[int]:
+        room = self.context_length - min(max_tokens, self.context_length // 2)
+        return fit(lines, self._encoding.encode, room)
+
+    def check(self, tokens: Series[int]) -> None:
+        if not tokens:
+            raise Refused("the prompt is empty; the model has nothing to continue")
+        if len(tokens) >= self.context_length:
+            raise Refused(f"the prompt has {len(tokens)} tokens; the model's context ends at {self.context_length}")
+        if not 0 <= min(tokens) <= max(tokens) < self._vocabulary:
+            raise Refused(f"the prompt has a token that is none of the model's {self._vocabulary}")
+
+    def decode(self, tokens: Series[int]) -> str:
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    @torch.inference_mode()
+    def prefill(self, row: int, sequence: Sequence) -> int:
+        window, length = self._window, len(sequence.prompt)
+        window.first, window.rows, window.positions, window.width = row, 1, None, length
+        ids = torch.tensor([sequence.prompt], device=self._model.device)
+        positions = torch.arange(length, device=ids.device)[None]
+        return self._choose(self._logits(ids, positions, None), [sequence])[0]
+
+    @torch.inference_mode()
+    def step(self, first_row: int, sequences: Series[Sequence]) -> list[int]:
+        return self._choose(self._step(first_row, sequences), sequences)
+
+    def _step(self, first_row: int, sequences: Series[Sequence]) -> Tensor:
+        """Logits for the newest token of each sequence, (rows, vocabulary)."""
+        window, device = self._window, self._model.device
+        at = [sequence.length - 1 for sequence in sequences]
+        window.first, window.rows, window.width = first_row, len(sequences), max(at) + 1
+        window.positions = torch.tensor(at, device=device)
+        ids = torch.tensor([[sequence.generated[-1]] for sequence in sequences], device=device)
+        # (rows, 1, 1, width): what lies beyond a row's own end is another sequence's, or nothing.
+        beyond = torch.arange(window.width, device=device)[None] > window.positions[:, None]
+        mask = torch.zeros(beyond.shape, dtype=self._model.dtype, device=device)
+        mask = mask.masked_fill_(beyond, torch.finfo(mask.dtype).min)[:, None, None]
+        return self._logits(ids, window.positions[:, None], mask)
+
+    def _logits(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """Of each row's last token, (rows, vocabulary), float32."""
+        keep = {"logits_to_keep": 1} if self._keeps_last else {}
+        out = self._model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
+            **keep,
+        )
+        logits: Tensor = out.logits[:, -1].float()
+        return logits
+
+    def _choose(self, logits: Tensor, sequences: Series[Sequence]) -> list[int]:
+        if not torch.isfinite(logits.amax(dim=-1)).all():
+            raise ArithmeticError("the model's logits are not finite")
+        if all(_greedy(sequence.drawing) for sequence in sequences):
+            best: list[int] = logits.argmax(dim=-1).tolist()
+            return best
+        return [choose(row, sequence) for row, sequence in zip(logits, sequences, strict=True)]
+
+    @torch.inference_mode()
+    def move(self, move: Move) -> None:
+        for layer in self._layers:
+            layer.move(move)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": self._name,
+            "engine": "slots",
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "device": str(self._model.device),
+            "parameters": self._parameters,
+            "context_length": self.context_length,
+            "chat_template": self._encoding.chat,
+        }
+
+    @torch.inference_mode()
+    def verify(self) -> None:
+        """
+        Compare this file's arithmetic with the model's own on a few tokens, in two rows.
+
+        Raises:
+            ConfigurationError: they differ; the architecture keeps more than keys and values, or ignores positions.
+        """
+        chosen = [number % self._vocabulary for number in (11, 7, 23, 5, 13, 3)]
+        rows = [Sequence(number=0, prompt=chosen[:count], max_tokens=8, stops=frozenset()) for count in (5, 2)]
+        try:
+            for row, sequence in enumerate(rows):
+                self.prefill(row, sequence)
+                sequence.generated = [chosen[-1]]
+            ours = self._step(0, rows)
+            for sequence, logits in zip(rows, ours, strict=True):
+                ids = torch.tensor([[*sequence.prompt, chosen[-1]]], device=self._model.device)
+                stock = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
+                if torch.cosine_similarity(logits, stock, dim=0) < 0.99:
+                    raise ValueError("its logits differ")
+        except (ValueError, TypeError, RuntimeError, AttributeError, IndexError, NotImplementedError) as error:
+            kind = type(self._model).__name__
+            raise ConfigurationError(
+                f"environment: MODEL = {self._name!r}: {kind} does not work with the slot engine "
+                f"({weights.first_line(error)}); choose a decoder with plain attention, such as Qwen, Llama or GPT-2"
+            ) from error
+
+
+def _greedy(how: Drawing) -> bool:
+    return how.temperature == 0 and how.repetition_penalty == 1
+
+
+def choose(logits: Tensor, sequence: Sequence) -> int:
+    """
+    The next token of one sequence: penalty, temperature, top-k, top-p, in the order in which `generate` applies them.
+
+    Drawn from the seed and the place alone, so that neither batchmates nor a repeat of the step change it.
+
+    Args:
+        logits: float32 (vocabulary,)
+    """
+    how = sequence.drawing
+    if how.repetition_penalty != 1:
+        seen = torch.tensor(sorted({*sequence.prompt, *sequence.generated}), device=logits.device)
+        score = logits[seen]
+        logits = logits.clone()
+        logits[seen] = torch.where(score < 0, score * how.repetition_penalty, score / how.repetition_penalty)
+    if how.temperature == 0:
+        return int(logits.argmax())
+    count = min(how.top_k or logits.numel(), logits.numel())
+    scores, tokens = (logits / how.temperature).topk(count)
+    chances = scores.softmax(dim=-1).cpu()
+    if how.top_p < 1:
+        # Those before whom less than top_p has been given out; the likeliest always stays.
+        before = chances.cumsum(dim=-1) - chances
+        chances = chances[before < how.top_p] if how.top_p > 0 else chances[:1]
+    sums = chances.double().cumsum(dim=-1)
+    draw = random.Random(f"{how.seed}:{len(sequence.generated)}").random() * float(sums[-1])  # noqa: S311 - no secret
+    return int(tokens[min(int(torch.searchsorted(sums, draw, right=True)), len(sums) - 1)])
+
+
+def load(settings: Settings, inference: Inference) -> Model:
+    """
+    The model that MODEL names, ready to run.
+
+    What is on this machine is taken before the network is asked.  Weights are safetensors only, and no code that comes
+    with them is run.
+
+    Raises:
+        ConfigurationError: it is not there, not readable, or not a model that the engine can run.
+    """
+    place = weights.find(settings)
+    device = _device(inference.device)
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call] # a library without annotations
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        tokenizer = _from_pretrained(transformers.AutoTokenizer, place)
+        model = _from_pretrained(transformers.AutoModelForCausalLM, place, use_safetensors=True, dtype="auto")
+        model = model.to(device=device, dtype=_dtype(inference.dtype, model, device))
+    except Exception as error:  # whatever a foreign folder makes its reader raise, it is the name that is wrong
+        raise weights.unusable(settings, place, error) from error
+    loaded = Model(model, tokenizer, name=settings.model, threads=inference.threads, template=inference.chat_template)
+    loaded.start()
+    loaded.verify()
+    return loaded
+
+
+def _from_pretrained(kind: Any, place: weights.Place, **how: Any) -> Any:
+    how |= {"token": place.token, "cache_dir": place.cache, "trust_remote_code": False}
+    try:
+        return kind.from_pretrained(place.name, local_files_only=True, **how)
+    except OSError:
+        if place.local_only:
+            raise
+    weights.ask_hub()
+    return kind.from_pretrained(place.name, **how)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"streams.toml: inference.device = {name!r} is no device; write auto, cpu, cuda or cuda:0"
+        ) from error
+
+
+def _dtype(name: str, model: Any, device: torch.device) -> torch.dtype:
+    """`auto`: the checkpoint's on a GPU; on a CPU float32, or bfloat16 for a large model where the CPU has it."""
+    if name in _DTYPES:
+        return _DTYPES[name]
+    if name != "auto":
+        raise ConfigurationError(f"streams.toml: inference.dtype = {name!r}; write auto, {', '.join(_DTYPES)}")
+    stored: torch.dtype = model.dtype
+    if device.type != "cpu":
+        return stored
+    native = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return torch.bfloat16 if native and model.num_parameters() >= _LARGE else torch.float32
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _context_length(config: Any) -> int:
+    """Up to where positions, and what the layers look back on, mean the same for every sequence of a batch."""
+    lengths = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "sliding_window")]
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        lengths.append(rope.get("original_max_position_embeddings"))
+    return min([MAX_CONTEXT, *(length for length in lengths if isinstance(length, int) and length > 0)])
+
+
+_CHAT = Drawing(temperature=0.7, top_p=0.9, top_k=50, repetition_penalty=1.1)
+"""For a model whose author says nothing: neither monotonous nor wild."""
+
+
+def _drawing(config: Any) -> Drawing:
+    """What the model's generation_config.json says; a model that is meant to be greedy is."""
+    if config.do_sample is False:
+        return Drawing(repetition_penalty=config.repetition_penalty or 1.0)
+    said = {name: getattr(config, name, None) for name in ("temperature", "top_p", "top_k", "repetition_penalty")}
+    return msgspec.structs.replace(_CHAT, **{name: value for name, value in said.items() if value is not None})
+
+
+def _eos(model: Any) -> frozenset[int]:
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    return frozenset([ends] if isinstance(ends, int) else ends or [])
+
+
+def _flatten_head(model: Any) -> None:
+    """
+    Give the output layer two dimensions instead of three.
+
+    The slice (rows, 1, hidden) of the last tokens cannot be folded, so torch multiplies it as a batch and copies the
+    whole vocabulary matrix at every step.
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear):
+        return
+    forward = head.forward
+
+    def flat(hidden: Tensor) -> Tensor:
+        return forward(hidden.reshape(-1, hidden.shape[-1])).reshape(*hidden.shape[:-1], -1)
+
+    head.forward = flat  # type: ignore[method-assign, assignment] # its parameter has another name

@@ -1,0 +1,123 @@
+"""
+What the model gets to read, as lines: the system prompt, the conversation, what the person says now.
+
+Decides which lines, and which go first where not all fit.  Knows no token and no template: encoding.py makes tokens
+of lines, and is asked here only how many there would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from processors.inference.generation import Line, Refused
+from processors.inference.history import Said
+from streams.errors import ConfigurationError
+
+SHIPPED = Path(__file__).with_name("system_prompt.es.md")
+
+NOT_FROM_A_MODEL = ("notice", "failure", "fallback")
+"""Sources whose texts would teach the model to apologise."""
+
+
+def system_prompt(file: Path | None) -> str:
+    """
+    The text of SYSTEM_PROMPT_FILE, or of the one that ships with Cauce.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    path = file or SHIPPED
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"environment: SYSTEM_PROMPT_FILE = {str(path)!r} cannot be read: {error}; "
+            "name a UTF-8 text file, or unset it to take the one that ships with Cauce"
+        ) from error
+
+
+def compose(system: str, before: Sequence[Said], words: str) -> list[Line]:
+    """The prompt: what was said before, and what the person says now as the last line."""
+    told = (said for said in before if said.metadata.get("source") not in NOT_FROM_A_MODEL and said.content)
+    rules = [Line("system", system)] if system else []
+    return [*rules, *(Line(said.role, said.content) for said in told), Line("user", words)]
+
+
+def alternate(lines: Sequence[Line], *, system: bool = True, opening: bool = True) -> list[Line]:
+    """
+    Lines as chat templates want them: one system line at most, then person and assistant in turns.
+
+    Args:
+        lines: the last is the person's.
+        system: False where the template takes no system line; it then stands above the person's first words.
+        opening: False where the assistant may not speak first; what it said before the person is then dropped.
+    """
+    rules = "\n\n".join(line.content for line in lines if line.role == "system")
+    talk: list[Line] = []
+    for line in lines:
+        if line.role == "system" or (line.role == "assistant" and not talk and not opening):
+            continue
+        if talk and talk[-1].role == line.role:
+            talk[-1] = Line(line.role, f"{talk[-1].content}\n{line.content}")
+        else:
+            talk.append(line)
+    if not rules:
+        return talk
+    if system:
+        return [Line("system", rules), *talk]
+    first = next(index for index, line in enumerate(talk) if line.role == "user")
+    talk[first] = Line("user", f"{rules}\n\n{talk[first].content}")
+    return talk
+
+
+def fit(lines: Sequence[Line], encode: Callable[[Sequence[Line]], list[int]], budget: int) -> list[int]:
+    """
+    The tokens of as much of a prompt as fits into `budget` tokens.
+
+    The oldest whole turns go first, then the beginning of what the person says now, then the end of a system prompt
+    that leaves no room for it.
+
+    Raises:
+        Refused: not even a few words fit.
+    """
+    tokens = encode(lines)
+    if len(tokens) <= budget:
+        return tokens
+    head = list(lines[:1]) if lines[0].role == "system" else []
+    body = list(lines[len(head) :])
+    starts = [index for index, line in enumerate(body) if line.role == "user"]
+    # The smallest number of dropped turns that fits; all but the newest may go.
+    dropped = _smallest(len(starts) - 1, lambda turns: len(encode([*head, *body[starts[turns] :]])) <= budget)
+    kept = [*head, *body[starts[dropped] :]]
+    if len(tokens := encode(kept)) <= budget:
+        return tokens
+    return _cut(head, body[-1], encode, budget)
+
+
+def _cut(head: list[Line], last: Line, encode: Callable[[Sequence[Line]], list[int]], budget: int) -> list[int]:
+    if head and len(encode([*head, Line("user", "")])) > budget // 2:
+        rules = head[0].content
+        bare = Line("user", "")
+        gone = _smallest(
+            len(rules), lambda cut: len(encode([Line("system", rules[: len(rules) - cut]), bare])) <= budget // 2
+        )
+        head = [Line("system", rules[: len(rules) - gone])] if gone < len(rules) else []
+    words = last.content
+    gone = _smallest(len(words), lambda cut: len(encode([*head, Line("user", words[cut:])])) <= budget)
+    tokens = encode([*head, Line("user", words[gone:])])
+    if gone >= len(words) or len(tokens) > budget:
+        raise Refused(f"the prompt does not fit into the model's context: {budget} tokens are left for it")
+    return tokens
+
+
+def _smallest(limit: int, fits: Callable[[int], bool]) -> int:
+    """The smallest number up to `limit` that fits, by halving; `limit` where none does."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high) // 2
+        if fits(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low

@@ -1,0 +1,84 @@
+"""
+What the reply handler works with, opened once for a worker: the engine, the settings, the actions.
+
+Knows how to open and close it.  A test passes its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from functools import cached_property
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from processors.inference import prompt
+from processors.inference.actions import Detector
+from processors.inference.echo import Echo
+from processors.inference.generation import Engine, open_engine
+from streams import log as logs
+from streams import tables
+from streams.settings import Settings
+from streams.topology import Topology
+
+log = logs.get("inference")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Everything with a default, so that a test names only what it is about."""
+
+    engine: Engine = field(default_factory=Echo)
+    topology: Topology = field(default_factory=Topology)
+    settings: Settings = field(default_factory=Settings)
+    system_prompt: str = ""
+    outbound: str = "outbound"
+    """The stream that replies are appended to."""
+
+    @cached_property
+    def zone(self) -> tzinfo | None:
+        """Where the clinic's clock stands; None is this machine's."""
+        return ZoneInfo(self.settings.timezone) if self.settings.timezone else None
+
+    @property
+    def texts(self) -> tables.Texts:
+        return self.topology.texts
+
+    @cached_property
+    def detector(self) -> Detector:
+        return Detector.of(self.topology.actions)
+
+    def describe(self) -> dict[str, Any]:
+        return self.engine.describe()
+
+    def ready(self) -> bool:
+        return self.engine.ready()
+
+
+@asynccontextmanager
+async def opened(group: tables.Group, topology: Topology, settings: Settings, _store: Any) -> AsyncIterator[Resources]:
+    """
+    The handler's lifespan.
+
+    Raises:
+        ConfigurationError: MODEL, MODEL_URL or SYSTEM_PROMPT_FILE name what is not there.
+    """
+    system = prompt.system_prompt(settings.system_prompt_file)
+    if settings.timezone is None and time.tzname[0] == "UTC":
+        log.warning("timezone.utc", why="TIMEZONE is unset and this machine's is UTC: relative dates may be a day off")
+    engine = await asyncio.to_thread(open_engine, settings, topology.inference)
+    try:
+        log.info("service.ready", model=settings.model)
+        yield Resources(
+            engine=engine,
+            topology=topology,
+            settings=settings,
+            system_prompt=system,
+            outbound=group.writes[0] if group.writes else "outbound",
+        )
+    finally:
+        await engine.close()

@@ -1,0 +1,40 @@
+"""
+Whether a model's output is fit to be sent, and tidied so that it is.
+
+Knows nothing of how it came about, nor of what is said in its place: that is `[texts]` in streams.toml.
+"""
+
+from __future__ import annotations
+
+import re
+
+_LEAST_LOOP = 60
+"""Characters of mere repetition from which an output counts as degenerate: "jajaja" is none."""
+
+_THOUGHTS = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
+"""What a reasoning model says to itself; cut off before its end, there is no reply yet."""
+
+_LOOP = re.compile(r"(.{1,80}?)\1{4,}", re.DOTALL)
+_SENTENCE_END = re.compile(r"[.!?…](?=[\s\"»)]|$)")
+
+
+def tidy(text: str, *, cut: bool) -> str:
+    """
+    The text as it is sent.
+
+    Args:
+        text: a model's output.
+        cut: it was cut at the token limit: the half sentence at its end is dropped if whole ones make a third of it.
+    """
+    # A lone surrogate or U+FFFD is half a character that the last token did not finish.
+    text = _THOUGHTS.sub("", text).encode("utf-8", "ignore").decode().replace("\x00", "").rstrip("\ufffd").strip()
+    if cut and (ends := [match.end() for match in _SENTENCE_END.finditer(text)]) and ends[-1] * 3 >= len(text):
+        return text[: ends[-1]]
+    return text
+
+
+def degenerate(text: str) -> bool:
+    """Nothing is said, or one thing over and over."""
+    if not any(character.isalnum() or ord(character) > 0x2190 for character in text):
+        return True  # neither a letter nor a sign such as 👍
+    return any(len(loop[0]) >= _LEAST_LOOP for loop in _LOOP.finditer(text[:4096]))

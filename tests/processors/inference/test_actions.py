@@ -1,0 +1,114 @@
+"""What the person asks for, found in their words."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processors.inference.actions import Detected, Detector
+from streams.tables import Action, Slot
+
+SUNDAY = datetime(2025, 10, 5, 10, 0, tzinfo=UTC).timestamp()
+SPECIALITIES = Slot(
+    kind="values",
+    values={"cardiología": ["cardiólogo", "cardióloga", "corazón"], "pediatría": ["pediatra"]},
+)
+BOOK = Action(
+    name="book",
+    patterns=[r"cita (con|en|para) (el |la )?(?P<speciality>\w+)", r"\bcita\b"],
+    slots={"speciality": SPECIALITIES, "date": Slot(kind="date"), "time": Slot(kind="time")},
+)
+
+
+def detect(words: str, *actions: Action, said_at: float = SUNDAY, zone: Any = UTC) -> Detected | None:
+    return Detector.of(actions or [BOOK]).detect(words, said_at=said_at, zone=zone)
+
+
+def slots(words: str, *actions: Action) -> dict[str, Any]:
+    found = detect(words, *actions)
+    assert found is not None
+    return found.slots
+
+
+def test_an_action_is_found_whatever_its_accents_and_capitals() -> None:
+    action = Action(name="hours", patterns=["¿?a qué hora"])
+    assert detect("A QUE HORA abren", action) == Detected("hours")
+    assert detect("¿A qué hora abren?", action) == Detected("hours")
+    assert detect("gracias", action) is None
+
+
+def test_accents_written_as_two_characters_are_accents() -> None:
+    assert slots("una cita con el cardio\u0301logo") == {"speciality": "cardiología"}
+
+
+def test_a_listed_value_is_carried_in_its_canonical_form() -> None:
+    for words in ("cita con el cardiólogo", "CITA CON LA CARDIOLOGA", "una cita, es por el corazon"):
+        assert slots(words) == {"speciality": "cardiología"}
+
+
+def test_an_unlisted_value_is_copied_as_it_was_said() -> None:
+    assert slots("cita en Podología") == {"speciality": "Podología"}
+
+
+def test_day_and_time_are_found_anywhere_and_told_from_the_message() -> None:
+    assert slots("Necesito una cita en cardiología el martes a las 3 de la tarde") == {
+        "speciality": "cardiología",
+        "date": "2025-10-07",
+        "time": "15:00",
+    }
+    assert slots("cita el 15 a las 4") == {"date": "2025-10-15", "time": "16:00"}
+
+
+def test_today_is_the_clinics_day() -> None:
+    late = datetime(2025, 10, 6, 2, 30, tzinfo=UTC).timestamp()  # still Sunday in La Paz
+    found = detect("una cita mañana", said_at=late, zone=ZoneInfo("America/La_Paz"))
+    assert found is not None
+    assert found.slots["date"] == "2025-10-06"
+
+
+def test_what_no_day_can_be_read_from_is_copied() -> None:
+    action = Action(name="move", patterns=[r"mover a (?P<date>.+)"], slots={"date": Slot(kind="date")})
+    assert slots("mover a la próxima semana", action) == {"date": "la próxima semana"}
+    assert slots("mover a pasado mañana", action) == {"date": "2025-10-07"}
+
+
+def test_numbers_are_numbers_where_they_can_be_read() -> None:
+    action = Action(name="people", patterns=[r"somos (?P<count>[\w,.]+)"], slots={"count": Slot(kind="number")})
+    assert slots("somos 4", action) == {"count": 4}
+    assert slots("somos tres", action) == {"count": 3}
+    assert slots("somos 2,5", action) == {"count": 2.5}
+    assert slots("somos muchos", action) == {"count": "muchos"}
+
+
+def test_a_group_that_no_slot_declares_is_text() -> None:
+    action = Action(name="name", patterns=[r"me llamo (?P<name>\w+)( (?P<second>\w+))?"])
+    assert slots("Me llamo Íñigo", action) == {"name": "Íñigo"}
+
+
+def test_the_first_action_of_the_file_wins() -> None:
+    cancel = Action(name="cancel", patterns=["cancelar"])
+    found = detect("cancelar mi cita", cancel, BOOK)
+    assert found is not None
+    assert found.name == "cancel"
+
+
+def test_only_the_first_4096_characters_are_searched() -> None:
+    assert detect("x" * 4092 + " cita") is None
+    assert detect("x" * 4091 + " cita") is not None
+
+
+def test_a_pattern_that_runs_away_is_stopped_and_the_rest_goes_without() -> None:
+    runaway = Action(name="runaway", patterns=[r"(\w|\w\w)+$"])
+    assert detect("a" * 4000 + "!", runaway) is None
+
+
+@pytest.mark.parametrize("kind", ["text", "date", "time", "number", "values"])
+@given(words=st.text(max_size=60))
+def test_nothing_that_anybody_writes_raises(kind: Any, words: str) -> None:
+    action = Action(name="any", patterns=[r"(?P<slot>.+)"], slots={"slot": Slot(kind=kind, values={"á": ["b"]})})
+    detect(words, action)

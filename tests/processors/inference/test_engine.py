@@ -1,0 +1,206 @@
+"""The thread and its door, with a model of numbers: who shares a batch harms nobody, and everybody gets one result."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence as Series
+from typing import Any
+
+import pytest
+
+from processors.inference.engine import Threaded
+from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed
+from processors.inference.scheduler import Move, Sequence
+from streams.errors import Retry
+
+STOP = 0
+
+
+class Counting:
+    """A model that counts down from its prompt's number to 0, and stops.  Its rows are checked at every step."""
+
+    stops = frozenset({STOP})
+    context_length = 1000
+    drawing = Drawing()
+
+    def __init__(self) -> None:
+        self.rows: dict[int, int] = {}
+        """What each row holds: the number of the sequence that was prefilled or moved there."""
+        self.most = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.stepped = threading.Event()
+        self.guilty: set[int] = set()
+        """Prompts that make a step fail."""
+        self.broken: BaseException | None = None
+
+    def start(self) -> None:
+        return None
+
+    def encode(self, lines: Series[Line], max_tokens: int) -> list[int]:
+        return [int(word) for word in lines[-1].content.split()]
+
+    def check(self, tokens: Series[int]) -> None:
+        if not tokens or max(tokens) > 900:
+            raise Refused("empty, or too large a number")
+
+    def decode(self, tokens: Series[int]) -> str:
+        return " ".join(map(str, tokens))
+
+    def prefill(self, row: int, sequence: Sequence) -> int:
+        self.rows[row] = sequence.number
+        return self._next(sequence)
+
+    def step(self, first_row: int, sequences: Series[Sequence]) -> list[int]:
+        self.stepped.set()
+        self.gate.wait(10)
+        self.most = max(self.most, len(sequences))
+        for row, sequence in enumerate(sequences, first_row):
+            assert self.rows[row] == sequence.number
+        return [self._next(sequence) for sequence in sequences]
+
+    def _next(self, sequence: Sequence) -> int:
+        if self.broken is not None:
+            raise self.broken
+        if sequence.prompt[0] in self.guilty and len(sequence.generated) >= 1:
+            raise RuntimeError("a step failed")
+        return sequence.prompt[0] - len(sequence.generated) - 1
+
+    def move(self, move: Move) -> None:
+        self.rows[move.target] = self.rows.pop(move.source)
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "counting"}
+
+
+def asked(number: int | str, max_tokens: int = 500) -> Request:
+    return Request(lines=[Line("user", str(number))], max_tokens=max_tokens)
+
+
+def counted(number: int) -> str:
+    return " ".join(str(left) for left in range(number - 1, 0, -1))
+
+
+async def test_requests_join_and_leave_the_batch_and_each_gets_its_own(counting: Counting) -> None:
+    engine = Threaded(counting, slots=4)
+    try:
+        results = await asyncio.gather(*(engine.generate(asked(number)) for number in range(1, 30)))
+        assert [each.text for each in results] == [counted(number) for number in range(1, 30)]
+        assert counting.most == 4
+    finally:
+        await engine.close()
+
+
+async def test_a_reply_is_cut_at_its_limit(counting: Counting) -> None:
+    engine = Threaded(counting, slots=2)
+    try:
+        generated = await engine.generate(asked(50, max_tokens=3))
+        assert (generated.text, generated.finish, generated.tokens) == ("49 48 47", "length", 3)
+    finally:
+        await engine.close()
+
+
+@pytest.mark.parametrize("bad", ["", "901", "no number"])
+async def test_a_bad_request_harms_only_itself(counting: Counting, bad: str) -> None:
+    engine = Threaded(counting, slots=2)
+    try:
+        results = await asyncio.gather(
+            engine.generate(asked(20)), engine.generate(asked(bad)), engine.generate(asked(30)), return_exceptions=True
+        )
+        assert isinstance(results[1], Refused)
+        assert [each.text for each in results if isinstance(each, Generated)] == [counted(20), counted(30)]
+    finally:
+        await engine.close()
+
+
+async def test_a_failing_step_fails_only_the_guilty(counting: Counting) -> None:
+    counting.guilty = {40}
+    engine = Threaded(counting, slots=4)
+    try:
+        results = await asyncio.gather(
+            *(engine.generate(asked(number)) for number in (20, 40, 30, 50)), return_exceptions=True
+        )
+        assert isinstance(results[1], StepFailed)
+        assert [each.text for each in results if isinstance(each, Generated)] == [counted(n) for n in (20, 30, 50)]
+        assert engine.ready()
+    finally:
+        await engine.close()
+
+
+async def test_a_cancelled_request_leaves_its_slot_to_the_next(counting: Counting) -> None:
+    # Given one slot, held by a reply that will not end by itself for long
+    counting.gate.clear()
+    engine = Threaded(counting, slots=1)
+    try:
+        first = asyncio.create_task(engine.generate(asked(900)))
+        await asyncio.to_thread(counting.stepped.wait, 10)
+        second = asyncio.create_task(engine.generate(asked(7)))
+        # When its caller gives up in the middle of a step
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        counting.gate.set()
+        # Then the next one is answered, and nothing is left behind
+        assert (await second).text == counted(7)
+        assert not engine._jobs
+        assert not engine._scheduler.busy
+    finally:
+        await engine.close()
+
+
+async def test_the_event_loop_turns_while_the_model_is_in_a_step(counting: Counting) -> None:
+    counting.gate.clear()
+    engine = Threaded(counting, slots=1)
+    try:
+        reply = asyncio.create_task(engine.generate(asked(5)))
+        await asyncio.to_thread(counting.stepped.wait, 10)
+        # The model stands still, and this goes on.
+        assert not reply.done()
+        counting.gate.set()
+        assert (await reply).text == counted(5)
+    finally:
+        counting.gate.set()
+        await engine.close()
+
+
+async def test_a_thread_that_dies_says_so_to_all_who_wait_and_to_all_who_come(counting: Counting) -> None:
+    counting.gate.clear()
+    engine = Threaded(counting, slots=2)
+    waiting = [asyncio.create_task(engine.generate(asked(number))) for number in (50, 60, 70)]
+    await asyncio.to_thread(counting.stepped.wait, 10)
+    counting.broken = SystemExit("killed")
+    counting.gate.set()
+
+    ends = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(end, Retry) and not end.counted for end in ends)
+    assert not engine.ready()
+    with pytest.raises(Retry) as later:
+        await engine.generate(asked(5))
+    assert not later.value.counted
+
+
+async def test_a_model_that_fails_for_everybody_is_given_up(counting: Counting) -> None:
+    counting.broken = RuntimeError("CUDA error: device-side assert triggered")
+    engine = Threaded(counting, slots=2)
+    ends = await asyncio.gather(*(engine.generate(asked(number)) for number in range(1, 21)), return_exceptions=True)
+    assert {type(end) for end in ends} == {StepFailed, Retry}
+    assert not engine.ready()
+
+
+async def test_closing_tells_those_who_wait_to_come_again(counting: Counting) -> None:
+    counting.gate.clear()
+    engine = Threaded(counting, slots=1)
+    waiting = asyncio.create_task(engine.generate(asked(900)))
+    await asyncio.to_thread(counting.stepped.wait, 10)
+    closing = asyncio.create_task(engine.close())
+    await asyncio.sleep(0)  # the request to stop is in before the step ends
+    counting.gate.set()
+    await closing
+    with pytest.raises(Retry):
+        await waiting
+
+
+@pytest.fixture
+def counting() -> Counting:
+    return Counting()

@@ -1,0 +1,294 @@
+"""The model's arithmetic against transformers' own: the same tokens, whoever shares the batch."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from processors.inference.engine import Threaded
+from processors.inference.generation import Drawing, Generated, Line, Refused, Request, Sampling, open_engine
+from processors.inference.scheduler import Scheduler, Sequence
+from streams.errors import ConfigurationError
+from streams.settings import Settings
+from streams.tables import Inference
+
+pytestmark = pytest.mark.slow
+
+KINDS = ["gpt2", "llama", "qwen2", "mistral", "gemma2"]
+
+
+def runner(tiny: Any, kind: str) -> Any:
+    from processors.inference.model import Model
+
+    return Model(tiny.causal(kind), tiny.byte_level(), name=kind)
+
+
+def prompts(count: int, longest: int = 30) -> list[list[int]]:
+    chance = random.Random(3)  # noqa: S311 - any numbers, but the same ones
+    return [[chance.randrange(320) for _ in range(chance.randrange(1, longest))] for _ in range(count)]
+
+
+def generated_by_transformers(model: Any, prompt: list[int], tokens: int, **how: Any) -> list[int]:
+    import torch
+
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, pad_token_id=0, **how
+    )
+    return [int(token) for token in out[0, len(prompt) :]]
+
+
+def generated_by_slots(runner: Any, sequences: list[Sequence], slots: int) -> None:
+    """Everything joins and leaves as in the engine, without its thread."""
+    scheduler = Scheduler(slots)
+    for sequence in sequences:
+        scheduler.add(sequence)
+    while scheduler.busy:
+        steps: list[tuple[Sequence, int]] = []
+        if (new := scheduler.admit()) is not None:
+            steps.append((new, runner.prefill(len(scheduler.running) - 1, new)))
+        for sequence, token in steps:
+            if scheduler.accept(sequence, token) and (move := scheduler.leave(sequence)):
+                runner.move(move)
+        running = list(scheduler.running)
+        for sequence, token in zip(running, runner.step(0, running) if running else [], strict=True):
+            if scheduler.accept(sequence, token) and (move := scheduler.leave(sequence)):
+                runner.move(move)
+
+
+def sequence(number: int, prompt: list[int], tokens: int, **drawing: Any) -> Sequence:
+    return Sequence(
+        number=number, prompt=prompt, max_tokens=tokens, stops=frozenset(), drawing=Drawing(**drawing), generated=[]
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_output_is_that_of_generate_token_for_token(tiny: Any, kind: str, penalty: float) -> None:
+    # Given more requests than slots, of different lengths, so that they join, leave and change rows in between
+    model = runner(tiny, kind)
+    wanted = [
+        sequence(number, prompt, 3 + number * 5 % 17, repetition_penalty=penalty)
+        for number, prompt in enumerate(prompts(9))
+    ]
+    generated_by_slots(model, wanted, slots=4)
+
+    stock = tiny.causal(kind)
+    for each in wanted:
+        assert each.generated == generated_by_transformers(
+            stock, each.prompt, each.max_tokens, repetition_penalty=penalty
+        )
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_memory_grows_beyond_what_it_began_with(tiny: Any, kind: str) -> None:
+    model = runner(tiny, kind)
+    long, short = sequence(0, prompts(1, 60)[0], 180), sequence(1, [5, 9], 150)
+    generated_by_slots(model, [long, short], slots=2)
+
+    stock = tiny.causal(kind)
+    assert long.generated == generated_by_transformers(stock, long.prompt, 180)
+    assert short.generated == generated_by_transformers(stock, short.prompt, 150)
+
+
+def test_a_sampled_reply_depends_on_its_seed_and_not_on_its_batchmates(tiny: Any) -> None:
+    how = {"temperature": 0.9, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.1}
+    model = runner(tiny, "llama")
+    alone = sequence(0, [3, 4, 5], 20, seed=11, **how)
+    generated_by_slots(model, [alone], slots=4)
+
+    crowd = [sequence(number, prompt, 20, seed=number, **how) for number, prompt in enumerate(prompts(5))]
+    again, other = sequence(7, [3, 4, 5], 20, seed=11, **how), sequence(8, [3, 4, 5], 20, seed=12, **how)
+    generated_by_slots(model, [*crowd, again, other], slots=4)
+    assert again.generated == alone.generated
+    assert other.generated != alone.generated
+
+
+def test_sampling_keeps_to_the_likeliest_tokens(tiny: Any) -> None:
+    import torch
+
+    from processors.inference.model import choose
+
+    logits = torch.tensor([0.0, 5.0, 4.0, 3.0, -9.0])
+    drawn = {choose(logits, sequence(0, [0], 1, temperature=1.0, top_k=3, seed=seed)) for seed in range(300)}
+    assert drawn == {1, 2, 3}
+    # 0.66, 0.24, 0.09 of what three tokens have: the third begins at 0.9 and is out
+    drawn = {choose(logits, sequence(0, [0], 1, temperature=1.0, top_k=3, top_p=0.8, seed=seed)) for seed in range(300)}
+    assert drawn == {1, 2}
+    assert choose(logits, sequence(0, [0], 1, temperature=1.0, top_p=0.0, seed=1)) == 1
+    # The penalty pushes what was said down, whichever sign its score has.
+    assert choose(logits, sequence(0, [1], 1, repetition_penalty=2.0)) == 2
+    assert choose(-logits, sequence(0, [4, 0], 1, repetition_penalty=1.5)) == 4
+
+
+def test_a_large_share_is_drawn_as_often_as_its_chance_says(tiny: Any) -> None:
+    import torch
+
+    from processors.inference.model import choose
+
+    logits = torch.log(torch.tensor([0.7, 0.2, 0.1]))
+    drawn = [choose(logits, sequence(0, [0], 1, temperature=1.0, seed=seed)) for seed in range(4000)]
+    assert [round(drawn.count(token) / 4000, 1) for token in (0, 1, 2)] == [0.7, 0.2, 0.1]
+
+
+def test_a_model_is_spoken_with_as_its_author_says_unless_something_else_is_wished(tiny: Any) -> None:
+    from transformers import GenerationConfig
+
+    from processors.inference.model import Model
+
+    def drawing(**says: Any) -> Drawing:
+        model = tiny.causal("llama")
+        model.generation_config = GenerationConfig(**says)
+        return Model(model, tiny.byte_level(), name="tiny").drawing
+
+    assert drawing(do_sample=False) == Drawing()
+    assert drawing(do_sample=True, temperature=0.2).temperature == 0.2
+    assert drawing().temperature == 0.7
+    assert Sampling(top_k=3, seed=5).over(drawing(do_sample=False)) == Drawing(top_k=3, seed=5)
+    assert Sampling(temperature=0).over(drawing()).temperature == 0
+
+
+@pytest.mark.parametrize("bad", [[], [400], [-1], [1] * 256, [1] * 9000])
+def test_a_bad_prompt_is_refused_before_it_is_admitted(tiny: Any, bad: list[int]) -> None:
+    with pytest.raises(Refused):
+        runner(tiny, "llama").check(bad)
+
+
+def test_memory_that_was_poisoned_does_not_reach_the_next_in_its_row(tiny: Any) -> None:
+    import torch
+
+    model = runner(tiny, "llama")
+    sick = sequence(0, prompts(1, 60)[0], 40)
+    model.prefill(0, sick)
+    with torch.inference_mode():
+        for layer in model._layers:
+            layer._k[0] = torch.nan
+            layer._v[0] = torch.nan
+    sick.generated = [3]
+    with pytest.raises(ArithmeticError):
+        model.step(0, [sick])
+
+    healthy = [sequence(1, [5, 9, 2], 12), sequence(2, prompts(1, 50)[0], 12)]
+    generated_by_slots(model, healthy, slots=2)
+    assert healthy[0].generated == generated_by_transformers(tiny.causal("llama"), [5, 9, 2], 12)
+
+
+def test_the_flat_head_leaves_every_logit_where_it_was(tiny: Any) -> None:
+    import torch
+
+    stock = tiny.causal("qwen2")
+    ids = torch.tensor([[4, 8, 15], [16, 23, 42]])
+    with torch.inference_mode():
+        before = stock(input_ids=ids).logits
+        runner(tiny, "qwen2")
+        from processors.inference.model import _flatten_head
+
+        _flatten_head(stock)
+        assert torch.equal(stock(input_ids=ids).logits, before)
+        assert torch.allclose(stock(input_ids=ids, logits_to_keep=1).logits, before[:, -1:], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_works_is_verified(tiny: Any, kind: str) -> None:
+    runner(tiny, kind).verify()
+
+
+@pytest.mark.parametrize("kind", ["mamba", "bloom"])
+def test_a_model_that_the_slots_cannot_run_is_named_before_it_answers_anybody(tiny: Any, kind: str) -> None:
+    with pytest.raises(ConfigurationError, match="does not work with the slot engine"):
+        runner(tiny, kind).verify()
+
+
+def test_a_window_of_attention_bounds_the_context(tiny: Any) -> None:
+    assert runner(tiny, "mistral").context_length == 64
+
+
+async def test_many_people_are_answered_at_once_by_a_real_model(tiny: Any, tmp_path: Path) -> None:
+    # Given a folder of safetensors, loaded as MODEL names it
+    folder = tiny.saved(tmp_path, "qwen2", tiny.CHATML)
+    engine = await asyncio.to_thread(open_engine, Settings(model=str(folder)), Inference(slots=4, threads=1))
+    try:
+        asked = [
+            Request(lines=[Line("system", "Eres un bot."), Line("user", f"hola {number}" * number)], max_tokens=12)
+            for number in range(1, 9)
+        ]
+        together = await asyncio.gather(*map(engine.generate, asked))
+        # Then each gets what it gets alone
+        for request, generated in zip(asked, together, strict=True):
+            alone = await engine.generate(request)
+            assert (alone.text, alone.finish) == (generated.text, generated.finish)
+        assert engine.describe()["slots"] == 4
+        assert engine.ready()
+    finally:
+        await engine.close()
+    assert not engine.ready()
+
+
+async def test_a_prompt_that_is_far_too_long_loses_its_oldest_turns_and_is_answered(tiny: Any) -> None:
+    engine = Threaded(runner(tiny, "llama"), slots=2)
+    try:
+        history = [Line("user" if number % 2 == 0 else "assistant", "necesito una cita " * 9) for number in range(40)]
+        generated: Generated = await engine.generate(Request(lines=[*history, Line("user", "hola")], max_tokens=10))
+        assert generated.prompt_tokens <= 246
+        assert generated.tokens == 10
+    finally:
+        await engine.close()
+
+
+def test_what_is_no_model_is_said_in_one_line(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def why(model: str) -> str:
+        with pytest.raises(ConfigurationError) as caught:
+            open_engine(Settings(model=model, hf_home=str(tmp_path / "cache")), Inference())
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "not found in the cache" in why("nobody/has-this-model")
+    assert "no such folder" in why("./not/here")
+    assert "no such folder" in why("a b c")
+    (tmp_path / "empty").mkdir()
+    assert "without a config.json" in why(str(tmp_path / "empty"))
+
+    folder = tiny.saved(tmp_path / "whole")
+    weights = folder / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[: len(kept) // 2])
+    assert "cannot be loaded" in why(str(folder))
+    weights.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"PK")
+    assert "safetensors" in why(str(folder))
+    (folder / "config.json").write_text('{"model_type": "unheard_of"}')
+    assert "cannot be loaded" in why(str(folder))
+
+
+def test_a_hub_that_cannot_be_reached_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:  # bound and not listening: it refuses
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.delenv("HTTPS_PROXY", raising=False)
+        monkeypatch.delenv("https_proxy", raising=False)
+        with pytest.raises(ConfigurationError, match="cannot be reached"):
+            open_engine(Settings(model="nobody/has-this-model", hf_home=str(tmp_path)), Inference())
+
+
+@pytest.mark.parametrize(
+    ("inference", "why"),
+    [(Inference(device="tpu"), "inference.device"), (Inference(dtype="int3"), "inference.dtype")],
+)
+def test_a_device_or_dtype_that_is_none_is_named(tiny: Any, tmp_path: Path, inference: Inference, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        open_engine(Settings(model=str(tiny.saved(tmp_path))), inference)
+
+
+def test_half_precision_on_disk_is_computed_in_float32_on_a_cpu(tiny: Any, tmp_path: Path) -> None:
+    from processors.inference.model import load
+
+    tiny.byte_level().save_pretrained(tmp_path)
+    tiny.causal("llama").half().save_pretrained(tmp_path)
+    assert load(Settings(model=str(tmp_path)), Inference(device="cpu")).describe()["dtype"] == "float32"

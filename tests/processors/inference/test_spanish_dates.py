@@ -1,0 +1,125 @@
+"""Days and times as people write them, told from Sunday 5 October 2025."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processors.inference.spanish_dates import find_date, find_time, fold
+
+SUNDAY = date(2025, 10, 5)
+
+
+def day(text: str, said_on: date = SUNDAY) -> str | None:
+    found = find_date(fold(text), said_on)
+    return found.value if found else None
+
+
+def clock(text: str) -> str | None:
+    found = find_time(fold(text))
+    return found.value if found else None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("el martes a las 3 de la tarde", "2025-10-07"),
+        ("mañana", "2025-10-06"),
+        ("Mañana por la mañana", "2025-10-06"),
+        ("para pasado mañana", "2025-10-07"),
+        ("hoy mismo", "2025-10-05"),
+        ("esta tarde", "2025-10-05"),
+        ("15 de octubre", "2025-10-15"),
+        ("el 4 de octubre", "2026-10-04"),
+        ("15 de octubre del 2027", "2027-10-15"),
+        ("primero de enero", "2026-01-01"),
+        ("29 de febrero", "2028-02-29"),
+        ("2025-10-07", "2025-10-07"),
+        ("7/10", "2025-10-07"),
+        ("07/10/2026", "2026-10-07"),
+        ("7-10-26", "2026-10-07"),
+        ("el miércoles", "2025-10-08"),
+        ("el próximo sábado", "2025-10-11"),
+        ("el lunes que viene", "2025-10-06"),
+        ("el domingo", "2025-10-12"),
+        ("este domingo", "2025-10-05"),
+        ("el lunes 13 de octubre", "2025-10-13"),
+        ("el 15 a las 4", "2025-10-15"),
+        ("el día 3", "2025-11-03"),
+        ("el 31", "2025-10-31"),
+        ("en tres días", "2025-10-08"),
+        ("dentro de dos semanas", "2025-10-19"),
+        ("en 1 mes", "2025-11-05"),
+        ("EL MARTES", "2025-10-07"),
+    ],
+)
+def test_a_day_is_told_from_the_day_on_which_it_was_said(text: str, value: str) -> None:
+    assert day(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "la próxima semana", "31 de febrero", "99/99", "2025-13-40", "de 8 a 9", "tengo 3 hijos",
+     "a las 10 de la mañana", "a las 15:30", "24/7", "los sábados"],
+)  # fmt: skip
+def test_what_is_no_day_is_none(text: str) -> None:
+    assert day(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a las 3 de la tarde", "15:00"),
+        ("a las 3", "15:00"),
+        ("a las 3 de la mañana", "03:00"),
+        ("a las 10", "10:00"),
+        ("a las 10 de la mañana", "10:00"),
+        ("a las diez y media", "10:30"),
+        ("a las 9 y cuarto", "09:15"),
+        ("a las 12 menos cuarto", "11:45"),
+        ("a la una", "13:00"),
+        ("a las nueve y veinte", "09:20"),
+        ("15:30", "15:30"),
+        ("15h30", "15:30"),
+        ("16 hs", "16:00"),
+        ("3pm", "15:00"),
+        ("3:30 p.m.", "15:30"),
+        ("12 am", "00:00"),
+        ("a las 12 de la noche", "00:00"),
+        ("a las 8 de la noche", "20:00"),
+        ("a eso de las 11, a las 11", "11:00"),
+        ("al mediodía", "12:00"),
+        ("a la 1 del mediodía", "13:00"),
+    ],
+)
+def test_a_time_of_day_is_read(text: str, value: str) -> None:
+    assert clock(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3", "tengo 3 hijos", "calle 10", "de la mañana", "a las 25", "por la tarde", "7/10"]
+)
+def test_a_bare_number_is_no_time(text: str) -> None:
+    assert clock(text) is None
+
+
+def test_on_a_tuesday_the_tuesday_is_the_next_one() -> None:
+    assert day("el martes", date(2025, 10, 7)) == "2025-10-14"
+    assert day("este martes", date(2025, 10, 7)) == "2025-10-07"
+
+
+def test_a_year_ends() -> None:
+    assert day("mañana", date(2025, 12, 31)) == "2026-01-01"
+    assert day("en dos meses", date(2025, 12, 31)) == "2026-02-28"
+    assert day("el 30", date(2026, 1, 31)) == "2026-03-30"
+    assert day("en 3 dias", date(9999, 12, 30)) is None
+
+
+@given(st.text(max_size=80), st.dates())
+def test_nothing_that_anybody_writes_raises(text: str, said_on: date) -> None:
+    day(text, said_on)
+    clock(text)
+    assert len(fold(text)) == len(text)
