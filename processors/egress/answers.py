@@ -1,0 +1,127 @@
+"""
+Which answers mean delivered, later, never, or stop; and the words for it.
+
+Pure: no connection, no clock.  n8n's peculiarities are here.  The words go into logs and dead letters, so they hold
+nothing that may be secret: no address, and of what a receiver answered nothing that we sent.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+import aiohttp
+import msgspec
+
+_SHOWN_CHARACTERS = 200
+_LATER = {404, 408, 425, 429}
+"""404: what n8n says for seconds after its start, and of a workflow that is not published."""
+_STARTING_UP = b"n8n is starting up"
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a POST."""
+
+    kind: Literal["delivered", "retry", "bury", "gone"]
+    why: str = ""
+    status: int | None = None
+    """None: no answer came."""
+    after: float | None = None
+    """Seconds the receiver asks us to wait (`Retry-After`)."""
+    unreached: bool = False
+    """There was not even a connection to send it over, so no reply can be to blame."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """As much of an HTTP answer as matters here."""
+
+    status: int
+    retry_after: str | None = None
+    body: bytes = b""
+
+
+def judge(answer: Answer, *, url: str, now: float, hidden: Sequence[str] = ()) -> Outcome:
+    """
+    What an answer means.
+
+    Args:
+        now: Unix seconds, for a `Retry-After` that is a date.
+        hidden: texts that must not show in `why`: secrets, and what we sent.
+    """
+    status = answer.status
+    if status == 200 and _is_starting_up(answer.body):
+        return Outcome("retry", "200, but only the page n8n shows while it starts", status)
+    if 200 <= status < 300:
+        return Outcome("delivered", "", status)
+    why = f"{status}{_hint(status, url)}"
+    if status == 410:
+        return Outcome("gone", why, status)
+    if status in _LATER or status >= 500:
+        return Outcome("retry", why, status, _retry_after(answer.retry_after, now))
+    first = _first_words(answer.body, hidden)
+    return Outcome("bury", f"{why}: {first}" if first else why, status)
+
+
+def _hint(status: int, url: str) -> str:
+    if status == 404 and "/webhook-test/" in url:
+        return (
+            " from a test address: n8n listens at /webhook-test/ only while its editor waits for one event;"
+            " publish the workflow and use /webhook/"
+        )
+    if status == 404:
+        return " (in n8n: the workflow is not published, the path is wrong, or n8n has only just started)"
+    if 300 <= status < 400:
+        return " (redirects are not followed: write the final address into OUTBOUND_URL)"
+    return ""
+
+
+def _is_starting_up(body: bytes) -> bool:
+    """The page, as text or HTML; not JSON in which a workflow repeats what somebody wrote."""
+    head = body.lstrip()[:1]
+    return head not in (b"{", b"[", b'"') and _STARTING_UP in body.lower()
+
+
+def _retry_after(header: str | None, now: float) -> float | None:
+    """Seconds or an HTTP date → seconds from 1 to a day; None for neither."""
+    text = (header or "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        after = float(text)
+    else:
+        try:
+            after = parsedate_to_datetime(text).timestamp() - now
+        except (ValueError, OverflowError, TypeError):
+            return None
+    return min(max(after, 1.0), 86400.0)
+
+
+def _first_words(body: bytes, hidden: Sequence[str]) -> str:
+    text = body[: 8 * _SHOWN_CHARACTERS].decode(errors="replace")
+    for secret in sorted(filter(None, hidden), key=len, reverse=True):
+        text = text.replace(secret, "…")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_SHOWN_CHARACTERS]
+
+
+def unanswered(error: Exception) -> Outcome:
+    """No answer.  aiohttp's own texts are not repeated as they are: some hold the whole address."""
+    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
+        return Outcome("retry", _unreached(error), unreached=True)
+    if isinstance(error, TimeoutError):
+        return Outcome("retry", "no answer in time")
+    if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
+        return Outcome("retry", "the connection was closed before an answer")
+    return Outcome("retry", f"no HTTP answer ({type(error).__name__})")
+
+
+def _unreached(error: aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) -> str:
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return "no connection in time"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the host's name is not found"
+    cause = error.os_error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"TLS: the certificate does not hold: {cause.verify_message}"
+    kind = "TLS" if isinstance(cause, (ssl.SSLError, ssl.CertificateError)) else "cannot connect"
+    return f"{kind}: {cause.strerror or type(cause).__name__}"

@@ -1,0 +1,184 @@
+"""
+Egress: a reply on `outbound` goes to the webhook, in order for each person, as a turn of one entry.
+
+Decides what is done with a reply and in which order; how a POST is made and what its answer means is webhook.py's,
+whether the destination is worth trying is breaker.py's.  It never sleeps: what must wait is parked, and `turn.progress`
+tells the next start which part of a long reply is due.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from processors.egress import webhook
+from processors.egress.answers import Outcome
+from processors.egress.breaker import Breaker
+from processors.egress.split import split
+from streams import doors, metrics, wire
+from streams import log as logs
+from streams.connection import Store
+from streams.effects import Effects, Turn, handler
+from streams.errors import Bury, ConfigurationError, Malformed, Retry, Unavailable
+from streams.settings import Settings
+from streams.tables import Group
+from streams.topology import Topology
+
+log = logs.get("egress")
+
+_COUNTED = {kind: metrics.DELIVERIES.labels(kind) for kind in ("delivered", "retried", "buried", "unsent", "held")}
+_KINDS = {"delivered": "delivered", "retry": "retried", "gone": "retried", "bury": "buried"}
+
+
+class Resources(msgspec.Struct, kw_only=True):
+    """What deliveries of one process share."""
+
+    settings: Settings
+    topology: Topology
+    store: Store
+    webhook: webhook.Webhook | None = None
+    """None where OUTBOUND_URL is not set."""
+    breaker: Breaker | None = None
+    said_not_sent: bool = False
+
+
+@asynccontextmanager
+async def opened(
+    group: Group,
+    topology: Topology,
+    settings: Settings,
+    store: Store,
+    *,
+    clock: Callable[[], float] = time.time,
+) -> AsyncIterator[Resources]:
+    """
+    Raises:
+        ConfigurationError: the group cannot keep order, or the destination's settings cannot be used.
+    """
+    for key, value, needed in (("order", group.order, "key"), ("turn_max", group.turn_max, 1)):
+        if value != needed:
+            raise ConfigurationError(
+                f"{topology.path.name}: groups.{group.name}.{key} = {value!r}: the webhook handler delivers one reply "
+                f"at a time to a person; write {needed!r}"
+            )
+    if topology.egress.max_chars < 1:
+        raise ConfigurationError(f"{topology.path.name}: egress.max_chars should be at least 1")
+    if settings.outbound_url is None:
+        yield Resources(settings=settings, topology=topology, store=store)
+        return
+    async with webhook.opened(settings, topology.egress, clock=clock) as destination:
+        breaker = Breaker(store, destination.url, topology.egress)
+        yield Resources(settings=settings, topology=topology, store=store, webhook=destination, breaker=breaker)
+
+
+@handler(outside=True, lifespan=opened)
+async def deliver(turn: Turn) -> Effects | None:
+    """
+    One outbound entry to the webhook.
+
+    Raises:
+        Retry: not now: a part is due later, the receiver is away, or a waiting HTTP request may still take the reply.
+        Bury: the receiver refuses it, or WhatsApp's window has closed.
+    """
+    resources: Resources = turn.resources
+    message = turn.messages[0]
+    if message.type not in resources.topology.egress.types:
+        return None
+    reply = _decoded(turn)
+    if resources.webhook is None or resources.breaker is None:
+        _not_sent(resources, reply)
+        return None
+    if turn.now_ms - message.at_ms > resources.topology.egress.expire * 1000:
+        raise Bury("expired: older than egress.expire, and not sent")
+    done = _parts_done(turn)
+    try:
+        if message.door and not done and await _goes_through_http(resources.store, message.door):
+            _show(resources, reply.user_id, reply.message)
+            return None
+        wait = await resources.breaker.admit(reply.id)
+    except Unavailable as error:
+        # Sent now, it could not be settled, and would be sent again.
+        raise Retry("Redis is away", after=error.retry_after, counted=False) from error
+    if wait is not None:
+        _COUNTED["held"].inc()
+        raise Retry("breaker", after=wait, counted=False)
+    await _send_part(turn, resources, resources.webhook, resources.breaker, reply, done + 1)
+    return None
+
+
+async def _send_part(
+    turn: Turn, resources: Resources, destination: webhook.Webhook, breaker: Breaker, reply: wire.Reply, part: int
+) -> None:
+    texts = split(reply.message, resources.topology.egress.max_chars)
+    # With another max_chars since the parts before went out there may be fewer parts now: all was said, then.
+    if part > len(texts):
+        return
+    body = webhook.payload(reply, texts, part)
+    with metrics.DELIVERY_SECONDS.time():
+        outcome = await destination.post(body, trace=turn.messages[0].trace)
+    _COUNTED[_KINDS[outcome.kind]].inc()
+    if outcome.kind == "gone":
+        raise Retry(outcome.why, after=await breaker.gone(reply.id), counted=False)
+    if outcome.kind == "retry":
+        wait = await breaker.failed(reply.id, outcome.why, unreached=outcome.unreached)
+        if wait is not None:
+            raise Retry(outcome.why, after=max(wait, outcome.after or 0.0), counted=False)
+        raise Retry(outcome.why, after=outcome.after)
+    await breaker.succeeded(reply.id)
+    if outcome.kind == "bury":
+        raise Bury(outcome.why)
+    _delivered(resources, destination, body, outcome)
+    if part < len(texts):
+        progress = f"{turn.messages[0].id}/{part}"
+        raise Retry("spacing", after=resources.topology.egress.spacing, counted=False, progress=progress)
+
+
+def _decoded(turn: Turn) -> wire.Reply:
+    try:
+        return turn.messages[0].decode(wire.Reply)
+    except Malformed as error:
+        raise Bury(str(error)) from error
+
+
+def _parts_done(turn: Turn) -> int:
+    """How many parts an earlier start delivered; what another entry left behind counts for nothing."""
+    entry, _, parts = turn.progress.rpartition("/")
+    return int(parts) if entry == turn.messages[0].id else 0
+
+
+async def _goes_through_http(store: Store, door: str) -> bool:
+    """Did a waiting request take this reply?  Raises Retry while it still may."""
+    hold_ms = await doors.release(store, door)
+    if hold_ms > 0:
+        _COUNTED["held"].inc()
+        raise Retry("door", after=hold_ms / 1000, counted=False)
+    return hold_ms < 0
+
+
+def _not_sent(resources: Resources, reply: wire.Reply) -> None:
+    _COUNTED["unsent"].inc()
+    if not resources.said_not_sent:
+        resources.said_not_sent = True
+        log.warning("delivery.unsent", why="OUTBOUND_URL is not set", hint="`cauce tail outbound` shows the replies")
+    _show(resources, reply.user_id, reply.message)
+
+
+def _delivered(resources: Resources, destination: webhook.Webhook, body: webhook.Payload, outcome: Outcome) -> None:
+    log.info(
+        "delivery.sent",
+        user_id=body.user_id,
+        webhook_id=body.id,
+        part=f"{body.part}/{body.parts}",
+        to=destination.shown,
+        status=outcome.status,
+    )
+    _show(resources, body.user_id, body.message)
+
+
+def _show(resources: Resources, user_id: str, message: str) -> None:
+    """In development, and nowhere else, a reply's text is printed."""
+    if not resources.settings.production:
+        log.info("reply.shown", user_id=user_id, message=message)
