@@ -1,0 +1,163 @@
+"""
+The whole pipeline as its users run it: real processes of the `cauce` command, a real Redis, a webhook receiver.
+
+Readiness is read from the processes' own log lines, so nothing here sleeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from conftest import Server
+from sink import Received, Sink
+
+from streams.connection import Store
+
+ROOT = Path(__file__).parents[1]
+CAUCE = Path(sys.executable).with_name("cauce")
+SECRET = "whsec_cHJ1ZWJhcy1kZS1jYXVjZS1zaW4tc2VjcmV0bw=="
+READY = {"ingress": "ingress.listening", "inference": "worker.reading", "egress": "worker.reading"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    """One process and what it has said so far."""
+
+    def __init__(self, name: str, child: asyncio.subprocess.Process) -> None:
+        self.name, self.child = name, child
+        self.lines: list[str] = []
+        self._spoke = asyncio.Condition()
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self.child.stdout is not None
+        while line := await self.child.stdout.readline():
+            async with self._spoke:
+                self.lines.append(line.decode().rstrip())
+                self._spoke.notify_all()
+        async with self._spoke:
+            self.lines.append("(ended)")
+            self._spoke.notify_all()
+
+    async def says(self, text: str, within: float = 60) -> str:
+        """Wait for a line that holds `text`; fails with all it said where it ends first."""
+        async with asyncio.timeout(within), self._spoke:
+            while True:
+                for line in self.lines:
+                    if text in line:
+                        return line
+                if self.lines and self.lines[-1] == "(ended)":
+                    raise AssertionError(f"{self.name} ended without saying {text!r}:\n" + "\n".join(self.lines))
+                await self._spoke.wait()
+
+    async def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait; the exit status."""
+        if self.child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.child.send_signal(number)
+        status = await self.child.wait()
+        await self._reading
+        return status
+
+
+class Pipeline:
+    """Ingress, inference and egress around one Redis and one sink."""
+
+    def __init__(self, server: Server, sink: Sink, folder: Path, **environment: str) -> None:
+        self.sink, self.folder = sink, folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.store = Store.open(server.url)
+        self.processes: dict[str, Process] = {}
+        self.session: aiohttp.ClientSession
+        passed = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
+        self.environment = {
+            **passed,
+            "REDIS_URL": server.url,
+            "INGRESS_PORT": str(self.port),
+            "OUTBOUND_URL": sink.url,
+            "OUTBOUND_SECRET": SECRET,
+            "MODEL": "echo",
+            "DEBOUNCE": "0",
+            "TIMEZONE": "America/La_Paz",
+            "LOG_FORMAT": "json",
+            **environment,
+        }
+
+    async def start(self, *names: str) -> None:
+        """Start processes and wait until they are ready."""
+        for name in names:
+            command = [name] if name == "ingress" else ["work", name]
+            child = await asyncio.create_subprocess_exec(
+                str(CAUCE), "-c", str(ROOT / "streams.toml"), *command,
+                cwd=self.folder, env=self.environment, limit=1 << 20,
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+            self.processes[name] = Process(name, child)
+        for name in names:
+            await self.processes[name].says(READY[name])
+
+    async def kill(self, name: str) -> None:
+        """kill -9"""
+        await self.processes.pop(name).end(signal.SIGKILL)
+
+    async def post(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
+        """POST JSON; status and JSON."""
+        async with self.session.post(self.url + path, json=body, headers=headers) as response:
+            return response.status, await response.json()
+
+    async def say(self, person: str, text: str, message_id: str | None = None, **headers: str) -> dict[str, Any]:
+        """POST /chat, which has to be taken."""
+        body = {"user_id": person, "message": text, **({"message_id": message_id} if message_id else {})}
+        status, answer = await self.post("/chat", body, **headers)
+        assert status in (200, 202), answer
+        return answer
+
+    async def conversation(self, person: str) -> dict[str, Any] | None:
+        async with self.session.get(f"{self.url}/chat/history/{person}") as response:
+            return await response.json() if response.status == 200 else None
+
+
+@contextlib.asynccontextmanager
+async def pipeline(server: Server, *names: str, **environment: str) -> AsyncIterator[Pipeline]:
+    """The pipeline while the context is open; all three processes unless some are named."""
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cauce-")))
+        sink = await stack.enter_async_context(Sink())
+        whole = Pipeline(server, sink, folder, **environment)
+        stack.push_async_callback(whole.store.close)
+        await whole.store.command("FLUSHALL")
+        whole.session = await stack.enter_async_context(aiohttp.ClientSession())
+        try:
+            await whole.start(*(names or READY))
+            yield whole
+        finally:
+            for process in reversed(list(whole.processes.values())):
+                await process.end()
+
+
+def texts(received: list[Received]) -> list[str]:
+    """The messages of these webhook posts."""
+    return [json_of(each)["message"] for each in received]
+
+
+def json_of(received: Received) -> dict[str, Any]:
+    import json
+
+    found: dict[str, Any] = json.loads(received.body)
+    return found

