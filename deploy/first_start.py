@@ -1,0 +1,49 @@
+"""
+The one-shot service of compose.yaml: secrets if there are none, and n8n's credentials.
+
+Knows where the containers share files.  Refuses to know what a good secret is: `cauce secrets` makes them.  What
+the environment sets wins, here as in every other container, so that both ends always hold the same values.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from n8n_credentials import credentials
+
+from streams.settings import load
+
+SHARED = Path(os.environ.get("CAUCE_SHARED", "/cauce"))
+
+
+def write(path: Path, text: str, mode: int) -> None:
+    """Put the file there whole or not at all: a start that was interrupted must not leave half a secret."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.unlink(missing_ok=True)
+    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.chmod(mode)  # the umask may have taken bits away
+    unfinished.replace(path)
+
+
+def main() -> None:
+    secrets = SHARED / "secrets" / "env"
+    if not secrets.exists():
+        made = subprocess.run(["cauce", "secrets"], check=True, capture_output=True, text=True).stdout  # noqa: S607 - our own command, from this image
+        write(secrets, made, 0o600)
+        print("setup: made tokens and secrets")  # noqa: T201 - the log of a one-shot container
+    # n8n runs as another user, and only n8n mounts this folder.
+    write(SHARED / "n8n" / "credentials.json", json.dumps(credentials(load(env_file=secrets))), 0o644)
+    print("setup: n8n's credentials are ready")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
