@@ -56,6 +56,7 @@ if verb == "succeed" then
 end
 
 if verb == "fail" then
+  redis.call("HDEL", key, "") -- a full Redis refuses the first write of a script, not the later ones, and never HDEL
   local first, longest = tonumber(ARGV[5]), tonumber(ARGV[6])
   if state == "open" then
     if b.probe == who then return open(math.min(wait * 2, longest)) end

@@ -126,7 +126,7 @@ async def _send_part(
         wait = await breaker.failed(reply.id, outcome.why, unreached=outcome.unreached)
         if wait is not None:
             raise Retry(outcome.why, after=max(wait, outcome.after or 0.0), counted=False)
-        raise Retry(outcome.why, after=outcome.after)
+        raise Retry(outcome.why, not_before=outcome.after or 0.0)
     await breaker.succeeded(reply.id)
     if outcome.kind == "bury":
         raise Bury(outcome.why)
@@ -154,7 +154,7 @@ async def _goes_through_http(store: Store, door: str) -> bool:
     hold_ms = await doors.release(store, door)
     if hold_ms > 0:
         _COUNTED["held"].inc()
-        raise Retry("door", after=hold_ms / 1000, counted=False)
+        raise Retry("door", after=hold_ms / 1000, counted=False, at_door=True)
     return hold_ms < 0
 
 

@@ -2,14 +2,14 @@
 What the person asks for: `[[actions]]` of streams.toml, found in their words.
 
 Accents and case are ignored in patterns and values alike.  Knows no model and no Redis; a day is told from the
-message's own timestamp, so that a replay finds the same.
+timestamp of the very message that names it, so that a replay finds the same.
 """
 
 from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime, tzinfo
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import msgspec
 import regex  # type: ignore[import-untyped] # it ships no types; unlike re it can be stopped
 
 from processors.inference.spanish_dates import find_date, find_time, fold, number
+from streams.errors import ConfigurationError
 from streams.tables import Action, Slot
 
 MAX_CHARS = 4096
@@ -38,6 +39,21 @@ class _Compiled(NamedTuple):
     """For each slot of kind `values`: canonical value and a pattern of its synonyms."""
 
 
+class Words(NamedTuple):
+    """What one message says, and when it was said (Unix seconds)."""
+
+    text: str
+    said_at: float
+
+
+class _Line(NamedTuple):
+    """One message within the text that patterns are searched in."""
+
+    start: int
+    folded: str
+    said_on: date
+
+
 class Detector:
     """Finds the first action, in the order of the file, that one of its patterns names."""
 
@@ -46,32 +62,52 @@ class Detector:
 
     @classmethod
     def of(cls, actions: Iterable[Action]) -> Detector:
+        """Raises ConfigurationError: a pattern is no regular expression."""
         return cls([_compile(action) for action in actions])
 
-    def detect(self, words: str, *, said_at: float, zone: tzinfo | None) -> Detected | None:
+    def detect(self, said: Sequence[Words], *, zone: tzinfo | None) -> Detected | None:
         """
         Args:
-            words: the person's, of which the first 4,096 characters count.
-            said_at: Unix seconds; a relative day is told from it.
+            said: the person's messages in their order, of which the first 4,096 characters count.
             zone: the clinic's; None is this machine's.
         """
         # Composed first, so that folding keeps every character in its place.
-        text = unicodedata.normalize("NFC", words)[:MAX_CHARS]
+        composed = [unicodedata.normalize("NFC", words.text) for words in said]
+        text = "\n".join(composed)[:MAX_CHARS]
         folded = fold(text)
         ends = time.monotonic() + TIME_BOUND_SECONDS
         for compiled in self._compiled:
             for pattern in compiled.patterns:
                 if (match := _search(pattern, folded, ends)) is not None:
-                    said_on = datetime.fromtimestamp(said_at, zone).date()
-                    return Detected(compiled.action.name, _slots(compiled, match, text, folded, said_on))
+                    lines = _lines(composed, folded, [datetime.fromtimestamp(one.said_at, zone).date() for one in said])
+                    return Detected(compiled.action.name, _slots(compiled, match, text, lines))
         return None
+
+
+def _lines(composed: list[str], folded: str, days: list[date]) -> list[_Line]:
+    lines, start = [], 0
+    for text, said_on in zip(composed, days, strict=True):
+        lines.append(_Line(start, folded[start : start + len(text)], said_on))
+        start += len(text) + 1
+    return lines
 
 
 def _compile(action: Action) -> _Compiled:
     return _Compiled(
         action,
-        [regex.compile(_without_accents(pattern), regex.IGNORECASE) for pattern in action.patterns],
+        [_pattern(action, pattern) for pattern in action.patterns],
         {name: _synonyms(slot) for name, slot in action.slots.items() if slot.kind == "values"},
+    )
+
+
+def _pattern(action: Action, pattern: str) -> regex.Pattern[str]:
+    for text in (_without_accents(pattern), pattern):  # without accents, a range such as [à-ü] may be none
+        try:
+            return regex.compile(text, regex.IGNORECASE)
+        except regex.error as error:
+            why = error
+    raise ConfigurationError(
+        f"streams.toml: actions.{action.name}.patterns = {pattern!r} is no regular expression: {why}"
     )
 
 
@@ -97,7 +133,7 @@ def _search(pattern: regex.Pattern[str], text: str, ends: float) -> regex.Match[
         return None
 
 
-def _slots(compiled: _Compiled, match: regex.Match[str], text: str, folded: str, said_on: date) -> dict[str, Any]:
+def _slots(compiled: _Compiled, match: regex.Match[str], text: str, lines: list[_Line]) -> dict[str, Any]:
     """
     What fills each slot: the pattern's group of its name, else for days, times and values the first in the words.
 
@@ -106,13 +142,16 @@ def _slots(compiled: _Compiled, match: regex.Match[str], text: str, folded: str,
     slots: dict[str, Any] = {}
     spans = match.groupdict().keys()
     for name, slot in compiled.action.slots.items():
+        values = compiled.values.get(name, [])
         start, end = match.span(name) if name in spans else (-1, -1)
-        if start >= 0 and text[start:end].strip():
-            said, plain = text[start:end].strip(), folded[start:end].strip()
-            value = _read(slot, plain, compiled.values.get(name, []), said_on)
+        if start >= 0 and (said := text[start:end].strip()):
+            line = [line for line in lines if line.start <= start][-1]
+            value = _read(slot, fold(said), values, line.said_on)
             slots[name] = said if value is None else value
-        elif (value := _read(slot, folded, compiled.values.get(name, []), said_on, anywhere=True)) is not None:
-            slots[name] = value
+        elif slot.kind not in ("text", "number"):
+            found = (_read(slot, line.folded, values, line.said_on) for line in lines)
+            if (value := next((each for each in found if each is not None), None)) is not None:
+                slots[name] = value
     for name in spans - slots.keys():  # a group for which no slot is declared is plain text
         if name not in compiled.action.slots and match[name]:
             start, end = match.span(name)
@@ -120,14 +159,7 @@ def _slots(compiled: _Compiled, match: regex.Match[str], text: str, folded: str,
     return slots
 
 
-def _read(
-    slot: Slot,
-    plain: str,
-    values: list[tuple[str, regex.Pattern[str]]],
-    said_on: date,
-    *,
-    anywhere: bool = False,
-) -> Any:
+def _read(slot: Slot, plain: str, values: list[tuple[str, regex.Pattern[str]]], said_on: date) -> Any:
     """A slot's value out of folded words; None where there is none."""
     if slot.kind == "date":
         found = find_date(plain, said_on)
@@ -141,9 +173,7 @@ def _read(
     if slot.kind == "values":
         first = min(((hit.start(), value) for value, pattern in values if (hit := pattern.search(plain))), default=None)
         return first[1] if first else None
-    if slot.kind == "number" and not anywhere:
-        return _number(plain)
-    return None
+    return _number(plain) if slot.kind == "number" else None
 
 
 def _number(plain: str) -> int | float | None:

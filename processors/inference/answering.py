@@ -1,54 +1,72 @@
 """
 What the bot says to messages it may answer: the model's words, or the text that stands in for them.
 
-Knows when a text stands in.  What is recorded and committed is replies.py's.
+Knows when a text stands in, and that what a person asks for (an action) does not depend on what the model says.  What
+is recorded and committed is replies.py's.
 """
 
 from __future__ import annotations
 
 import zlib
 
+import msgspec
+
 from processors.inference import events, prompt, texts
+from processors.inference.actions import Detected, Words
 from processors.inference.arrivals import Arrival
 from processors.inference.generation import Line, Refused, Request, Sampling
 from processors.inference.replies import Exchange, Source, Spoken, heard
 
 
-def say(text: str, source: Source, to: list[Arrival]) -> list[Spoken]:
-    """One of `[texts]`; nothing where it is empty, which means silence."""
-    return [Spoken(text=text, source=source, to=to)] if text else []
+class Said(msgspec.Struct, kw_only=True):
+    """What one turn comes to."""
+
+    spoken: list[Spoken] = []
+    action: str | None = None
+    """What the person's words ask for, also where nothing is said."""
+    failed: bool = False
+    """No reply could be made; what is said, if anything, is an apology."""
 
 
-async def respond(exchange: Exchange, within: list[Arrival]) -> list[Spoken]:
+def say(text: str, source: Source, to: list[Arrival], action: Detected | None = None) -> list[Spoken]:
+    """A text; nothing where it is empty, which means silence."""
+    if not text:
+        return []
+    name, slots = (action.name, action.slots) if action else (None, {})
+    return [Spoken(text=text, source=source, to=to, action=name, slots=slots)]
+
+
+async def respond(exchange: Exchange, within: list[Arrival]) -> Said:
     """
     One reply to all of these messages, with the action that the person's words ask for.
 
     Raises:
         StepFailed, Retry: the engine could not; another attempt may.
     """
-    here = exchange.here
-    readable = [arrival for arrival in within if arrival.readable]
-    if not readable:
-        return say(here.texts.not_text, "fallback", within)
-    text = await _generate(exchange, within)
-    if text is None:
-        return say(here.texts.fallback, "fallback", within)
-    words = "\n".join(arrival.inbound.text for arrival in readable)
-    found = here.detector.detect(words, said_at=readable[-1].said_at, zone=here.zone)
-    return [
-        Spoken(
-            text=text,
-            source="model",
-            to=within,
-            action=found.name if found else None,
-            slots=found.slots if found else {},
-        )
-    ]
+    if not any(arrival.readable for arrival in within):
+        return Said(spoken=say(exchange.here.texts.not_text, "fallback", within))
+    action = _asked(exchange, within)
+    text, source = await _generate(exchange, within)
+    name = action.name if action else None
+    return Said(spoken=say(text, source, within, action), action=name, failed=source == "failure")
 
 
-async def _generate(exchange: Exchange, within: list[Arrival]) -> str | None:
-    """The model's words; None where it twice said nothing that can be sent."""
-    lines = _lines(exchange, within)
+def give_up(exchange: Exchange) -> Said:
+    """The apology for a turn to which no reply could be made; what was asked for still counts."""
+    action = _asked(exchange, exchange.person)
+    spoken = say(exchange.here.texts.failure, "failure", exchange.person, action)
+    return Said(spoken=spoken, action=action.name if action else None, failed=True)
+
+
+def _asked(exchange: Exchange, within: list[Arrival]) -> Detected | None:
+    said = [Words(arrival.inbound.text, arrival.said_at) for arrival in within if arrival.inbound.text.strip()]
+    return exchange.here.detector.detect(said, zone=exchange.here.zone)
+
+
+async def _generate(exchange: Exchange, within: list[Arrival]) -> tuple[str, Source]:
+    """The model's words, or those that stand in where it twice said nothing that can be sent."""
+    lines, stand_in = _lines(exchange, within), exchange.here.texts
+    said_something = False
     for attempt in (1, 2):
         request = Request(
             lines=lines,
@@ -59,13 +77,14 @@ async def _generate(exchange: Exchange, within: list[Arrival]) -> str | None:
             generated = await exchange.here.engine.generate(request)
         except Refused as refused:
             events.refused(exchange, refused)
-            return None
+            return stand_in.fallback, "fallback"
         events.generated(generated)
         text = texts.tidy(generated.text, cut=generated.finish == "length")
         if not texts.degenerate(text):
-            return text
+            return text, "model"
         events.degenerate(exchange, generated, attempt)
-    return None
+        said_something = said_something or bool(text)
+    return (stand_in.fallback, "fallback") if said_something else (stand_in.failure, "failure")
 
 
 def _lines(exchange: Exchange, within: list[Arrival]) -> list[Line]:

@@ -7,7 +7,7 @@ A turn in, effects out.  What an engine is stands in generation.py, what the eff
 from __future__ import annotations
 
 from processors.inference import arrivals, events, history, limits
-from processors.inference.answering import respond, say
+from processors.inference.answering import Said, give_up, respond, say
 from processors.inference.limits import Verdict
 from processors.inference.replies import Exchange, Spoken, answer, paused, spoken
 from processors.inference.resources import Resources, opened
@@ -25,8 +25,8 @@ def apologise(turn: Turn, _why: str) -> Effects | None:
         return None
     if exchange.paused:
         return paused(exchange)
-    said = say(here.texts.failure, "failure", exchange.person)
-    return spoken(exchange, said, answer(exchange, "failed", said[:1]))
+    said = give_up(exchange)
+    return spoken(exchange, said.spoken, answer(exchange, "failed", said.spoken), handoff=said.action == HANDOFF)
 
 
 @handler(
@@ -50,20 +50,20 @@ async def reply(turn: Turn) -> Effects | None:
 
     verdict = limits.judge(exchange.arrived, here.settings.rate_limit_per_minute)
     events.limited(exchange, verdict)
-    said = await respond(exchange, verdict.within) if verdict.within else []
+    said = await respond(exchange, verdict.within) if verdict.within else Said()
     notice = say(here.texts.rate_limited, "notice", verdict.over) if verdict.told_now else []
     effects = spoken(
         exchange,
-        said + notice,
+        said.spoken + notice,
         _answer(exchange, verdict, said, notice),
-        handoff=any(one.action == HANDOFF for one in said),
+        handoff=said.action == HANDOFF,
     )
     return events.saved(exchange, effects)
 
 
-def _answer(exchange: Exchange, verdict: Verdict, said: list[Spoken], notice: list[Spoken]) -> Answer | None:
+def _answer(exchange: Exchange, verdict: Verdict, said: Said, notice: list[Spoken]) -> Answer | None:
     if verdict.within:
-        return answer(exchange, "replied", said)
+        return answer(exchange, "failed" if said.failed else "replied", said.spoken)
     if not verdict.over:
         return None  # only staff has spoken
     return answer(
@@ -71,5 +71,5 @@ def _answer(exchange: Exchange, verdict: Verdict, said: list[Spoken], notice: li
         "rate_limited",
         notice,
         detail=exchange.here.texts.too_many,
-        retry_after=limits.METER.window_seconds,
+        retry_after=max(1, -(-exchange.turn.meter_ms // 1000)),
     )

@@ -39,9 +39,14 @@ def system_prompt(file: Path | None) -> str:
 
 def compose(system: str, before: Sequence[Said], words: str) -> list[Line]:
     """The prompt: what was said before, and what the person says now as the last line."""
-    told = (said for said in before if said.metadata.get("source") not in NOT_FROM_A_MODEL and said.content)
+    told = (said for said in before if said.content and not _stood_in(said))
     rules = [Line("system", system)] if system else []
     return [*rules, *(Line(said.role, said.content) for said in told), Line("user", words)]
+
+
+def _stood_in(said: Said) -> bool:
+    # Of the bot's words alone: a person's metadata is whatever their sender put there.
+    return said.role == "assistant" and said.metadata.get("source") in NOT_FROM_A_MODEL
 
 
 def alternate(lines: Sequence[Line], *, system: bool = True, opening: bool = True) -> list[Line]:

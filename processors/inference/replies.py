@@ -23,7 +23,9 @@ from streams.wire import Reply
 
 Source = Literal["model", "fallback", "notice", "failure"]
 AnswerStatus = Literal["replied", "paused", "failed", "rate_limited"]
-_PHONE = re.compile(r"\+(\d{7,15})")
+_PHONE = re.compile(r"\+?(\d{7,15})")
+_OURS = ("phone_number_id", "display_phone_number")
+"""Metadata that says which of our numbers a conversation is on: every reply needs it, whoever spoke last."""
 
 
 class Spoken(msgspec.Struct, kw_only=True):
@@ -219,5 +221,15 @@ def _envelope(exchange: Exchange, to: list[Arrival], name: str) -> Reply:
         conversation_id=exchange.past.conversation.conversation_id,
         in_reply_to=[arrival.inbound.message_id for arrival in to],
         created_at=datetime.fromtimestamp(exchange.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        metadata=newest.metadata,
+        metadata=_our_number(exchange) | newest.metadata,
     )
+
+
+def _our_number(exchange: Exchange) -> dict[str, Any]:
+    """The last that is known of it, in this turn or before; n8n and staff seldom send it along."""
+    arrived = [one.inbound.metadata for one in reversed(exchange.arrived)]
+    before = [said.metadata for said in reversed(exchange.past.conversation.messages) if said.role == "user"]
+    for metadata in [*arrived, *before]:
+        if _OURS[0] in metadata:
+            return {name: metadata[name] for name in _OURS if name in metadata}
+    return {}

@@ -23,13 +23,18 @@ _MONTHS = {
 }  # fmt: skip
 _NUMBERS = {
     "un": 1, "una": 1, "uno": 1, "dos": 2, "tres": 3, "cuatro": 4, "cinco": 5, "seis": 6, "siete": 7, "ocho": 8,
-    "nueve": 9, "diez": 10, "once": 11, "doce": 12, "quince": 15, "veinte": 20, "veinticinco": 25, "treinta": 30,
+    "nueve": 9, "diez": 10, "once": 11, "doce": 12, "trece": 13, "catorce": 14, "quince": 15, "dieciseis": 16,
+    "diecisiete": 17, "dieciocho": 18, "diecinueve": 19, "veinte": 20, "veintiuno": 21, "veintiun": 21,
+    "veintidos": 22, "veintitres": 23, "veinticuatro": 24, "veinticinco": 25, "veintiseis": 26, "veintisiete": 27,
+    "veintiocho": 28, "veintinueve": 29, "treinta": 30, "treinta y uno": 31, "treinta y cinco": 35, "cuarenta": 40,
+    "cuarenta y cinco": 45, "cincuenta": 50, "cincuenta y cinco": 55,
 }  # fmt: skip
 _AFTERNOON = range(1, 8)
 """Hours that without a word beside them mean the afternoon: nobody asks a clinic for three in the night."""
 
 _ANY = "|".join(sorted(_NUMBERS, key=len, reverse=True))
 _NUMBER = rf"\d{{1,2}}|{_ANY}"
+_FIVES = "|".join([*(word for word in _ANY.split("|") if _NUMBERS[word] % 5 == 0), *map(str, range(55, 0, -5))])
 _DAY_WORDS = re.compile(
     # "mañana" is tomorrow, but in "de la mañana", "por la mañana" and "esta mañana" it is a part of a day
     r"\b(?:(?P<after>pasado manana)|(?P<today>hoy|esta (?:manana|tarde|noche))|(?P<yesterday>ayer)"
@@ -39,12 +44,21 @@ _ISO = re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b")
 _NUMERIC = re.compile(r"(?<![\d:/-])(?!24/7\b)(\d{1,2})[/-](\d{1,2})(?:[/-](\d{4}|\d{2}))?(?![\d:/-])")
 _OF_MONTH = re.compile(rf"\b(\d{{1,2}}|primero|{_ANY}) de ({'|'.join(_MONTHS)})(?:,? (?:de |del )?(\d{{4}}))?\b")
 _IN = re.compile(rf"\b(?:en|dentro de) (\d{{1,3}}|{_ANY}) (dias?|semanas?|mes(?:es)?)\b")
-_WEEKDAY = re.compile(rf"\b(?:(?P<this>este) )?(?P<day>{'|'.join(_DAYS)})\b")
-_DAY_OF_MONTH = re.compile(r"\b(?:el|para el)(?: dia)? (\d{1,2})\b(?! ?(?::|h\b|hs\b|hrs\b|horas\b|am\b|pm\b|/))")
+_WEEKDAY = re.compile(
+    # "el martes de la próxima semana" may be in two days or in nine, so it is nobody's guess
+    rf"\b(?:(?P<this>este) )?(?P<day>{'|'.join(_DAYS)})\b"
+    r"(?! de (?:(?:la )?(?:proxima|otra) semana|la semana (?:que viene|que entra|proxima|siguiente)))"
+)
+_DAY_OF_MONTH = re.compile(
+    # "el viernes 17" is the 17th, whatever the weekday; "el 31 de febrero" is not the 31st of any month
+    rf"\b(?:(?:(?:{'|'.join(_DAYS)}),? )(?:el )?(?:dia )?|el (?:dia )?)(\d{{1,2}})"
+    rf"\b(?! ?(?::|h\b|hs\b|hrs\b|horas\b|am\b|pm\b|/)| de (?:la|{'|'.join(_MONTHS)}|[a-z]+ de)\b)"
+)
 _CLOCK = re.compile(
     rf"(?:(?P<at>\ba las? (?:eso de las? )?)|\b)(?P<hour>{_NUMBER})"
     rf"(?:\s?[:.h]\s?(?P<minute>[0-5]\d)(?!\d)|(?P<half> y media)|(?P<quarter> y cuarto)|(?P<to> menos cuarto)"
-    rf"|(?: y (?P<past>{_NUMBER})))?"
+    # "3 y 4 de la tarde" are two hours; minutes are said in fives
+    rf"|(?: y (?P<past>{_FIVES})\b))?"
     r"(?P<mark>\s?(?:h|hs|hrs|horas))?(?!/|-|(?![ap]\.?\s?m\b)\w)"
     r"(?:\s?(?P<half_day>a\.?\s?m\b\.?|p\.?\s?m\b\.?|(?:de|en|por) la (?:manana|tarde|noche|madrugada)|del mediodia))?"
 )

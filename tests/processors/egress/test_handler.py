@@ -144,7 +144,7 @@ async def test_retry_after_is_passed_on(store):
         sink.plan(status=429, headers={"Retry-After": "77"})
         with pytest.raises(Retry) as caught:
             await deliver.handle(turn(here, reply()))
-        assert (caught.value.after, caught.value.counted) == (77, True)
+        assert (caught.value.not_before, caught.value.counted) == (77, True)
 
 
 async def test_n8n_that_is_starting_up_gets_the_reply_again(store):

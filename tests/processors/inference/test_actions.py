@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.inference.actions import Detected, Detector
+from processors.inference.actions import Detected, Detector, Words
+from streams.errors import ConfigurationError
 from streams.tables import Action, Slot
 
 SUNDAY = datetime(2025, 10, 5, 10, 0, tzinfo=UTC).timestamp()
@@ -26,7 +27,7 @@ BOOK = Action(
 
 
 def detect(words: str, *actions: Action, said_at: float = SUNDAY, zone: Any = UTC) -> Detected | None:
-    return Detector.of(actions or [BOOK]).detect(words, said_at=said_at, zone=zone)
+    return Detector.of(actions or [BOOK]).detect([Words(words, said_at)], zone=zone)
 
 
 def slots(words: str, *actions: Action) -> dict[str, Any]:
@@ -69,6 +70,25 @@ def test_today_is_the_clinics_day() -> None:
     found = detect("una cita mañana", said_at=late, zone=ZoneInfo("America/La_Paz"))
     assert found is not None
     assert found.slots["date"] == "2025-10-06"
+
+
+def test_a_day_is_told_from_the_message_that_names_it() -> None:
+    # Given "tomorrow", said on Sunday, and a question that came the next day; both are answered in one turn
+    monday = SUNDAY + 86_400
+    found = Detector.of([BOOK]).detect([Words("una cita mañana", SUNDAY), Words("¿hola?", monday)], zone=UTC)
+    assert found is not None
+    assert found.slots["date"] == "2025-10-06"
+    # And what is asked for in two messages is still one thing
+    found = Detector.of([BOOK]).detect([Words("una cita", SUNDAY), Words("mañana a las 10", monday)], zone=UTC)
+    assert found is not None
+    assert found.slots == {"date": "2025-10-07", "time": "10:00"}
+
+
+def test_a_pattern_that_is_none_is_refused_before_anybody_writes() -> None:
+    with pytest.raises(ConfigurationError, match=r"actions.book.patterns = '\(unclosed' is no regular expression"):
+        Detector.of([Action(name="book", patterns=["(unclosed"])])
+    # What is one before accents are taken away, and none after, is taken as it stands
+    assert Detector.of([Action(name="any", patterns=["[¡-ÿ]+"])]).detect([Words("¿qué?", SUNDAY)], zone=UTC)
 
 
 def test_what_no_day_can_be_read_from_is_copied() -> None:

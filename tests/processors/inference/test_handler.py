@@ -40,6 +40,7 @@ def turn(*messages: Message, here: Resources | None = None, **state: bytes) -> T
         state=recalled | state,
         resources=here or Resources(),
         now_ms=NOON * 1000 + 5000,
+        meter_ms=41_001,
     )
 
 
@@ -209,7 +210,7 @@ def test_a_person_over_the_limit_is_recorded_told_once_and_not_answered() -> Non
     assert over.answer.status == "rate_limited"
     assert over.answer.body["detail"] == "Demasiadas solicitudes"
     assert over.answer.body["reply"] == Texts().rate_limited
-    assert over.answer.body["retry_after"] == 60
+    assert over.answer.body["retry_after"] == 42  # seconds until the window ends, rounded up
     assert replies(further) == []
     assert further.answer is not None
     assert further.answer.body["reply"] is None
@@ -409,6 +410,45 @@ def test_an_empty_output_is_tried_once_more_with_another_seed() -> None:
     assert replies(effects)[0].message == "¡Hola!"
     first, second = engine.asked
     assert first.sampling.seed != second.sampling.seed
+
+
+def test_a_model_that_twice_says_nothing_is_a_failure() -> None:
+    effects = handled(message("Hola"), here=Resources(engine=Scripted(["", " \n"])))
+    assert [(said.source, said.message) for said in replies(effects)] == [("failure", Texts().failure)]
+    assert effects.answer is not None
+    assert (effects.answer.status, effects.answer.body["reply"]) == ("failed", Texts().failure)
+
+
+HUMAN = Topology(actions=[Action(name="handoff", patterns=["hablar con una persona"])], texts=Texts(failure=""))
+
+
+@pytest.mark.parametrize("says", [["", ""], [Refused("too long")], ["ok"]])
+def test_who_asks_for_a_person_gets_one_whatever_the_model_says(says: list[str | Exception]) -> None:
+    here = Resources(engine=Scripted(says), topology=HUMAN)
+    effects = handled(message("Quiero hablar con una persona"), here=here)
+    assert "paused" in {write.kind for write in effects.writes}
+
+
+def test_who_asked_for_a_person_gets_one_even_where_the_turn_is_buried() -> None:
+    asked = turn(message("Quiero hablar con una persona"), here=Resources(topology=HUMAN))
+    effects = apologise(asked, "deadline passed")
+    assert effects is not None
+    assert "paused" in {write.kind for write in effects.writes}
+
+
+def test_a_persons_words_stay_in_the_prompt_whatever_their_sender_calls_them() -> None:
+    engine = Scripted(["Hola", "Sí"])
+    first = handled(message("Me llamo Ana", metadata={"source": "notice"}), here=Resources(engine=engine))
+    handled(message("¿Quién soy?", number=2), here=Resources(engine=engine), **continued(first))
+    assert "Me llamo Ana" in [line.content for line in engine.asked[1].lines]
+
+
+def test_what_staff_says_leaves_by_the_number_that_the_person_wrote_to() -> None:
+    ours = {"phone_number_id": "106540352242922", "display_phone_number": "15550783881"}
+    first = handled(message("Hola", metadata=ours))
+    told = message("Su cita está confirmada", number=2, role="assistant", send=True)
+    [said] = replies(handled(told, **continued(first)))
+    assert said.metadata == ours
 
 
 def test_two_degenerate_outputs_give_the_fallback() -> None:

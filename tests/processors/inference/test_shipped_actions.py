@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from processors.inference.actions import Detector
+from processors.inference.actions import Detector, Words
 from streams import topology
 
 SHIPPED = Detector.of(topology.load(Path(__file__).parents[3] / "streams.toml").actions)
@@ -42,7 +42,7 @@ SUNDAY = datetime(2025, 10, 5, 10, 0, tzinfo=UTC).timestamp()
     ],
 )  # fmt: skip
 def test_what_people_ask_for_is_found(words: str, name: str, slots: dict[str, Any]) -> None:
-    found = SHIPPED.detect(words, said_at=SUNDAY, zone=UTC)
+    found = SHIPPED.detect([Words(words, SUNDAY)], zone=UTC)
     assert found is not None
     assert (found.name, found.slots) == (name, slots)
 
@@ -51,4 +51,4 @@ def test_what_people_ask_for_is_found(words: str, name: str, slots: dict[str, An
     "words", ["Hola", "gracias", "ok", "sí, a las 3", "me duele la cabeza", "soy Ana", "👍", "buenos días"]
 )
 def test_small_talk_asks_for_nothing(words: str) -> None:
-    assert SHIPPED.detect(words, said_at=SUNDAY, zone=UTC) is None
+    assert SHIPPED.detect([Words(words, SUNDAY)], zone=UTC) is None

@@ -54,6 +54,14 @@ def clock(text: str) -> str | None:
         ("dentro de dos semanas", "2025-10-19"),
         ("en 1 mes", "2025-11-05"),
         ("EL MARTES", "2025-10-07"),
+        ("el viernes 17 a las 10", "2025-10-17"),
+        ("martes 14", "2025-10-14"),
+        ("el sábado, día 18", "2025-10-18"),
+        ("el lunes 20 de la tarde", "2025-10-06"),
+        ("dieciséis de octubre", "2025-10-16"),
+        ("el treinta y uno de octubre", "2025-10-31"),
+        ("el martes 8 de la mañana", "2025-10-07"),
+        ("el martes 9:30", "2025-10-07"),
     ],
 )
 def test_a_day_is_told_from_the_day_on_which_it_was_said(text: str, value: str) -> None:
@@ -62,7 +70,8 @@ def test_a_day_is_told_from_the_day_on_which_it_was_said(text: str, value: str) 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "la próxima semana", "31 de febrero", "99/99", "2025-13-40", "de 8 a 9", "tengo 3 hijos",
+    ["", "la próxima semana", "31 de febrero", "el 31 de febrero", "el viernes de la próxima semana",
+     "el martes de la semana que viene", "99/99", "2025-13-40", "de 8 a 9", "tengo 3 hijos",
      "a las 10 de la mañana", "a las 15:30", "24/7", "los sábados"],
 )  # fmt: skip
 def test_what_is_no_day_is_none(text: str) -> None:
@@ -92,6 +101,11 @@ def test_what_is_no_day_is_none(text: str) -> None:
         ("a las 8 de la noche", "20:00"),
         ("a eso de las 11, a las 11", "11:00"),
         ("al mediodía", "12:00"),
+        ("a las tres y veinticinco", "15:25"),
+        ("a las 4 y 10", "16:10"),
+        ("a las nueve y cuarenta y cinco", "09:45"),
+        ("a las trece", "13:00"),
+        ("entre 3 y 4 de la tarde", "16:00"),
         ("a la 1 del mediodía", "13:00"),
     ],
 )
