@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from streams.connection import Store
+from streams.connection import Store, order
 from streams.errors import Unavailable
 from streams.tables import Group
 
@@ -24,8 +24,8 @@ class Bell:
         self._stream = store.keys.stream(group.reads)
         self._others = store.keys.of("bell", group.name)
         """Other processes ring here: a reply that egress held back for a request may go, or need not."""
-        self._cursor = "$"
-        self._last = "$"
+        self._cursor = self._taken = "0-0"
+        self._last: str | None = None
         self._rung = asyncio.Event()
         self._idle = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -51,9 +51,18 @@ class Bell:
         """Before a take: what rang until now is answered by it."""
         self._rung.clear()
 
-    async def wait(self, cursor: str, next_due_ms: int) -> None:
-        """Return when there may be something to take after `cursor`, or when `next_due_ms` have passed."""
-        self._cursor = cursor
+    async def wait(self, cursor: str, next_due_ms: int, now_ms: int) -> None:
+        """
+        Return when there may be something to take after `cursor`, or when `next_due_ms` have passed.
+
+        Args:
+            now_ms: Redis's clock at the take; what others rang before it is answered by it.
+        """
+        # Not back to where it has rung before: that take has read all there was, and what it did not get is not ours
+        # (a group whose position somebody has set by hand).
+        went_back, self._taken = order(cursor) < order(self._taken), cursor
+        self._cursor = cursor if went_back else max(cursor, self._cursor, key=order)
+        self._last = self._last or f"{now_ms - 1}-0"
         self.ring_in(next_due_ms)
         self._idle.set()
         try:
@@ -67,7 +76,7 @@ class Bell:
             await self._idle.wait()
             try:
                 found = await self._follower.read(
-                    {self._stream: self._cursor, self._others: self._last}, block_ms=BLOCK_MS
+                    {self._stream: self._cursor, self._others: self._last or "$"}, block_ms=BLOCK_MS
                 )
             except Unavailable:
                 # The next take says so, patiently; without the ring an idle worker would not notice.
@@ -77,6 +86,8 @@ class Bell:
             for name, entries in found:
                 if name == self._others:
                     self._last = entries[-1][0]
+                else:
+                    self._cursor = entries[-1][0]
             if found:
                 self.ring()
                 self._idle.clear()

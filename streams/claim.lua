@@ -30,7 +30,8 @@ local function wake()
     local leases, due, hints, bell = unpack(group)
     if redis.call('HEXISTS', leases, ARGV[7]) == 1 then
       redis.call('HSET', hints, 'w:' .. ARGV[7], '1')
-    elseif redis.call('HDEL', hints, 'p:' .. ARGV[7]) == 1 then
+    elseif redis.call('HGET', hints, 'p:' .. ARGV[7]) == 'door' then
+      redis.call('HDEL', hints, 'p:' .. ARGV[7])
       redis.call('ZADD', due, 'XX', string.format('%.0f', now), ARGV[7])
       redis.call('XADD', bell, 'MAXLEN', '~', 1000, '*', 'key', ARGV[7])
       redis.call('EXPIRE', bell, 3600)

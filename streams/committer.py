@@ -35,7 +35,7 @@ class Committer:
         End a turn.
 
         Raises:
-            redis.ResponseError: Redis refuses these effects (a key of another type); nothing was committed.
+            Impossible, redis.ResponseError: Redis refuses these effects (a key of another type); nothing was committed.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((ending, future))

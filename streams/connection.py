@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,11 @@ from redis.asyncio.retry import Retry as NoRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
-    ClusterDownError,
+    InvalidResponse,
     NoPermissionError,
     NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
     RedisError,
     ResponseError,
-    TryAgainError,
 )
 from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import TimeoutError as TooSlow
@@ -42,8 +40,16 @@ SILENCE = 5.0
 """Seconds without an answer after which a connection counts as lost."""
 
 _LOST = (LostConnection, TooSlow, OSError, asyncio.IncompleteReadError)
-_PASSING = (ReadOnlyError, ClusterDownError, TryAgainError)
-"""Answers of a server that is failing over or loading: the same call will be taken soon."""
+_FULL = "OOM"
+_AWAY = frozenset({"BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"})
+"""Answers of a server that can do nothing now, not even read; the same call will be taken soon."""
+
+_READ_ONLY = frozenset({"READONLY", "NOREPLICAS", "MISCONF"})
+"""Answers of one that takes no writes now: it is failing over, has lost its replicas, or cannot write to its disk."""
+
+_CODE = re.compile(rf"\b({'|'.join([_FULL, *sorted(_AWAY), *sorted(_READ_ONLY)])})\b")
+_REFUSED = ("WRONGPASS", "NOAUTH", "invalid username-password", "DB index is out of range")
+"""What a server says to a connection that it will never take, however often it is tried."""
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -91,25 +97,32 @@ class Store:
         prefix = namespace if not namespace or namespace.endswith(":") else namespace + ":"
         return cls(pool, Keys(namespace=prefix), patience)
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument] = ()) -> Any:
+    async def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[Argument] = (), *, silence: float | None = None
+    ) -> Any:
         """
         Run a script.  It may run more than once with the same arguments; it must make that harmless.
 
+        Args:
+            silence: seconds without an answer after which it is repeated over another connection; None: SILENCE.
+
         Raises:
-            Unavailable: Redis cannot be reached, or is full.
+            Unavailable: Redis cannot be reached, is full, or takes no writes.
             redis.ResponseError: the script is wrong.
         """
         try:
-            return (await self._repeat([("EVALSHA", script.sha, len(keys), *keys, *args)], raising=True))[0]
+            command: tuple[Argument, ...] = ("EVALSHA", script.sha, len(keys), *keys, *args)
+            return (await self._repeat([command], raising=True, silence=silence))[0]
         except NoScriptError:
-            return (await self._repeat([("EVAL", script.text, len(keys), *keys, *args)], raising=True))[0]
+            command = ("EVAL", script.text, len(keys), *keys, *args)
+            return (await self._repeat([command], raising=True, silence=silence))[0]
 
     async def command(self, *args: Argument) -> Any:
         """One command that may be repeated.  Raises Unavailable, redis.ResponseError."""
         return (await self._repeat([args], raising=True))[0]
 
     async def pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        """Several such commands in one round trip; an error reply comes back in its place."""
+        """Several such commands in one round trip; an error reply comes back in its place.  Raises Unavailable."""
         return await self._repeat(commands) if commands else []
 
     async def ping(self) -> float:
@@ -126,25 +139,30 @@ class Store:
         """A connection of its own for blocking reads."""
         return Follower(self._pool.make_connection())
 
-    async def _repeat(self, commands: Sequence[Sequence[Argument]], *, raising: bool = False) -> list[Any]:
+    async def _repeat(
+        self, commands: Sequence[Sequence[Argument]], *, raising: bool = False, silence: float | None = None
+    ) -> list[Any]:
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self.patience
         pause, maybe_written = 0.02, False
+        trouble: Exception | None
         while True:
             try:
-                async with asyncio.timeout(SILENCE):
+                async with asyncio.timeout(silence or SILENCE):
                     connection = await self._pool.get_connection()
                     maybe_written = True
                     replies = await _exchange(self._pool, connection, commands)
-                return _raised(replies) if raising else replies
-            except (AuthenticationError, NoPermissionError) as error:
+                if (trouble := _trouble(replies, raising=raising)) is None:
+                    return replies
+                why = f"Redis takes no {'calls' if code_of(trouble) in _AWAY else 'writes'} now: {trouble}"
+            except (AuthenticationError, InvalidResponse) as error:
                 raise Unavailable(f"Redis refuses us: {error}") from error
-            except OutOfMemoryError as error:
-                raise Unavailable("Redis is full (maxmemory)", retry_after=5) from error
-            except (*_LOST, *_PASSING) as error:
-                if loop.time() >= give_up:
-                    why = str(error) or type(error).__name__
-                    raise Unavailable(f"Redis cannot be reached: {why}", maybe_written=maybe_written) from error
+            except _LOST as lost:
+                trouble, why = lost, f"Redis cannot be reached: {str(lost) or type(lost).__name__}"
+                if any(word in why for word in _REFUSED):
+                    raise Unavailable(f"Redis refuses us: {lost}") from lost
+            if loop.time() >= give_up:
+                raise Unavailable(why, maybe_written=maybe_written) from trouble
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 2, 0.5)
 
@@ -169,14 +187,49 @@ async def _exchange(
         await pool.release(connection)
 
 
-def _raised(replies: list[Any]) -> list[Any]:
+def code_of(error: Exception) -> str:
+    """
+    The word that tells what the server's trouble is (`READONLY`, `OOM`, …), or none.
+
+    Before Redis 7 what a command answers within a script stands somewhere in the script's own error.
+    """
+    told = getattr(error, "status_code", None)
+    if told and told != "ERR":
+        return str(told)
+    found = _CODE.search(str(error)[:300])
+    return found[1] if found else ""
+
+
+def _trouble(replies: list[Any], *, raising: bool) -> RedisError | None:
+    """
+    A reply that makes it worth repeating all of them.
+
+    Raises:
+        Unavailable: no repeat will help soon.
+        RedisError: any other error, where errors are to be raised.
+    """
     for reply in replies:
-        if isinstance(reply, RedisError):
+        if not isinstance(reply, RedisError):
+            continue
+        code = code_of(reply)
+        if code in _AWAY or (raising and code in _READ_ONLY):
+            return reply
+        if raising and code == _FULL:
+            raise Unavailable("Redis is full (maxmemory)", retry_after=5) from reply
+        if raising and isinstance(reply, NoPermissionError):
+            raise Unavailable(f"Redis refuses us: {reply}") from reply
+        if raising:
             raise reply
-    return replies
+    return None
 
 
 Entry = tuple[str, dict[str, bytes]]
+
+
+def order(id: str) -> tuple[int, int]:
+    """An entry's id as something that can be compared."""
+    milliseconds, _, sequence = id.partition("-")
+    return int(milliseconds), int(sequence)
 
 
 def entries(reply: Any) -> list[Entry]:
@@ -207,7 +260,7 @@ class Follower:
                     "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *after.keys(), *after.values()
                 )
                 reply = await self._connection.read_response()
-        except ResponseError as error:
+        except (ResponseError, InvalidResponse) as error:
             raise Unavailable(f"Redis refuses to be followed: {error}") from error
         except _LOST as error:
             await self._connection.disconnect(nowait=True)

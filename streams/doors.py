@@ -35,9 +35,11 @@ class Doors:
     def __init__(self, store: Store, topology: Topology, stream: str) -> None:
         self._store = store
         keys = store.keys
-        answering = [group for group in topology.readers(stream) if group.writes]
-        self._group = answering[0].name if answering else ""
-        holders = [holder.name for group in answering for out in group.writes for holder in topology.readers(out)]
+        self._stream = stream
+        answering = topology.answering(stream)
+        self._group = answering.name if answering else ""
+        written = answering.writes if answering else []
+        holders = [holder.name for out in written for holder in topology.readers(out)]
         self._holders = msgspec.msgpack.encode(
             [
                 [keys.group("leases", name), keys.group("due", name), keys.group("hints", name), keys.of("bell", name)]
@@ -61,7 +63,7 @@ class Doors:
             _CLAIM,
             [
                 keys.of("door", entry),
-                keys.of("waiting"),
+                keys.of("waiting", self._stream),
                 keys.group("cursor", self._group),
                 keys.group("box", self._group, key),
             ],

@@ -65,6 +65,8 @@ class Turn(msgspec.Struct, kw_only=True):
     """What the handler's lifespan yielded."""
     now_ms: int = 0
     """Redis's clock when the turn was granted, Unix milliseconds."""
+    meter_ms: int = 0
+    """Where the group has a meter: until this person's window ends."""
 
     @property
     def id(self) -> str:

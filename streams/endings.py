@@ -46,6 +46,7 @@ def ending(
     delay_ms: int | None = None,
     uncount: bool = False,
     progress: str | None = None,
+    at_door: bool = False,
 ) -> Ending:
     """
     Args:
@@ -54,6 +55,7 @@ def ending(
         delay_ms: what is left becomes due after this; None: at the end of its window.
         uncount: the attempt says nothing about the turn and does not count.
         progress: kept for the next attempt.
+        at_door: due at once when a waiting request claims the reply.
 
     Raises:
         NotAllowed: an output to a stream that the group's `writes` does not name.
@@ -75,6 +77,8 @@ def ending(
         plain["uncount"] = [message.id for message in turn.messages]
     if progress is not None:
         plain["progress"] = progress
+    if at_door:
+        plain["at_door"] = True
     return Ending(_pack(plain), touched, len(ids))
 
 
@@ -87,12 +91,14 @@ def _effects(keys: Keys, group: Group, turn: Turn, effects: Effects, touched: li
         fields += ["v", wire.VERSION, "trace", turn.messages[-1].trace]
         if turn.replayed:
             fields += ["replayed", "1"]
+        if not all(isinstance(field, str) for field in fields):
+            raise TypeError(f"an output to {output.stream!r} has a key or type that is no text")
         outputs.append([keys.stream(output.stream), output.answers, fields])
     writes = [_write(keys, group, turn, write) for write in effects.writes]
     touched += [write[0] for write in writes] + [output[0] for output in outputs]
     encoded: dict[str, Any] = {"writes": writes, "outputs": outputs}
     if effects.answer:
-        encoded["answer"] = {"status": effects.answer.status, "body": wire.encode(effects.answer.body).decode()}
+        encoded["answer"] = {"status": str(effects.answer.status), "body": wire.encode(effects.answer.body).decode()}
     return encoded
 
 

@@ -50,17 +50,28 @@ class Retry(CauceError):
     Args:
         why: a short reason for the log; never message text.
         after: seconds until the next attempt; None takes the group's backoff.
+        not_before: seconds; the next attempt is that far off at least, and by the group's backoff where that is longer.
         counted: False where the turn is not to blame (a model server or webhook that is down): no attempt is used up.
+        at_door: it waits for a request that may still claim it, and is due as soon as one does.
         progress: what the next attempt finds in `turn.progress`; None leaves it as it is.
     """
 
     def __init__(
-        self, why: str = "", *, after: float | None = None, counted: bool = True, progress: str | None = None
+        self,
+        why: str = "",
+        *,
+        after: float | None = None,
+        not_before: float = 0.0,
+        counted: bool = True,
+        progress: str | None = None,
+        at_door: bool = False,
     ) -> None:
         super().__init__(why)
         self.after = after
+        self.not_before = not_before
         self.counted = counted
         self.progress = progress
+        self.at_door = at_door
 
 
 class Bury(CauceError):

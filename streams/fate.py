@@ -25,6 +25,8 @@ class Park(msgspec.Struct, frozen=True):
     why: str
     counted: bool = True
     progress: str | None = None
+    at_door: bool = False
+    """Due at once when a request claims it."""
 
 
 class Burial(msgspec.Struct, frozen=True):
@@ -63,20 +65,19 @@ def after(
     """
     if error is None:
         return Settle()
+    wait: float | None
     if isinstance(error, (Bury, Malformed)):
         return Burial(why=str(error) or type(error).__name__, only=getattr(error, "entry", None))
-    why = _why(error)
-    if isinstance(error, Retry):
-        if not error.counted:
-            wait = 1.0 if error.after is None else error.after
-            return Park(delay_ms=_ms(wait), why=why, counted=False, progress=error.progress)
-        if error.after is not None and attempt < attempts:
-            return Park(delay_ms=_ms(error.after), why=why, progress=error.progress)
+    why, retry = _why(error), error if isinstance(error, Retry) else Retry()
+    if not retry.counted:
+        wait = 1.0 if retry.after is None else retry.after
+        return Park(delay_ms=_ms(wait), why=why, counted=False, progress=retry.progress, at_door=retry.at_door)
     if attempt >= attempts:
         return Burial(why=why, exhausted_only=True)
-    wait = backoff[min(attempt, len(backoff)) - 1] if backoff else 1.0
-    progress = error.progress if isinstance(error, Retry) else None
-    return Park(delay_ms=_ms(wait * (1 + JITTER * (2 * luck - 1))), why=why, progress=progress)
+    wait = retry.after
+    if wait is None:
+        wait = (backoff[min(attempt, len(backoff)) - 1] if backoff else 1.0) * (1 + JITTER * (2 * luck - 1))
+    return Park(delay_ms=_ms(max(wait, retry.not_before)), why=why, progress=retry.progress)
 
 
 def _ms(seconds: float) -> int:

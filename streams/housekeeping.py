@@ -17,9 +17,16 @@ from streams import log, metrics, wire
 from streams.connection import Store
 from streams.errors import CauceError, Unavailable
 from streams.turns import HEARTBEAT_MS, Turns
+from streams.watch import Consumer, Watch
+
+BEAT = 3.0
+"""Seconds between two beats."""
 
 ROUND = 1.5
-"""Seconds between two rounds; every second one beats."""
+"""Seconds between two looks at the others."""
+
+RETRY = 0.3
+"""Seconds after which a beat that did not get through is tried again."""
 
 
 class Broken(CauceError):
@@ -29,14 +36,16 @@ class Broken(CauceError):
 class Housekeeping:
     """The rounds of one consumer."""
 
-    def __init__(self, store: Store, turns: Turns, resources: Any) -> None:
+    def __init__(self, store: Store, turns: Turns, watch: Watch, resources: Any) -> None:
         self._store = store
         self._turns = turns
+        self._watch = watch
         self._describe: Callable[[], dict[str, Any]] | None = getattr(resources, "describe", None)
         self._working: Callable[[], bool] = getattr(resources, "ready", lambda: True)
         self._log = log.get(turns.group.name)
-        self._missing: set[str] = set()
-        self._server = ""
+        self._missing: set[Consumer] = set()
+        self._server: str | None = None
+        self._said_unknown = False
         self._steady_since = float("inf")
         self._beaten = float("-inf")
 
@@ -59,28 +68,42 @@ class Housekeeping:
             lose: called with each of them that is no longer ours.
             ring_in: called with the milliseconds until the next key is due.
         """
-        loop = asyncio.get_running_loop()
-        number = 0
+        # Apart: whatever holds up a look at the others must not hold up our own sign of life.
+        async with asyncio.TaskGroup() as rounds:
+            rounds.create_task(self._beats(held, lose, ring_in))
+            rounds.create_task(self._looks())
+
+    async def _beats(
+        self, held: Callable[[], list[str]], lose: Callable[[str], None], ring_in: Callable[[int], None]
+    ) -> None:
         while True:
-            started = loop.time()
             if not self._working():
                 # The model's thread is dead, say: whoever watches this process starts it anew.
                 raise Broken(f"the resources of group {self._turns.group.name} no longer work")
             try:
-                if number % 2 == 0:
-                    await self._beat(held, lose, ring_in)
-                await self._sweep(ring_in)
+                await self._beat(held, lose, ring_in)
+                wait = _jittered(BEAT)
             except Unavailable as error:
                 self._log.debug("round.skipped", why=str(error))
-                self._missing, self._steady_since = set(), float("inf")
-            number += 1
-            wait = ROUND * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
-            due = loop.time() + wait
-            await asyncio.sleep(wait)
-            metrics.loop_lag(loop.time() - due)
+                wait = RETRY
+            await _sleep(wait)
+
+    async def _looks(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            try:
+                await self._sweep()
+            except Unavailable as error:
+                self._log.debug("round.skipped", why=str(error))
+                self._forget()
+            await _sleep(_jittered(ROUND))
             if loop.time() - started > HEARTBEAT_MS / 1000:
                 # We were stopped or blocked: our own view of who is silent is worth nothing now.
-                self._missing, self._steady_since = set(), float("inf")
+                self._forget()
+
+    def _forget(self) -> None:
+        self._missing, self._steady_since = set(), float("inf")
 
     async def _beat(
         self, held: Callable[[], list[str]], lose: Callable[[str], None], ring_in: Callable[[int], None]
@@ -96,27 +119,37 @@ class Housekeeping:
             key = self._store.keys.of("model", self._turns.consumer)
             await self._store.command("SET", key, wire.encode(self._describe()), "PX", HEARTBEAT_MS)
 
-    async def _sweep(self, ring_in: Callable[[int], None]) -> None:
+    async def _sweep(self) -> None:
         now = asyncio.get_running_loop().time()
-        server = _identity(await self._store.pipeline([("INFO", "server"), ("INFO", "replication")]))
+        server = self._identity(await self._store.pipeline([("INFO", "server"), ("INFO", "replication")]))
         if server != self._server:
             self._server, self._steady_since, self._missing = server, now, set()
         self._steady_since = min(self._steady_since, now)
-        silent = await self._turns.silent()
+        silent = await self._watch.silent() - {Consumer(self._turns.group.name, self._turns.consumer)}
         if now - self._steady_since >= HEARTBEAT_MS / 1000:
-            for consumer in silent & self._missing:
-                freed = await self._turns.sweep(consumer)
+            for dead in silent & self._missing:
+                freed = await self._watch.sweep(dead)
                 if freed is not None:
-                    self._log.warning("worker.swept", consumer=consumer, turns=freed)
-                    ring_in(0)
+                    self._log.warning("worker.swept", group=dead.group, consumer=dead.name, turns=freed)
         self._missing = silent
 
+    def _identity(self, replies: list[Any]) -> str:
+        """Which server answers, and in which role; empty where this Redis tells nobody, or not us."""
+        told = b"".join(reply for reply in replies if isinstance(reply, bytes)).decode(errors="replace")
+        found = " ".join(line for line in told.splitlines() if line.startswith(("run_id:", "role:")))
+        if not found and not self._said_unknown:
+            self._said_unknown = True
+            self._log.warning("redis.unnamed", hint="this user may not run INFO: a failover goes unnoticed")
+        return found
 
-def _identity(replies: list[Any]) -> str:
-    """Which server answers, and in which role."""
-    found = []
-    for reply in replies:
-        if not isinstance(reply, bytes):
-            raise Unavailable(f"Redis does not say who it is: {reply}")
-        found += [line for line in reply.decode().splitlines() if line.startswith(("run_id:", "role:"))]
-    return " ".join(found)
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
+
+
+async def _sleep(seconds: float) -> None:
+    """And measure by how much longer it was: what held the loop."""
+    loop = asyncio.get_running_loop()
+    due = loop.time() + seconds
+    await asyncio.sleep(seconds)
+    metrics.loop_lag(loop.time() - due)

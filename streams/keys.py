@@ -31,7 +31,7 @@ TABLE: dict[str, Kind] = {
     "own": Kind("own:<group>:<key>", "string", "settle", "as the group's handler says", True),
     "seen": Kind("seen:<digest>", "string", "append", "8 days", False),
     "digest": Kind("digest", "string", "ingress", "for good; one key", False),
-    "waiting": Kind("waiting", "hash", "append", "until its entry is settled", False),
+    "waiting": Kind("waiting:<stream>", "hash", "append", "until settled; while a request may wait", False),
     "door": Kind("door:<entry>", "hash", "settle, claim", "`wait.keep`", True),
     "bell": Kind("bell:<name>", "stream", "settle, claim", "1 h; about 1,000 entries", False),
     "groups": Kind("groups", "hash", "worker", "until `cauce group drop`", False),

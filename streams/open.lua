@@ -8,13 +8,22 @@
 -- A group is made again at the cursor, never at '$', so a Redis that lost it loses no message.
 local stream, cursor, leases, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer, box = ARGV[1], ARGV[3], ARGV[4]
+redis.call('HDEL', KEYS[5], '') -- a full Redis refuses the first write of a script, not the later ones, and never HDEL
 redis.call('HSET', KEYS[5], group, ARGV[5])
 local at = redis.call('GET', cursor)
 local from = at or (ARGV[2] == 'start' and '0-0') or (ARGV[2] == 'now' and '$') or ARGV[2]
 local made = redis.pcall('XGROUP', 'CREATE', stream, group, from, 'MKSTREAM')
 if made.err then
-  if string.find(made.err, 'BUSYGROUP') then return {0, 0} end
-  return redis.error_reply(made.err)
+  if not string.find(made.err, 'BUSYGROUP') then return redis.error_reply(made.err) end
+  -- Made by somebody's own XGROUP CREATE: what it has read so far is not ours to read again.
+  if not at then
+    for _, row in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+      local told = {}
+      for i = 1, #row, 2 do told[row[i]] = row[i + 1] end
+      if told.name == group then redis.call('SET', cursor, told['last-delivered-id']) end
+    end
+  end
+  return {0, 0}
 end
 if not at then
   if from == '$' then

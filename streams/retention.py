@@ -13,9 +13,10 @@ import random
 from typing import Any
 
 import msgspec
+from redis.exceptions import RedisError
 
 from streams import log
-from streams.connection import Store
+from streams.connection import Store, order
 from streams.errors import Unavailable
 from streams.topology import Topology
 
@@ -36,6 +37,9 @@ async def run(store: Store, topology: Topology) -> None:
             await trim(store, topology)
         except Unavailable as error:
             _log.debug("round.skipped", why=str(error))
+        except RedisError as error:
+            # A key of another type, say.  Trimming goes on: without it memory grows until nothing can be taken.
+            _log.warning("trim.failed", why=f"{type(error).__name__}: {error}")
 
 
 async def trim(store: Store, topology: Topology) -> dict[str, int]:
@@ -58,8 +62,8 @@ async def trim(store: Store, topology: Topology) -> dict[str, int]:
         length = await store.command("XLEN", store.keys.stream(name))
         unsettled = [await _unsettled(store, name, group) for group in readers.get(name, [])]
         if unsettled and length >= NEARLY_FULL * stream.max_len:
-            bound = min(unsettled, key=_order)
-        lost[name] = await _trim(store, store.keys.stream(name), min([bound, *unsettled], key=_order))
+            bound = min(unsettled, key=order)
+        lost[name] = await _trim(store, store.keys.stream(name), min([bound, *unsettled], key=order))
         dead_bound = f"{now_ms - int(topology.dead.keep * 1000)}-0"
         lost[f"{name}.dead"] = await _trim(store, store.keys.dead(name), dead_bound)
     if any(lost.values()):
@@ -79,13 +83,15 @@ async def _unsettled(store: Store, stream: str, group: str) -> str:
             ("XPENDING", store.keys.stream(stream), group),
         ]
     )
+    if isinstance(pending, Exception) and isinstance(cursor, bytes):
+        return "0-0"  # Redis has lost the group; what it had taken lies in its boxes, and nobody counts it here
     ids = []
     if isinstance(cursor, bytes):
         milliseconds, _, sequence = cursor.decode().partition("-")
         ids.append(f"{milliseconds}-{int(sequence) + 1}")
     if isinstance(pending, list) and pending[0]:
         ids.append(pending[1].decode())
-    return min(ids, key=_order, default="0-0")
+    return min(ids, key=order, default="0-0")
 
 
 def _readers(registered: list[bytes]) -> dict[str, list[str]]:
@@ -94,8 +100,3 @@ def _readers(registered: list[bytes]) -> dict[str, list[str]]:
         reads: Any = msgspec.json.decode(registration)["reads"]
         readers.setdefault(reads, []).append(name.decode())
     return readers
-
-
-def _order(id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = id.partition("-")
-    return int(milliseconds), int(sequence)

@@ -3,10 +3,12 @@
 --
 -- KEYS  1 stream  2 leases  3 due  4 attempts  5 hints  6 waiting  7 dead stream, then every state key and output
 --         stream the effects name (declared, so that a cluster slot under way answers TRYAGAIN before anything is done)
--- ARGV  1 msgpack: {group, box, door, bell, keep_ms, dead_max, turns}; a turn is
---         {key, token, ids, effects?, bury?, delay_ms?, uncount?, progress?, unless?, instead?}, effects is
+-- ARGV  1 msgpack: {group, box, door, bell, keep_ms, dead_max, answers, turns}; answers: this group replies to requests
+--         that wait on the stream; a turn is {key, token, ids, effects?, bury?, delay_ms?, at_door?, uncount?, progress?,
+--         unless?, instead?}, effects is
 --         {writes = {{key, value or false, ttl_ms}}, outputs = {{stream, answers, {field, value, …}}}, answer?}
--- Returns for each turn {1, ms until its key is due again or -1}, or {0, -1}: refused, the lease is another's by now.
+-- Returns for each turn {1, ms until its key is due again or -1}, {0, -1}: refused, the lease is another's by now, or
+--   {2, -1}: the lease is ours, but a key that it names is of another type; nothing was done.
 --
 -- Everything that can fail is looked at before the first write, for Lua does not roll back.  The first write is XACK
 -- or HDEL, which a full Redis never refuses.
@@ -15,7 +17,8 @@ local stream, leases, due, attempts, hints, waiting, dead =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local someone_waits = redis.call('EXISTS', waiting) == 1
+local someone_waits = a.answers and redis.call('EXISTS', waiting) == 1
+local MOST_FIELDS = 2000 -- of an entry; Lua cannot hand many thousands of arguments to a command
 
 local function boxed(id)
   local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
@@ -31,11 +34,15 @@ local function appendable(key)
   return is_stream[key]
 end
 
-local function sound(turn, effects)
+local function ours(turn)
   if redis.call('HGET', leases, turn.key) ~= turn.token then return false end
   for _, id in ipairs(turn.ids) do
     if not redis.call('ZSCORE', a.box .. turn.key, boxed(id)) then return false end
   end
+  return true
+end
+
+local function possible(turn, effects)
   if turn.bury and not appendable(dead) then return false end
   for _, output in ipairs(effects and effects.outputs or {}) do
     if not appendable(output[1]) then return false end
@@ -80,7 +87,8 @@ local function bury(turn)
       local note = redis.call('HGET', attempts, id) or '0:0:::'
       local starts, first = string.match(note, '^(%d+):%d+:%d*:(%d*):')
       redis.call('XADD', dead, 'MAXLEN', '~', a.dead_max, '*', 'origin', id, 'group', a.group, 'reason', turn.bury,
-        'attempts', starts, 'first_ms', first, 'last_ms', string.format('%.0f', now), unpack(found[2]))
+        'attempts', starts, 'first_ms', first, 'last_ms', string.format('%.0f', now),
+        unpack(found[2], 1, math.min(#found[2], MOST_FIELDS)))
     end
   end
 end
@@ -120,13 +128,18 @@ local function reschedule(turn)
   local key = turn.key
   local hint, woken = unpack(redis.call('HMGET', hints, 'n:' .. key, 'w:' .. key))
   redis.call('HDEL', hints, 'n:' .. key, 'w:' .. key)
-  if redis.call('EXISTS', a.box .. key) == 0 then return -1 end
+  if redis.call('EXISTS', a.box .. key) == 0 then
+    redis.call('ZREM', due, key)
+    return -1
+  end
   local at = now
-  if turn.delay_ms and not woken then
+  if turn.delay_ms and not (woken and turn.at_door) then
     at = now + turn.delay_ms
-    redis.call('HSET', hints, 'p:' .. key, '1')
+    redis.call('HSET', hints, 'p:' .. key, turn.at_door and 'door' or '1')
   elseif hint and not turn.delay_ms then
     at = math.max(now, tonumber(string.match(hint, '^%d+')))
+    -- A request waits for it: what comes later is not to restart its window.
+    if string.match(hint, '^0:') then redis.call('HSET', hints, 'h:' .. key, '1') end
   end
   redis.call('ZADD', due, string.format('%.0f', at), key)
   return at - now
@@ -151,10 +164,14 @@ local results = {}
 for i, turn in ipairs(a.turns) do
   local effects = turn.effects
   if turn.unless and redis.call('EXISTS', turn.unless) == 1 then effects = turn.instead end
-  if not sound(turn, effects) then
+  if not ours(turn) then
     results[i] = {0, -1}
+  elseif not possible(turn, effects) then
+    results[i] = {2, -1}
   else
     redis.call('HDEL', leases, turn.key)
+    -- Should anything below fail after all, the key is due, and not mute for good.
+    redis.call('ZADD', due, string.format('%.0f', now), turn.key)
     annotate(turn)
     if turn.bury then bury(turn) end
     if #turn.ids > 0 then

@@ -1,13 +1,14 @@
 -- sweep: hand on what a dead consumer left.
 --
--- KEYS  1 stream  2 leases  3 due  4 attempts  5 hints  6 consumers  7 heartbeat of the dead consumer
--- ARGV  1 msgpack: {group, dead, sweeper, box, leaving}; leaving: it says goodbye itself, nothing crashed
+-- KEYS  1 stream  2 leases  3 due  4 attempts  5 hints  6 consumers  7 heartbeat of the dead consumer  8 the group's bell
+-- ARGV  1 msgpack: {group, dead, box, leaving}; leaving: it says goodbye itself, nothing crashed
 -- Returns {'alive'} where its heartbeat is back; else {'swept', leases freed} or {'more', leases freed}: call again.
 --
--- Never XAUTOCLAIM, which chooses by idle time and so robs slow consumers that live.
+-- Never XAUTOCLAIM, which chooses by idle time and so robs slow consumers that live.  What was pending goes to the
+-- consumer `left`, who never reads: acknowledging asks for no owner, and whoever sweeps may be of another group.
 local a = cmsgpack.unpack(ARGV[1])
-local stream, leases, due, attempts, hints, consumers, heartbeat =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local stream, leases, due, attempts, hints, consumers, heartbeat, bell =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 if not a.leaving and redis.call('EXISTS', heartbeat) == 1 then return {'alive'} end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -39,18 +40,20 @@ for i = 1, #flat, 2 do
     freed = freed + 1
   end
 end
+if freed > 0 then
+  redis.call('XADD', bell, 'MAXLEN', '~', 1000, '*', 'swept', a.dead)
+  redis.call('EXPIRE', bell, 3600)
+end
 local pending = redis.pcall('XPENDING', stream, a.group, '-', '+', 500, a.dead)
 if pending.err then pending = {} end
-if #pending > 0 and a.sweeper ~= a.dead then
-  local claim = {'XCLAIM', stream, a.group, a.sweeper, 0}
+if #pending > 0 then
+  local claim = {'XCLAIM', stream, a.group, 'left', 0}
   for _, row in ipairs(pending) do claim[#claim + 1] = row[1] end
   claim[#claim + 1] = 'JUSTID'
   redis.call(unpack(claim))
 end
-if #pending == 500 and a.sweeper ~= a.dead then return {'more', freed} end
-if a.sweeper ~= a.dead or #pending == 0 then
-  redis.pcall('XGROUP', 'DELCONSUMER', stream, a.group, a.dead)
-  redis.call('HDEL', consumers, a.dead)
-end
+if #pending == 500 then return {'more', freed} end
+redis.pcall('XGROUP', 'DELCONSUMER', stream, a.group, a.dead)
+redis.call('HDEL', consumers, a.dead)
 redis.call('DEL', heartbeat)
 return {'swept', freed}

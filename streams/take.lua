@@ -1,18 +1,21 @@
 -- take: read new entries into their keys' boxes, then lease the keys whose time has come.
 --
--- KEYS  1 stream  2 cursor  3 leases  4 due  5 attempts  6 hints  7 consumers  8 heartbeat
+-- KEYS  1 stream  2 cursor  3 leases  4 due  5 attempts  6 hints  7 consumers  8 heartbeat  9 dead stream
 -- ARGV  1 msgpack: {group, consumer, call, room, count, ttl_ms, box, order, debounce_ms, debounce_max_ms, turn_max,
---         turn_chars, replay, suspect_after, suspects, recall = {prefix, …}, meter = {prefix, window_ms, skip, unless}}
--- Returns {'ok', now_ms, read, next_due_ms or -1, turns, cursor}; a turn is {key, token, progress, entries, state} and an
---   entry {id, starts, crashes, count or '', fields}.  {'nogroup'} where the group is gone: nothing was done.
+--         turn_chars, replay, dead_max, suspect_after, suspects, recall = {prefix, …},
+--         meter = {prefix, window_ms, skip, unless}}
+-- Returns {'ok', now_ms, read, next_due_ms or -1, turns, cursor}; a turn is {key, token, progress, entries, state, ms until
+--   its meter's window ends} and an entry {id, starts, crashes, count or '', fields}.
+--   {'nogroup'} where the group is gone, or we know nothing of it: nothing was done.
 --
 -- A script, because reading and leasing as two acts break the order: A reads 1, B reads 2, B takes first.
 -- The same call number again returns the same grants and reads nothing.
 local a = cmsgpack.unpack(ARGV[1])
-local stream, cursor, leases, due, attempts, hints, consumers, heartbeat =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local stream, cursor, leases, due, attempts, hints, consumers, heartbeat, dead =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if redis.call('EXISTS', cursor) == 0 then return {'nogroup'} end
 
 -- A full Redis refuses the first write of a script, not the later ones, and never HDEL.
 redis.call('HDEL', hints, '')
@@ -31,6 +34,37 @@ local function fields_of(flat)
   for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
   return fields
 end
+
+local WELL_FORMED = { -- https://www.unicode.org/versions/Unicode16.0.0/core-spec/chapter-3/#G27506, table 3-7
+  '^[%z\1-\127]+', '^[\194-\223][\128-\191]', '^\224[\160-\191][\128-\191]',
+  '^[\225-\236\238\239][\128-\191][\128-\191]', '^\237[\128-\159][\128-\191]',
+  '^\240[\144-\191][\128-\191][\128-\191]', '^[\241-\243][\128-\191][\128-\191][\128-\191]',
+  '^\244[\128-\143][\128-\191][\128-\191]',
+}
+local function is_utf8(text)
+  local at, found = 1, not string.find(text, '[\128-\255]')
+  if found then return true end
+  while at <= #text do
+    found = nil
+    for _, pattern in ipairs(WELL_FORMED) do
+      found = found or select(2, string.find(text, pattern, at))
+    end
+    if not found then return false end
+    at = found + 1
+  end
+  return true
+end
+
+-- A key that is no text names nobody; left in a box it would stop every worker that takes it.
+local function bury(id, flat)
+  if redis.call('TYPE', dead).ok == 'none' or redis.call('TYPE', dead).ok == 'stream' then
+    redis.call('XADD', dead, 'MAXLEN', '~', a.dead_max, '*', 'origin', id, 'group', a.group, 'reason',
+      'its key is not UTF-8', 'attempts', '0', 'first_ms', '', 'last_ms', string.format('%.0f', now),
+      unpack(flat, 1, math.min(#flat, 2000)))
+  end
+end
+
+local function characters(text) return select(2, string.gsub(text, '[^\128-\191]', '')) end
 
 -- When a key's turn may start: each message restarts the wait, which is bounded from the first, and from now where
 -- the clock was set back and ids lie ahead of it.
@@ -82,7 +116,7 @@ local function gather(key, limit, record)
       redis.call('XACK', stream, a.group, id)
       redis.call('HDEL', attempts, id)
     else
-      chars = chars + #(fields_of(found[2]).body or '')
+      chars = chars + characters(fields_of(found[2]).body or '')
       if #entries > 0 and chars > a.turn_chars then break end
       entries[#entries + 1] = found
     end
@@ -126,17 +160,22 @@ local function granted(key, token, found, fresh)
     if i == 1 then progress = kept end
     entries[i] = {entry[1], starts, crashes, count, entry[2]}
   end
-  return {key, token, progress, entries, recalled(key)}
+  local left = a.meter and redis.call('PTTL', a.meter.prefix .. key) or 0
+  return {key, token, progress, entries, recalled(key), math.max(0, left)}
 end
 
 local turns = {}
 local record = redis.call('HGET', consumers, a.consumer)
 record = record and cmsgpack.unpack(record)
+-- A copy that was held up on the way: a later call has been answered, and nobody waits for this one.
+if record and a.call < record.call then return {'ok', now, 0, 0, {}, redis.call('GET', cursor)} end
 if record and record.call == a.call then
   for _, grant in ipairs(record.grants) do
     if redis.call('HGET', leases, grant[1]) == grant[2] then
       local size = tonumber(string.match(grant[2], '%.(%d+)$'))
-      turns[#turns + 1] = granted(grant[1], grant[2], (gather(grant[1], size)), false)
+      local found = gather(grant[1], size)
+      -- Nothing is left of it where its entries were deleted meanwhile; the next beat frees the lease.
+      if #found > 0 then turns[#turns + 1] = granted(grant[1], grant[2], found, false) end
     end
   end
   redis.call('SET', heartbeat, now, 'PX', a.ttl_ms)
@@ -154,6 +193,9 @@ for _, entry in ipairs(read) do
   local id, f = entry[1], fields_of(entry[2])
   local ours = f['for'] == a.group
   if (f['for'] and not ours) or (f.replayed and not a.replay and not ours) then
+    unseen[#unseen + 1] = id
+  elseif not is_utf8(f.key or '') then
+    bury(id, entry[2])
     unseen[#unseen + 1] = id
   else
     local key = a.order == 'none' and id or f.key or ''

@@ -1,5 +1,5 @@
 """
-Keyed turns over a consumer group: take, settle, beat, sweep, open, each one script over a whole batch.
+Keyed turns over a consumer group: take, settle, beat, open, each one script over a whole batch.
 
 Any number of consumers read one stream through one group; one turn at a time for a key, all keys in parallel.  The
 invariant: every unsettled entry is either after the cursor or in exactly one box; every key with a box has either a
@@ -20,17 +20,21 @@ from streams import wire
 from streams.connection import Store, script
 from streams.effects import Handler, Message, Turn
 from streams.endings import Ending
+from streams.errors import CauceError
 from streams.tables import Group
 from streams.topology import Topology
+from streams.watch import Consumer, Watch
 
 _TAKE = script(__file__, "take.lua")
 _SETTLE = script(__file__, "settle.lua")
 _BEAT = script(__file__, "beat.lua")
-_SWEEP = script(__file__, "sweep.lua")
 _OPEN = script(__file__, "open.lua")
 
 HEARTBEAT_MS = 8_000
 """How long a consumer counts as alive after its last sign."""
+
+BEAT_SILENCE = 1.5
+"""Seconds without an answer after which a beat is repeated."""
 
 SUSPECT_AFTER = 2
 """Crashes after which an entry is handled alone (docs/decisions/suspects.md)."""
@@ -62,10 +66,19 @@ class Taken(msgspec.Struct):
     """Until the next key's time comes; -1 for none."""
     cursor: str
     """The highest id any consumer of the group has read."""
+    now_ms: int
+    """Redis's clock, Unix milliseconds."""
 
 
 class Gone(Exception):
     """The group does not exist in Redis (any more); `open` makes it."""
+
+
+class Impossible(CauceError):
+    """A turn cannot be ended so; nothing was done, and it is still ours."""
+
+    def __init__(self) -> None:
+        super().__init__("a key that this turn would write is of another type")
 
 
 class Turns:
@@ -80,6 +93,7 @@ class Turns:
         """The highest call whose answer has come: what it granted and we do not hold was lost on the way."""
         self._store = store
         self._handler = handler
+        self._watch = Watch(store, topology)
         keys = store.keys
         self._stream = keys.stream(group.reads)
         self._dead = keys.dead(group.reads)
@@ -91,6 +105,8 @@ class Turns:
         self._box = keys.group("box", group.name) + ":"
         self._keep_ms = int(topology.wait.keep * 1000)
         self._dead_max = topology.dead.max_len
+        answering = topology.answering(group.reads)
+        self._answers = answering is not None and answering.name == group.name
         self._suspect_after = min(SUSPECT_AFTER, max(1, group.attempts - 1))
         self._take_args = self._taking()
 
@@ -107,6 +123,7 @@ class Turns:
             "turn_max": group.turn_max,
             "turn_chars": group.turn_max_chars,
             "replay": group.replay,
+            "dead_max": self._dead_max,
             "suspect_after": self._suspect_after,
             "recall": [self._prefix(kind) for kind in self._handler.recall],
             "meter": metering
@@ -151,6 +168,7 @@ class Turns:
             [
                 *self._some("cursor", "leases", "due", "attempts", "hints", "consumers", first=self._stream),
                 self._heartbeat,
+                self._dead,
             ],
             [_pack(args)],
         )
@@ -159,10 +177,10 @@ class Turns:
         _, now_ms, read, next_due_ms, turns, cursor = reply
         grants = [self._grant(turn, now_ms) for turn in turns]
         self._seen = max(self._seen, call)
-        return Taken(grants, read, next_due_ms, cursor.decode())
+        return Taken(grants, read, next_due_ms, cursor.decode(), now_ms)
 
     def _grant(self, reply: list[Any], now_ms: int) -> Grant:
-        key, token, progress, found, state = reply
+        key, token, progress, found, state, meter_ms = reply
         messages = [_message(id, count, flat) for id, _, _, count, flat in found]
         turn = Turn(
             group=self.group.name,
@@ -172,11 +190,12 @@ class Turns:
             state=dict(zip(self._handler.recall, state, strict=True)),
             progress=progress.decode(),
             now_ms=now_ms,
+            meter_ms=meter_ms,
         )
         starts = [row[1] for row in found]
         return Grant(turn, token.decode(), starts, suspect=found[0][2] >= self._suspect_after)
 
-    async def settle(self, endings: Sequence[Ending]) -> list[tuple[bool, int]]:
+    async def settle(self, endings: Sequence[Ending]) -> list[tuple[bool, int] | Impossible]:
         """
         End turns; see `MAX_TURNS`, `MAX_IDS`, `MAX_BYTES` for how many at once.
 
@@ -191,6 +210,7 @@ class Turns:
             "bell": keys.of("bell") + ":",
             "keep_ms": self._keep_ms,
             "dead_max": self._dead_max,
+            "answers": self._answers,
             "turns": [msgspec.Raw(ending.packed) for ending in endings],
         }
         declared = dict.fromkeys(key for ending in endings for key in ending.keys)
@@ -198,13 +218,13 @@ class Turns:
             _SETTLE,
             [
                 *self._some("leases", "due", "attempts", "hints", first=self._stream),
-                keys.of("waiting"),
+                keys.of("waiting", self.group.reads),
                 self._dead,
                 *declared,
             ],
             [_pack(args)],
         )
-        return [(done == 1, due) for done, due in reply]
+        return [Impossible() if done == 2 else (done == 1, due) for done, due in reply]
 
     async def beat(self, held: Sequence[str]) -> tuple[set[str], int]:
         """
@@ -214,50 +234,23 @@ class Turns:
             those of them that are lost, and the milliseconds until the next key is due (-1 for none).
         """
         args = {"consumer": self.consumer, "seen": self._seen, "held": held, "ttl_ms": HEARTBEAT_MS, "box": self._box}
+        # Impatient: a beat into a dead connection has to be repeated over another one while the heartbeat still lives.
         lost, next_due_ms = await self._store.run(
-            _BEAT, [*self._some("leases", "due", "attempts", "hints", "consumers"), self._heartbeat], [_pack(args)]
+            _BEAT,
+            [*self._some("leases", "due", "attempts", "hints", "consumers"), self._heartbeat],
+            [_pack(args)],
+            silence=BEAT_SILENCE,
         )
         return {token.decode() for token in lost}, next_due_ms
 
-    async def silent(self) -> set[str]:
-        """The other consumers whose heartbeat is missing now."""
-        names = [name.decode() for name in await self._store.command("HKEYS", self._keys["consumers"])]
-        others = [name for name in names if name != self.consumer]
-        alive = await self._store.pipeline([("EXISTS", self._heartbeat_of(name)) for name in others])
-        return {name for name, there in zip(others, alive, strict=True) if there == 0}
-
-    async def sweep(self, dead: str, *, leaving: bool = False) -> int | None:
-        """
-        Hand on what a consumer left.  None where it turned out to be alive, else how many leases were freed.
-        """
-        args = {"group": self.group.name, "dead": dead, "sweeper": self.consumer, "box": self._box, "leaving": leaving}
-        freed = 0
-        while True:
-            reply = await self._store.run(
-                _SWEEP,
-                [
-                    *self._some("leases", "due", "attempts", "hints", "consumers", first=self._stream),
-                    self._heartbeat_of(dead),
-                ],
-                [_pack(args)],
-            )
-            if reply[0] == b"alive":
-                return None
-            freed += int(reply[1])
-            if reply[0] == b"swept":
-                return freed
-
     async def leave(self) -> None:
         """Deregister: whatever is still ours becomes due for the others at once, and counts no attempt."""
-        await self.sweep(self.consumer, leaving=True)
+        await self._watch.sweep(Consumer(self.group.name, self.consumer), leaving=True)
 
     def _prefix(self, kind: str) -> str:
         """What precedes the person in the names of this kind's keys."""
         name = self._store.keys.state(kind, self.group.name, "")
         return name if name.endswith(":") else name + ":"
-
-    def _heartbeat_of(self, consumer: str) -> str:
-        return self._store.keys.group("heartbeat", self.group.name, consumer)
 
     def _some(self, *kinds: str, first: str | None = None) -> list[str]:
         return [*([first] if first else []), *(self._keys[kind] for kind in kinds)]

@@ -29,7 +29,8 @@ from streams.housekeeping import Housekeeping
 from streams.settings import Settings
 from streams.tables import Group
 from streams.topology import Topology
-from streams.turns import Gone, Grant, Taken, Turns
+from streams.turns import Gone, Grant, Impossible, Taken, Turns
+from streams.watch import Watch
 
 READ_COUNT = 200
 """New entries one take reads at most; reading ahead lets a burst of one person gather into one turn."""
@@ -50,7 +51,7 @@ class Worker:
         self._turns = Turns(store, topology, group, handler)
         self._committer = Committer(self._turns)
         self._bell = Bell(store, group)
-        self._housekeeping = Housekeeping(store, self._turns, resources)
+        self._housekeeping = Housekeeping(store, self._turns, Watch(store, topology), resources)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._lost: set[str] = set()
         self._suspects: set[str] = set()
@@ -114,16 +115,17 @@ class Worker:
             for grant in taken.grants:
                 self._start(grant)
             if taken.read < READ_COUNT and len(taken.grants) < room:
-                await self._bell.wait(taken.cursor, taken.next_due_ms)
+                await self._bell.wait(taken.cursor, taken.next_due_ms, taken.now_ms)
 
     async def _take(self, room: int) -> Taken | None:
         try:
-            taken = await self._turns.take(room, READ_COUNT, 0 if self._suspects else 1)
-        except Gone:
-            made, pending = await self._turns.open()
-            if made and self.opened.is_set():
-                self._log.warning("group.recreated", pending=pending, hint="Redis had lost it")
-            return None
+            try:
+                taken = await self._turns.take(room, READ_COUNT, 0 if self._suspects else 1)
+            except Gone:
+                made, pending = await self._turns.open()
+                if made and self.opened.is_set():
+                    self._log.warning("group.recreated", pending=pending, hint="Redis had lost it")
+                return None
         except Unavailable as error:
             self._log.warning("redis.lost", why=str(error))
             await asyncio.sleep(0.5)
@@ -200,7 +202,12 @@ class Worker:
         assert isinstance(verdict, fate.Park)  # noqa: S101 - an error never settles
         level = self._log.warning if verdict.counted else self._log.debug
         level("turn.parked", turn=turn.id, attempt=turn.attempt, wait_s=verdict.delay_ms / 1000, why=verdict.why)
-        how = {"delay_ms": verdict.delay_ms, "uncount": not verdict.counted, "progress": verdict.progress}
+        how = {
+            "delay_ms": verdict.delay_ms,
+            "uncount": not verdict.counted,
+            "progress": verdict.progress,
+            "at_door": verdict.at_door,
+        }
         return "parked", self._ending(grant, [], **how)
 
     def _buried(self, grant: Grant, burial: fate.Burial) -> Ending:
@@ -227,7 +234,7 @@ class Worker:
     async def _commit(self, grant: Grant, end: Ending) -> bool:
         try:
             done, due_ms = await self._committer.commit(end)
-        except ResponseError as error:
+        except (Impossible, ResponseError) as error:
             # Redis refuses these effects; without them the turn can still be parked or buried.
             done, due_ms = await self._committer.commit(self._end(grant, None, error)[1])
         if not done:
@@ -276,14 +283,14 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
         stack.push_async_callback(store.close)
         await store.ping()
         log.get("worker").info("redis.connected", url=url)
-        workers = []
+        workers: list[Worker] = []
+        _stop_on_signals(workers, len(handlers))
         for name, handler in handlers.items():
             group = topology.group(name)
             resources = None
             if handler.lifespan is not None:
                 resources = await stack.enter_async_context(handler.lifespan(group, topology, settings, store))
             workers.append(Worker(store, topology, group, handler, resources))
-        _stop_on_signals(workers)
         if settings.worker_port is not None:
             await stack.enter_async_context(
                 probe.serve(settings.worker_port, ready=lambda: all(worker.ready for worker in workers))
@@ -296,7 +303,8 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
     log.get("worker").info("redis.disconnected")
 
 
-def _stop_on_signals(workers: Sequence[Worker]) -> None:
+def _stop_on_signals(workers: Sequence[Worker], count: int) -> None:
+    """`workers` may still be growing; `count` is how many there will be."""
     loop = asyncio.get_running_loop()
     signals = 0
 
@@ -306,6 +314,9 @@ def _stop_on_signals(workers: Sequence[Worker]) -> None:
         if signals > 1:
             log.get("worker").warning("worker.stopped_at_once")
             os._exit(1)
+        if len(workers) < count:
+            # A model is being loaded, in a thread that nothing can stop; nothing has been taken yet.
+            os._exit(0)
         for worker in workers:
             worker.stop()
 

@@ -9,6 +9,7 @@ from streams.connection import Store
 from streams.effects import Effects, Handler, Turn
 from streams.endings import ending
 from streams.turns import Grant, Turns
+from streams.watch import Consumer, Watch
 
 
 async def nothing(turn: Turn) -> None:
@@ -27,6 +28,17 @@ async def a_consumer(store: Store, handler: Handler | None = None, **group: Any)
     turns = Turns(store, top, top.groups["g"], handler or Handler(handle=nothing))
     await turns.open()
     return turns
+
+
+def named(turns: Turns) -> Consumer:
+    """A consumer, as whoever watches all groups knows it."""
+    return Consumer("g", turns.consumer)
+
+
+async def kill(store: Store, turns: Turns) -> None:
+    """Its heartbeat is over, and somebody hands on what it left."""
+    await store.command("DEL", turns._heartbeat)
+    assert await Watch(store, a_topology()).sweep(named(turns)) is not None
 
 
 async def say(store: Store, key: str, body: str = "{}", *, id: str = "*", **fields: str) -> str:

@@ -16,7 +16,7 @@ FLOORS = {
     # 0: the vocabulary; no Redis, no network
     0: "errors wire effects tables topology settings keys fate signature masking",
     # 1: Redis's verbs, and what every process says and counts
-    1: "connection turns batches endings handlers log metrics survey bell doors",
+    1: "connection watch turns batches endings handlers log metrics survey bell doors",
     # 2: the runtime
     2: "worker committer housekeeping retention deadletters replay erase timeline probe embedded",
     # 4: the command line; 3 are the doors, ingress and processors

@@ -70,6 +70,22 @@ async def test_egress_killed_in_the_middle_of_a_delivery_repeats_it_with_the_sam
         assert first.body == second.body
 
 
+async def test_a_groups_only_worker_is_swept_by_another_groups_while_it_is_away(own_server: Server) -> None:
+    # Given a reply in work, whose worker is killed and takes long to come back
+    async with pipeline(own_server, MODEL="echo?latency=60") as whole:
+        await whole.say(ANA, "Hola", "m1")
+        await in_work(whole, "inference")
+        await whole.kill("inference")
+        start = time.monotonic()
+        # Then whoever is there hands its turn on, so that nothing is left to wait for when it is back
+        assert '"group": "inference"' in await whole.processes["egress"].says("worker.swept", within=PROMISED)
+        print(f"\nhanded on {time.monotonic() - start:.1f} s after the kill")  # noqa: T201 - the figure
+        whole.environment["MODEL"] = "echo"
+        await whole.start("inference")
+        [delivery] = await whole.sink.received(1, seconds=PROMISED)
+        assert json.loads(delivery.body)["in_reply_to"] == ["m1"]
+
+
 async def test_the_ingress_killed_after_its_answer_has_lost_nothing(own_server: Server) -> None:
     async with pipeline(own_server) as whole:
         accepted = await whole.say(ANA, "Hola", "m1")

@@ -7,8 +7,9 @@ import signal
 
 import pytest
 from conftest import Server
+from redis.exceptions import ResponseError
 
-from streams.connection import Store
+from streams.connection import Store, code_of
 from streams.errors import Unavailable
 
 
@@ -66,4 +67,32 @@ async def test_a_follower_whose_answer_came_too_late_starts_anew(own_server: Ser
     assert [(name, [id for id, _ in entries]) for name, entries in found] == [("s", [second])]
     assert await follower.read({"s": second}, block_ms=10) == []
     await follower.close()
+    await store.close()
+
+
+@pytest.mark.parametrize("told", [
+    "NOREPLICAS Not enough good replicas to write.", "MISCONF Redis is configured to save RDB snapshots",
+    "ERR Error running script (call to f_1): @user_script:27: -READONLY You can't write against a read only replica.",
+    "BUSY Redis is busy running a script.",
+])  # fmt: skip
+def test_a_server_that_takes_no_writes_now_is_worth_asking_again(told: str) -> None:
+    assert code_of(ResponseError(told, status_code="ERR")) in ("NOREPLICAS", "MISCONF", "READONLY", "BUSY")
+
+
+@pytest.mark.parametrize("told", ["BUSYGROUP Consumer Group name already exists", "WRONGTYPE Operation against a key"])
+def test_an_error_of_the_call_itself_is_not(told: str) -> None:
+    assert code_of(ResponseError(told)) == ""
+
+
+async def test_a_write_waits_for_a_master_that_has_lost_its_replicas(own_server: Server) -> None:
+    store = Store.open(own_server.url)
+    await store.command("CONFIG", "SET", "min-replicas-to-write", "1")
+    writing = asyncio.create_task(store.command("SET", "k", "v"))
+    assert await store.command("GET", "k") is None
+    await store.command("CONFIG", "SET", "min-replicas-to-write", "0")
+    assert await writing == b"OK"
+    await store.command("CONFIG", "SET", "min-replicas-to-write", "1")
+    store.patience = 0
+    with pytest.raises(Unavailable, match="takes no writes now"):
+        await store.command("SET", "k", "w")
     await store.close()

@@ -11,7 +11,7 @@ from streams.connection import Store
 from streams.doors import Doors, release
 from streams.effects import Answer, Effects, Handler, Output
 from streams.topology import Topology
-from streams.turns import Turns
+from streams.turns import Grant, Turns
 
 REPLY = Effects(
     outputs=[Output(stream="outbound", type="reply", body={"message": "hola"}, answers=True)],
@@ -42,7 +42,7 @@ class Stage:
         """What append.lua does for a request that waits."""
         entry = await say(self.store, "+1", now="1")
         deadline = await redis_ms(self.store) + wait_ms
-        await self.store.command("HSET", "waiting", entry, f"{deadline}|front|{ticket}")
+        await self.store.command("HSET", "waiting:inbound", entry, f"{deadline}|front|{ticket}")
         return entry
 
     async def reply(self, effects: Effects = REPLY) -> None:
@@ -106,7 +106,7 @@ async def test_a_request_that_stops_waiting_leaves_the_reply_to_the_webhook(each
 async def test_a_repeat_that_joins_is_not_withdrawn_by_the_older_request(each_store: Store, stage: Stage) -> None:
     await stage.set()
     entry = await stage.ask("old")
-    await each_store.command("HSET", "waiting", entry, f"{await redis_ms(each_store) + 9_999}|front|new")
+    await each_store.command("HSET", "waiting:inbound", entry, f"{await redis_ms(each_store) + 9_999}|front|new")
     await claim(stage, entry, "old", stop=True)
     await stage.reply()
     assert await stage.rung() == [b"new"]
@@ -148,7 +148,7 @@ async def test_a_claim_wakes_the_egress_that_holds_the_reply(each_store: Store, 
     await stage.reply()
     await stage.outbound_door()
     # Given egress parked the reply until the deadline
-    await end(stage.egress, stage.held, delay_ms=60_000, uncount=True)
+    await end(stage.egress, stage.held, delay_ms=60_000, uncount=True, at_door=True)
     assert (await stage.egress.take(5, 100, 1)).grants == []
     await claim(stage, entry, "t1")
     assert len((await stage.egress.take(5, 100, 1)).grants) == 1
@@ -162,4 +162,44 @@ async def test_a_claim_while_egress_is_about_to_park_is_not_missed(each_store: S
     await stage.outbound_door()
     assert await release(each_store, entry) > 0
     await claim(stage, entry, "t1")
-    assert await end(stage.egress, stage.held, delay_ms=60_000, uncount=True) == (True, 0)
+    assert await end(stage.egress, stage.held, delay_ms=60_000, uncount=True, at_door=True) == (True, 0)
+
+
+async def test_a_claim_hurries_no_reply_that_waits_for_its_receiver(each_store: Store, stage: Stage) -> None:
+    # Given a reply that failed and waits for its retry, and a later one that a request takes
+    await stage.set()
+    await end(stage.inference, await _granted(stage), REPLY)
+    failed = (await stage.egress.take(5, 100, 1)).grants[0]
+    await end(stage.egress, failed, delay_ms=60_000)
+    entry = await stage.ask("t1")
+    await stage.reply()
+    # Then neither before nor while it is in work does the claim cut its wait short
+    await claim(stage, entry, "t1")
+    assert (await stage.egress.take(5, 100, 1)).grants == []
+
+
+async def _granted(stage: Stage) -> Grant:
+    await say(stage.store, "+1")
+    return (await stage.inference.take(5, 100, 1)).grants[0]
+
+
+async def test_only_the_group_that_answers_ends_a_registration(each_store: Store) -> None:
+    # Given a group that only watches the same stream, and a request that waits
+    top = both_groups()
+    top.groups["archive"] = type(top.groups["g"])(name="archive", reads="inbound", handler="nowhere:nothing")
+    stage = Stage(each_store)
+    stage.top = top
+    await stage.set()
+    archive = Turns(each_store, top, top.groups["archive"], Handler(handle=nothing))
+    await archive.open()
+    entry = await stage.ask("t1")
+    # When that group is done first
+    await end(archive, (await archive.take(5, 100, 1)).grants[0])
+    await stage.reply()
+    # Then the reply still finds who waits
+    assert await stage.outbound_door() == entry
+    # And an entry of another stream that happens to have the same id as somebody's ends no registration either
+    twin = stage.held.turn.id
+    await each_store.command("HSET", "waiting:inbound", twin, f"{await redis_ms(each_store) + 60_000}|front|t2")
+    await end(stage.egress, stage.held)
+    assert await each_store.command("HEXISTS", "waiting:inbound", twin) == 1

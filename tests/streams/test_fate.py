@@ -44,6 +44,11 @@ def test_a_handler_may_name_its_wait_and_its_progress() -> None:
     assert after(Retry("503", after=2, progress="3")) == fate.Park(delay_ms=2_000, why="503", progress="3")
 
 
+def test_a_receiver_that_asks_for_time_gets_it_but_no_less_than_the_backoff() -> None:
+    assert after(Retry("503", not_before=20), attempt=2) == fate.Park(delay_ms=20_000, why="503")
+    assert after(Retry("503", not_before=1), attempt=3) == fate.Park(delay_ms=30_000, why="503")
+
+
 @pytest.mark.parametrize("error", [Bury("no such number"), Malformed("no such number")])
 def test_what_can_never_succeed_is_buried_at_once(error: Exception) -> None:
     assert after(error) == fate.Burial(why="no such number")

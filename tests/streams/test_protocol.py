@@ -20,6 +20,7 @@ from protocol import a_topology, bodies, end, nothing
 from streams.connection import Store
 from streams.effects import Effects, Handler, Output, Write
 from streams.turns import Gone, Grant, Turns
+from streams.watch import Watch
 
 PEOPLE = st.sampled_from(["+1", "+2", "+3"])
 HANDLER = Handler(handle=nothing, recall=("own",))
@@ -153,8 +154,9 @@ class Protocol(RuleBasedStateMachine):
             consumer.held = []
 
     async def _sweep(self) -> None:
-        for name in await self.live[0].turns.silent():
-            await self.live[0].turns.sweep(name)
+        watch = Watch(self.store, a_topology())
+        for dead in await watch.silent():
+            await watch.sweep(dead)
 
     @rule()
     def redis_forgets_the_group(self) -> None:

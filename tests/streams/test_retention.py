@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from protocol import a_consumer, a_topology, end, redis_ms, say
 
+from streams import retention
 from streams.connection import Store
 from streams.retention import trim
 
@@ -60,3 +63,31 @@ async def test_dead_letters_go_after_thirty_days(each_store: Store) -> None:
     for age in (31, 29):
         await each_store.command("XADD", "inbound.dead", f"{now - age * DAY}-0", "key", "+1")
     assert (await trim(each_store, a_topology()))["inbound.dead"] == 1
+
+
+async def test_while_redis_has_lost_the_group_nothing_of_its_stream_goes(each_store: Store) -> None:
+    # Given entries that are taken and not settled, and a stream near its cap
+    turns = await a_consumer(each_store)
+    for _ in range(10):
+        await say(each_store, "+1")
+    await turns.take(5, 100, 1)
+    top = a_topology()
+    top.streams["inbound"].max_len = 10
+    await each_store.command("XGROUP", "DESTROY", "inbound", "g")
+    assert (await trim(each_store, top))["inbound"] == 0
+
+
+async def test_an_error_of_redis_ends_one_round_and_not_the_trimming(each_store: Store, monkeypatch) -> None:
+    # Given a stream of which something else has made a list
+    monkeypatch.setattr("streams.retention.EVERY", 0)
+    await each_store.command("RPUSH", "inbound", "x")
+    trimming = asyncio.create_task(retention.run(each_store, a_topology()))
+    now = await redis_ms(each_store)
+    await each_store.command("XADD", "outbound", f"{now - 8 * DAY}-0", "key", "+1")
+    await asyncio.sleep(0)
+    await each_store.command("DEL", "inbound")
+    async with asyncio.timeout(20):
+        while await each_store.command("XLEN", "outbound"):  # noqa: ASYNC110 - Redis alone knows
+            await asyncio.sleep(0)
+    assert not trimming.done()
+    trimming.cancel()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from protocol import a_consumer, bodies, end, nothing, redis_ms, say
+from protocol import a_consumer, a_topology, bodies, end, kill, named, nothing, redis_ms, say
 
 from streams.connection import Store
-from streams.effects import Effects, Handler, Metering, Output, Write
+from streams.effects import Effects, Handler, Message, Metering, Output, Turn, Write
 from streams.endings import NotAllowed, ending
-from streams.turns import Gone
+from streams.keys import Keys
+from streams.turns import Gone, Impossible
+from streams.watch import Watch
 
 
 async def test_all_that_waits_of_a_person_is_one_turn(each_store: Store) -> None:
@@ -189,8 +191,9 @@ async def test_a_live_consumer_is_never_swept(each_store: Store) -> None:
     one, two = await a_consumer(each_store), await a_consumer(each_store)
     await say(each_store, "+1")
     await one.take(5, 100, 1)
-    assert await two.silent() == set()
-    assert await two.sweep(one.consumer) is None
+    watch = Watch(each_store, a_topology())
+    assert await watch.silent() == set()
+    assert await watch.sweep(named(one)) is None
     assert (await two.take(5, 100, 1)).grants == []
 
 
@@ -199,14 +202,17 @@ async def test_a_dead_consumers_turn_goes_to_another_and_the_late_commit_is_refu
     await say(each_store, "+1", "hola")
     late = (await one.take(5, 100, 1)).grants[0]
     await each_store.command("DEL", one._heartbeat)
-    assert await two.silent() == {one.consumer}
-    assert await two.sweep(one.consumer) == 1
+    watch = Watch(each_store, a_topology())
+    assert await watch.silent() == {named(one)}
+    assert await watch.sweep(named(one)) == 1
     grant = (await two.take(5, 100, 1)).grants[0]
     assert (bodies(grant), grant.starts) == (["hola"], [2])
     assert await end(one, late) == (False, -1)
     assert await end(two, grant) == (True, -1)
     consumers = await each_store.command("XINFO", "CONSUMERS", "inbound", "g")
-    assert [dict(zip(row[::2], row[1::2], strict=True))[b"name"].decode() for row in consumers] == [two.consumer]
+    names = {dict(zip(row[::2], row[1::2], strict=True))[b"name"].decode() for row in consumers}
+    assert names == {"left"}  # dead consumers are gone, and what was pending has an owner who never reads
+    assert await watch.silent() == set()
 
 
 async def test_who_was_in_work_at_two_crashes_is_handled_alone(each_store: Store) -> None:
@@ -216,8 +222,7 @@ async def test_who_was_in_work_at_two_crashes_is_handled_alone(each_store: Store
             for person in ("+1", "+1", "+2"):
                 await say(each_store, person)
         await dead.take(5, 100, 1)
-        await each_store.command("DEL", dead._heartbeat)
-        await (await a_consumer(each_store)).sweep(dead.consumer)
+        await kill(each_store, dead)
     turns = await a_consumer(each_store)
     taken = await turns.take(5, 100, suspects=1)
     # Then one suspect starts, with its oldest message alone, and the other waits for it to end
@@ -362,3 +367,78 @@ async def test_ids_of_one_millisecond_are_handled_in_their_order(each_store: Sto
     for number in (0, 1, 2, 9, 10, 11, 100):
         await say(each_store, "+1", f"{number}", id=f"5-{number + 1}")
     assert bodies((await turns.take(5, 100, 1)).grants[0]) == ["0", "1", "2", "9", "10", "11", "100"]
+
+
+async def test_a_copy_of_a_call_that_comes_late_grants_nothing(each_store: Store) -> None:
+    turns = await a_consumer(each_store)
+    await say(each_store, "+1")
+    first = (await turns.take(5, 100, 1)).grants[0]
+    await turns.take(5, 100, 1)
+    await say(each_store, "+2")
+    # When the first call arrives once more, after the second has been answered
+    turns._calls -= 2
+    assert (await turns.take(5, 100, 1)).grants == []
+    # Then its token still means one person alone
+    turns._calls += 1
+    second = (await turns.take(5, 100, 1)).grants[0]
+    assert (first.turn.key, second.turn.key, first.token != second.token) == ("+1", "+2", True)
+
+
+async def test_a_call_repeated_after_its_entries_were_deleted_is_no_error(each_store: Store) -> None:
+    turns = await a_consumer(each_store)
+    entry = await say(each_store, "+1")
+    await turns.take(5, 100, 1)
+    await each_store.command("XDEL", "inbound", entry)
+    turns._calls -= 1
+    assert (await turns.take(5, 100, 1)).grants == []
+    # And the lease that nobody holds is freed by the next beat
+    await turns.beat([])
+    await turns.take(5, 100, 1)
+    assert await each_store.command("HLEN", "group:g:leases") == 0
+
+
+async def test_a_turn_that_would_write_where_it_cannot_is_told_so_and_stays_ours(each_store: Store) -> None:
+    turns = await a_consumer(each_store)
+    await say(each_store, "+1")
+    grant = (await turns.take(5, 100, 1)).grants[0]
+    await each_store.command("SET", "outbound", "not a stream")
+    reply = Effects(outputs=[Output(stream="outbound", type="reply", body={})])
+    packed = ending(each_store.keys, turns.group, grant.turn, grant.token, [grant.turn.id], effects=reply)
+    assert [type(result) for result in await turns.settle([packed])] == [Impossible]
+    assert await end(turns, grant) == (True, -1)
+
+
+def test_an_output_that_is_no_text_fails_before_redis_sees_it() -> None:
+    group = a_topology().groups["g"]
+    turn = Turn(group="g", key="+1", messages=[Message(id="1-0", type="text", body=b"{}")])
+    effects = Effects(outputs=[Output(stream="outbound", type=None, body={})])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="no text"):
+        ending(Keys(), group, turn, "token", ["1-0"], effects=effects)
+
+
+async def test_an_entry_of_thousands_of_fields_can_be_buried(each_store: Store) -> None:
+    turns = await a_consumer(each_store)
+    await say(each_store, "+1", **{f"f{number}": "x" for number in range(4_500)})
+    grant = (await turns.take(5, 100, 1)).grants[0]
+    assert await end(turns, grant, bury="no") == (True, -1)
+    [[_, flat]] = await each_store.command("XRANGE", "inbound.dead", "-", "+")
+    assert flat[12:18] == [b"key", b"+1", b"type", b"text", b"body", b"{}"]
+
+
+async def test_who_waits_for_an_answer_is_not_held_up_by_what_comes_after(each_store: Store) -> None:
+    # Given a turn in work, a message that a request waits for, and then a plain one
+    turns = await a_consumer(each_store, debounce=5, debounce_max=10)
+    await say(each_store, "+1", now="1")
+    grant = (await turns.take(5, 100, 1)).grants[0]
+    await say(each_store, "+1", now="1")
+    await turns.take(5, 100, 1)
+    assert await end(turns, grant) == (True, 0)
+    await say(each_store, "+1")
+    assert len((await turns.take(5, 100, 1)).grants) == 1
+
+
+async def test_a_turns_length_is_counted_in_characters(each_store: Store) -> None:
+    turns = await a_consumer(each_store, turn_max_chars=100)
+    for _ in range(3):
+        await say(each_store, "+1", "ñ" * 40)
+    assert len((await turns.take(5, 100, 1)).grants[0].turn.messages) == 2

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from protocol import a_topology, say
+from conftest import Server
+from protocol import a_topology, redis_ms, say
 
 from streams import wire
 from streams.connection import Store
@@ -165,21 +166,22 @@ async def test_effects_that_cannot_be_committed_are_the_handlers_failure(store: 
     assert await store.command("XLEN", "inbound.dead") == 1
 
 
-async def test_a_key_of_another_type_in_redis_harms_its_own_turn_only(store: Store) -> None:
-    async def handle(turn: Turn) -> Effects:
-        return an_answer(turn)
+async def test_a_key_of_another_type_costs_its_own_turn_attempts_and_nobody_else_anything(store: Store) -> None:
+    seen: dict[str, list[int]] = {}
+
+    async def handle(turn: Turn) -> Effects | None:
+        seen.setdefault(turn.key, []).append(turn.attempt)
+        if turn.attempt == 3:
+            await store.command("DEL", "outbound")  # somebody mends it
+        return an_answer(turn) if turn.key == "+1" else None
 
     await store.command("SET", "outbound", "not a stream")
-    async with working(store, handle, attempts=1, backoff=[0]):
+    async with working(store, handle, attempts=3, backoff=[0]):
         await say(store, "+1")
-        await until(lambda: _refused(store))
-        await store.command("DEL", "outbound")
+        await say(store, "+2")
         await until(settled(store))
+    assert seen == {"+1": [1, 2, 3], "+2": [1]}
     assert len(await replies(store)) == 1
-
-
-async def _refused(store: Store) -> bool:
-    return bool(await store.command("HLEN", "group:g:attempts"))
 
 
 async def test_a_handler_past_its_deadline_is_cancelled_and_counts_as_failed(store: Store) -> None:
@@ -285,3 +287,86 @@ async def test_a_turn_that_another_took_over_is_cancelled_here(store: Store) -> 
         await store.command("HSET", "group:g:leases", "+1", "another.1.1.1")
         await asyncio.wait_for(cancelled.wait(), 20)
         await store.command("HDEL", "group:g:leases", "+1")
+
+
+async def test_a_group_made_by_hand_is_taken_over_where_it_stands_and_its_worker_can_sleep(store: Store) -> None:
+    takes = 0
+
+    async def handle(turn: Turn) -> Effects:
+        return an_answer(turn)
+
+    # Given a group that somebody made after the first message
+    await say(store, "+1", "before")
+    await store.command("XGROUP", "CREATE", "inbound", "g", "$")
+    async with working(store, handle) as worker:
+        original = worker._turns.take
+
+        async def counted(*args: Any) -> Any:
+            nonlocal takes
+            takes += 1
+            return await original(*args)
+
+        worker._turns.take = counted  # type: ignore[method-assign]
+        await say(store, "+1", "after")
+        await until(lambda: _said(store, "after"))
+        # And then moved on by hand, over a message that is thereby lost to it
+        ahead = await redis_ms(store) + 5_000
+        await store.command("XGROUP", "SETID", "inbound", "g", f"{ahead}-0")
+        takes = 0
+        await say(store, "+1", "skipped", id=f"{ahead - 1}-0")
+        await say(store, "+1", "last", id=f"{ahead + 1}-0")
+        await until(lambda: _said(store, "last"))
+    assert not await _said(store, "before")
+    assert takes < 20, "it does not spin over what it is not given"
+
+
+async def test_a_full_redis_that_has_lost_the_group_does_not_end_the_worker(own_server: Server) -> None:
+    store = Store.open(own_server.url, patience=0)
+
+    async def handle(turn: Turn) -> Effects:
+        return an_answer(turn)
+
+    async with working(store, handle) as worker:
+        await say(store, "+1", "before")
+        await until(settled(store))
+        await store.command("CONFIG", "SET", "maxmemory", "1")
+        await store.command("XGROUP", "DESTROY", "inbound", "g")
+        worker._bell.ring()  # nobody can append now; the next beat, or the next message, does the same
+        await until(lambda: _has_group(store))
+        await store.command("CONFIG", "SET", "maxmemory", "0")
+        await say(store, "+1", "after")
+        await until(lambda: _said(store, "after"))
+    await store.close()
+
+
+async def _has_group(store: Store) -> bool:
+    return bool(await store.command("XINFO", "GROUPS", "inbound"))
+
+
+async def test_an_entry_whose_key_is_no_text_is_buried_and_stops_nobody(store: Store) -> None:
+    async def handle(turn: Turn) -> Effects:
+        return an_answer(turn)
+
+    async with working(store, handle):
+        await store.command("XADD", "inbound", "*", "key", b"\xff\xc3(", "type", "text", "body", "{}")
+        await say(store, "+ñandú💚", "fine")
+        await until(settled(store))
+    assert await _said(store, "fine")
+    [[_, flat]] = await store.command("XRANGE", "inbound.dead", "-", "+")
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    assert (fields[b"key"], fields[b"reason"]) == (b"\xff\xc3(", b"its key is not UTF-8")
+
+
+async def test_a_redis_user_without_info_is_no_reason_to_stop(own_server: Server, caplog) -> None:
+    store = Store.open(own_server.url)
+    await store.command("ACL", "SETUSER", "default", "-info")
+
+    async def handle(turn: Turn) -> Effects:
+        return an_answer(turn)
+
+    async with working(store, handle) as worker:
+        await say(store, "+1", "hola")
+        await until(lambda: _said(store, "hola"))
+        await until(lambda: asyncio.sleep(0, "redis.unnamed" in caplog.text))
+        assert worker.alive
+    await store.close()
