@@ -162,6 +162,46 @@ class _Protocol(HttpToolsProtocol):
         self._bound(name, value)
         super().on_header(name, value)
 
+    def on_headers_complete(self) -> None:
+        if not self._wants_another_protocol():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self._wants_another_protocol():
+            super().on_message_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """
+        As uvicorn's, but who would rather speak another protocol (`Upgrade: h2c` of curl and Java) is answered in this
+        one, as RFC 9110 (7.8) allows.  The parser stops behind such a head, and would take the body for the next
+        request; so another one is given the head once more, without the wish.
+        """
+        self._unset_keepalive_if_required()
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as stopped:
+                if not self._wants_another_protocol():
+                    return
+                data = self._head_without_upgrade() + data[stopped.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+            except httptools.HttpParserError:
+                message = "Invalid HTTP request received."
+                self.logger.warning(message)
+                self.send_400_response(message)
+                return
+
+    def _wants_another_protocol(self) -> bool:
+        # CONNECT stops the parser as well, with whatever head.
+        return bool(self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT")
+
+    def _head_without_upgrade(self) -> bytes:
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
     def _bound(self, *parts: bytes) -> None:
         self._received += sum(map(len, parts)) + len(parts) * PART_COST
         if self._received > MOST_HEADERS:

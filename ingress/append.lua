@@ -1,10 +1,10 @@
 -- append: take what several requests bring, each all or nothing: dedupe mark, entry and waiting request as one act.
 --
 -- KEYS  1 digest (the key of our hashes)  2 waiting  3 groups, then whatever the arguments point to
--- ARGV  1 msgpack: {digest, mark_ms, door = prefix, streams = {{index in KEYS, name, max_len,
+-- ARGV  1 msgpack: {digest, mark_ms, door = prefix, bells = prefix, streams = {{index in KEYS, name, max_len,
 --         whether streams.toml has a reader}, …}}
 --       2… msgpack, one for each request: a list of {stream = index in ARGV 1, mark = index in KEYS, text, call, fields,
---       wait = {ms, bell, ticket} or nil}
+--       wait = {ms, bell, ticket, group = {key, cursor, box, due, hints, bell} of who answers, in KEYS, or nil} or nil}
 -- Returns {'ok', of each request: the name of the stream that is full, or a list of
 --         {'new' | 'duplicate' | 'reused', entry id}}
 --       | {'digest', value}: hash with this key and call again | {'refused', why}; both: nothing was done.
@@ -17,6 +17,8 @@
 local head = cmsgpack.unpack(ARGV[1])
 local digest = redis.call('GET', KEYS[1])
 if digest and digest ~= head.digest then return {'digest', digest} end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local kind = redis.call('TYPE', KEYS[2]).ok
 if kind ~= 'hash' and kind ~= 'none' then return {'refused', KEYS[2] .. ' is a ' .. kind} end
@@ -65,11 +67,43 @@ local function judge(request)
   return verdicts
 end
 
+local function boxed(id)
+  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+  return string.rep('0', 15 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
+end
+
+local function ring(bell, ...)
+  redis.call('XADD', bell, 'MAXLEN', '~', 1000, '*', ...)
+  redis.call('EXPIRE', bell, 3600)
+end
+
+-- The newest connection gets the answer; whoever waited for it until now is told.
 local function wait(message, entry)
-  local time = redis.call('TIME')
-  local deadline = time[1] * 1000 + math.floor(time[2] / 1000) + message.wait.ms
-  redis.call('HSET', KEYS[2], entry,
-    string.format('%.0f|%s|%s', deadline, message.wait.bell, message.wait.ticket))
+  local told = message.wait
+  local bell, older = string.match(redis.call('HGET', KEYS[2], entry) or '', '^%d+|([^|]*)|(.*)$')
+  redis.call('HSET', KEYS[2], entry, string.format('%.0f|%s|%s', now + told.ms, told.bell, told.ticket))
+  if redis.call('PTTL', KEYS[2]) < told.ms then redis.call('PEXPIRE', KEYS[2], told.ms) end
+  if older and older ~= told.ticket then
+    ring(head.bells .. bell, 'ticket', older, 'entry', entry, 'replaced', '1')
+  end
+end
+
+-- Is the reply to this entry still to come?  Not where it has a door, nor where it was settled without one.
+local function unanswered(entry, group)
+  if redis.call('EXISTS', head.door .. entry) == 1 then return false end
+  if not group or redis.call('ZSCORE', KEYS[group.box], boxed(entry)) then return true end
+  return boxed(entry) > boxed(redis.call('GET', KEYS[group.cursor]) or '0-0')
+end
+
+-- An entry that came without `now` sits in its box until its window ends, which is not for a request that waits.
+-- What is not in the due list is in work; what waits for a retry keeps waiting, as take.lua has it.
+local function hurry(entry, group)
+  if not group or not redis.call('ZSCORE', KEYS[group.box], boxed(entry)) then return end
+  if redis.call('HEXISTS', KEYS[group.hints], 'p:' .. group.key) == 1 then return end
+  if redis.call('ZADD', KEYS[group.due], 'XX', 'LT', 'CH', string.format('%.0f', now), group.key) == 1 then
+    redis.call('HSET', KEYS[group.hints], 'h:' .. group.key, '1')
+    ring(KEYS[group.bell], 'key', group.key)
+  end
 end
 
 local function append(message)
@@ -110,11 +144,11 @@ for r = 2, #ARGV do
         if message.wait then wait(message, verdict[2]) end
       elseif type(verdict[2]) == 'number' then
         verdict[2] = verdicts[verdict[2]][2]
-      elseif verdict[1] == 'duplicate' and message.wait and redis.call('EXISTS', head.door .. verdict[2]) == 0 then
-        -- The newest connection gets the answer.  Whether the entry is settled already, the claim that follows tells.
+      elseif verdict[1] == 'duplicate' and message.wait and unanswered(verdict[2], message.wait.group) then
         local refused = may_write()
         if refused then return {'refused', refused} end
         wait(message, verdict[2])
+        hurry(verdict[2], message.wait.group)
       end
     end
   end

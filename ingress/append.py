@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -172,7 +172,7 @@ class Appender:
 
     def _packed(self, batch: list[_Request]) -> tuple[list[str], list[bytes]]:
         names = self._store.keys
-        keys = [names.of("digest"), names.of("waiting"), names.of("groups")]
+        keys = [names.of("digest"), names.of("waiting", INBOUND), names.of("groups")]
         streams: dict[str, int] = {}
         index: dict[str, int] = {}
 
@@ -196,19 +196,30 @@ class Appender:
                     "fields": _fields(arrival),
                 }
                 if arrival.waiter:
-                    message["wait"] = msgspec.structs.asdict(arrival.waiter)
+                    message["wait"] = msgspec.structs.asdict(arrival.waiter) | self._answering(arrival, place)
                 packed.append(message)
             requests.append(_pack(packed))
         head = {
             "digest": self._digest.decode(),  # Redis's msgpack knows text but no binary
             "mark_ms": MARK_MS,
             "door": names.of("door") + ":",
+            "bells": names.of("bell") + ":",
             "streams": [
                 [index[names.stream(name)], name, self._topology.streams[name].max_len, self._read[name]]
                 for name in streams
             ],
         }
         return keys, [_pack(head), *requests]
+
+    def _answering(self, arrival: Arrival, place: Callable[[str], int]) -> dict[str, Any]:
+        """Where the group that will answer keeps what it knows of this person: a repeat may find it there."""
+        group, names = self._topology.answering(arrival.stream), self._store.keys
+        if group is None:
+            return {}
+        kept = {kind: place(names.group(kind, group.name)) for kind in ("cursor", "due", "hints")}
+        kept["box"] = place(names.group("box", group.name, arrival.key))
+        kept["bell"] = place(names.of("bell", group.name))
+        return {"group": {"key": arrival.key, **kept}}
 
     def _hash(self, *parts: str) -> str:
         """Redis is not to tell who wrote, nor what; lengths keep ("a", "bc") and ("ab", "c") apart."""

@@ -34,6 +34,7 @@ class Picture(msgspec.Struct):
 
     status: str
     redis: str
+    """ok, full, refusing (it answers, and takes no writes of ours), unreachable."""
     groups: dict[str, dict[str, float]] = {}
     reasons: list[str] = []
     """Why it is degraded."""
@@ -52,7 +53,7 @@ class Health:
         return Json({"status": "live"})
 
     async def ready(self, _: Request) -> Response:
-        if why := await self._cannot_append():
+        if why := (await self._look_at_redis())[1]:
             raise Refused(503, "not_ready", why, headers={"Retry-After": "2"})
         return Json({"status": "ready"})
 
@@ -65,12 +66,11 @@ class Health:
 
     async def look(self) -> tuple[Picture, bool]:
         """The picture, and whether messages can be taken."""
-        why = await self._cannot_append()
+        redis, why = await self._look_at_redis()
         reasons, views = [why] if why else [], {}
         try:
             async with asyncio.timeout(PATIENCE):
                 views = await survey(self._store, self._topology)
-            redis = "full" if why else "ok"
         except (Unavailable, TimeoutError):
             redis = "unreachable"
         for name, view in views.items():
@@ -81,8 +81,8 @@ class Health:
         }
         return Picture("degraded" if reasons else "ok", redis, groups, reasons), not why
 
-    async def _cannot_append(self) -> str:
-        """Why nothing can be appended now; empty where it can."""
+    async def _look_at_redis(self) -> tuple[str, str]:
+        """How it does, and why nothing can be appended now; empty where it can."""
         keys = self._store.keys
         test = keys.of("test", secrets.token_hex(8))
         try:
@@ -92,13 +92,16 @@ class Health:
                 )
                 share = await self._pressure.measure()
         except (Unavailable, TimeoutError) as error:
-            return str(error) or "Redis does not answer"
+            return "unreachable", str(error) or "Redis does not answer"
+        # Before what it refuses: one that is full refuses as well.
+        if share >= SHED:
+            return "full", f"Redis is at {share:.0%} of its maxmemory"
         for reply in replies:
             if isinstance(reply, Exception):
-                return f"Redis does not take writes: {reply}"
+                return "refusing", f"Redis does not take writes: {reply}"
         if replies[0] >= self._topology.streams[INBOUND].max_len:
-            return f"the stream {INBOUND} is at its max_len"
-        return f"Redis is at {share:.0%} of its maxmemory" if share >= SHED else ""
+            return "full", f"the stream {INBOUND} is at its max_len"
+        return "ok", ""
 
 
 def _complaints(name: str, view: GroupView) -> list[str]:

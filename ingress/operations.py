@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -39,19 +40,18 @@ class Operations:
     async def model(self, _: Request) -> Response:
         """GET /model/info: what the live inference workers have published, counted."""
         names = [name async for name in self._scan(self._store.keys.of("model") + ":")]
-        told = [reply for reply in await self._store.pipeline([("GET", name) for name in names]) if reply]
-        counts: dict[bytes, int] = {}
-        for reply in told:
-            counts[reply] = counts.get(reply, 0) + 1
+        replies = await self._store.pipeline([("GET", name) for name in names])
+        counts = Counter(reply for reply in replies if isinstance(reply, bytes))
         models = [
-            msgspec.json.decode(reply) | {"workers": count}
-            for reply, count in sorted(counts.items(), key=lambda item: -item[1])
+            model | {"workers": count}
+            for reply, count in counts.most_common()
+            if (model := _published(reply)) is not None
         ]
         nothing: dict[str, Any] = dict.fromkeys(("name", "dtype", "device", "parameters", "context_length"))
         first = models[0] if models else nothing
         # Several only while a deployment changes the model.
         others = {"others": models[1:]} if models[1:] else {}
-        return Json(first | {"workers": len(told)} | others)
+        return Json(first | {"workers": sum(model["workers"] for model in models)} | others)
 
     async def metrics(self, _: Request) -> Response:
         """GET /metrics: this process's, and the pipeline's gauges as of now."""
@@ -85,7 +85,7 @@ class Operations:
             conversations += 1
         streams = {
             name: {
-                "length": lengths[2 * number],
+                "length": _count(lengths[2 * number]),
                 "groups": {
                     group.name: {"lag": views[group.name].lag, "pending": views[group.name].pending}
                     for group in self._topology.readers(name)
@@ -99,7 +99,7 @@ class Operations:
                 "memory_bytes": int(fields.get("used_memory", 0)),
                 "conversations": conversations,
                 "streams": streams,
-                "dead": {name: lengths[2 * number + 1] for number, name in enumerate(names)},
+                "dead": {name: _count(lengths[2 * number + 1]) for number, name in enumerate(names)},
             }
         )
 
@@ -119,7 +119,7 @@ class Operations:
             raise Refused(400, "not_confirmed", "this deletes everything of this bot; add ?confirm=yes")
         whole, prefixes = self._ours()
         deleted = 0
-        batch: list[str] = []
+        batch: list[bytes] = []
         async for name in self._scan(self._store.keys.namespace):
             if name in whole or name.startswith(prefixes):
                 batch.append(name)
@@ -130,7 +130,7 @@ class Operations:
             deleted += await self._store.command("UNLINK", *batch)
         return Json({"deleted": deleted})
 
-    def _ours(self) -> tuple[set[str], tuple[str, ...]]:
+    def _ours(self) -> tuple[set[bytes], tuple[bytes, ...]]:
         """Every key we may have: whole names, and what names begin with."""
         keys = self._store.keys
         whole = {key for name in self._topology.streams for key in (keys.stream(name), keys.dead(name))}
@@ -141,15 +141,15 @@ class Operations:
                     prefixes.add(keys.of(kind) + ":")
                 else:
                     whole.add(keys.of(kind))
-        return whole, tuple(prefixes)
+        return {name.encode() for name in whole}, tuple(prefix.encode() for prefix in prefixes)
 
-    async def _scan(self, prefix: str) -> AsyncIterator[str]:
-        """Every key that begins so, once or (as SCAN has it) more often."""
+    async def _scan(self, prefix: str) -> AsyncIterator[bytes]:
+        """Every key that begins so, once or (as SCAN has it) more often; not everybody's are text."""
         cursor, pattern = b"0", _literally(prefix) + "*"
         while True:
             cursor, found = await self._store.command("SCAN", cursor, "MATCH", pattern, "COUNT", SCANNED)
             for name in found:
-                yield name.decode(errors="surrogateescape")
+                yield name
             if cursor == b"0":
                 return
 
@@ -157,6 +157,19 @@ class Operations:
 def _literally(text: str) -> str:
     """For MATCH, where some characters mean something."""
     return re.sub(r"([*?\[\]\\])", r"\\\1", text)
+
+
+def _published(reply: bytes) -> dict[str, Any] | None:
+    """What a worker says of its model; None where no worker wrote this."""
+    try:
+        return msgspec.json.decode(reply, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _count(reply: Any) -> int:
+    """Of a key of another type, which has no length, none."""
+    return reply if isinstance(reply, int) else 0
 
 
 def _info(reply: Any) -> dict[str, str]:

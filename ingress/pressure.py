@@ -46,12 +46,14 @@ class Pressure:
 
     async def measure(self) -> float:
         """
-        Ask now; the share of `maxmemory` in use, 0 where there is no limit.
+        Ask now; the share of `maxmemory` in use, 0 where there is no limit, or we may not know.
 
         Raises:
             Unavailable: Redis cannot be reached.
         """
-        lines = (await self._store.command("INFO", "memory")).decode(errors="replace").splitlines()
+        [told] = await self._store.pipeline([("INFO", "memory")])
+        # A user without INFO is no reason to take nothing: what Redis has no room for it refuses itself.
+        lines = told.decode(errors="replace").splitlines() if isinstance(told, bytes) else []
         fields = dict(line.split(":", 1) for line in lines if ":" in line)
         limit = int(fields.get("maxmemory", 0))
         self._share = int(fields.get("used_memory", 0)) / limit if limit else 0.0

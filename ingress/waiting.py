@@ -52,6 +52,8 @@ class Ticket:
     def __init__(self, seconds: float, bell: str) -> None:
         self.id = secrets.token_hex(8)
         self.rung = asyncio.Event()
+        self.replaced = False
+        """A newer request waits for the same entry, and gets the reply."""
         self.until = asyncio.get_running_loop().time() + seconds
         self.waiter = Waiter(ms=int(seconds * 1000) + GRACE_MS, bell=bell, ticket=self.id)
 
@@ -96,28 +98,29 @@ class Waiting:
             repeat: the entry was there before this request, so its reply may be as well.
 
         Returns:
-            what the claim says, `pending` once the time is up; None where the client has hung up.
+            what the claim says, `pending` once the time is up or a newer request waits; None where the client has
+            hung up.
 
         Raises:
-            Unavailable: the last claim could not be made, or its answer was lost.
+            Unavailable: the last claim could not be made; `maybe_written` where any claim's answer was lost.
         """
+        lost = False
         if repeat:
-            # append.lua registers a repeat without knowing whether its entry is settled; if it is, nobody rings.
-            found = await self._doors.claim(key, entry, ticket.id)
-            if found.state == "webhook":
-                found = await self._doors.claim(key, entry, ticket.id, stop=True)
-            if found.state != "pending":
-                return found
+            ticket.rung.set()  # its reply may be there already, and then nobody rings
         while True:
             in_time = await self._rings(ticket, gone)
             if gone.done():
                 await self._withdraw(ticket, entry)
                 return None
+            if ticket.replaced:
+                return Claim("pending")
             try:
                 found = await self._doors.claim(key, entry, ticket.id, stop=not in_time)
-            except Unavailable:
+            except Unavailable as error:
+                lost = lost or error.maybe_written
                 if not in_time:
-                    raise
+                    # Any of the claims may have taken the reply, also where the last one certainly did not.
+                    raise Unavailable(str(error), maybe_written=lost, retry_after=error.retry_after) from error
                 await asyncio.sleep(RETRY_SECONDS)
                 ticket.rung.set()  # ask again: the same claim gets the same answer
                 continue
@@ -141,7 +144,7 @@ class Waiting:
     async def _withdraw(self, ticket: Ticket, entry: str) -> None:
         # Not a claim with `stop`: that would take a reply that has just come, and nobody would read it.
         with contextlib.suppress(Unavailable):
-            await self._store.run(_WITHDRAW, [self._store.keys.of("waiting")], [entry, ticket.id])
+            await self._store.run(_WITHDRAW, [self._store.keys.of("waiting", INBOUND)], [entry, ticket.id])
 
     async def _follow(self) -> None:
         """Wake whom the bell names, for as long as somebody waits."""
@@ -159,6 +162,7 @@ class Waiting:
                 for _, rings in found:
                     for last, fields in rings:  # noqa: B007 - the last one is where to go on
                         if ticket := self._tickets.get(fields.get("ticket", b"").decode(errors="replace")):
+                            ticket.replaced = ticket.replaced or "replaced" in fields
                             ticket.rung.set()
         finally:
             await follower.close()

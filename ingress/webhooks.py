@@ -57,6 +57,8 @@ class Webhooks:
             found = whatsapp.read(payload, phone_numbers=self._topology.users.phone_numbers)
         except whatsapp.NotWhatsApp as error:
             raise Refused(422, "not_whatsapp", str(error)) from None
+        except whatsapp.TooMany as error:
+            raise Refused(413, "too_large", str(error), most=whatsapp.MOST) from None
         if not self._appender.takes(STATUSES):
             found.ignored += ["status"] * len(found.statuses)
             found.statuses = []

@@ -33,8 +33,16 @@ DEEPEST = 24
 """Levels of nesting of a `content` that is carried on; deeper ones are left out."""
 
 
+MOST = 2_000
+"""Messages and statuses of one payload: twice what Meta puts into a webhook.  All of it is one act in Redis."""
+
+
 class NotWhatsApp(CauceError):
     """JSON, but nothing that Meta or n8n's WhatsApp Trigger sends."""
+
+
+class TooMany(CauceError):
+    """More than MOST messages and statuses."""
 
 
 class Webhook(msgspec.Struct):
@@ -52,6 +60,7 @@ def read(payload: Any, *, phone_numbers: bool = True) -> Webhook:
 
     Raises:
         NotWhatsApp: nothing in it is of Meta's shape.
+        TooMany: it would hold up everybody else.
     """
     items = payload if isinstance(payload, list) else [payload]
     found = Webhook()
@@ -105,6 +114,8 @@ def _read_value(field: str, value: dict[str, Any], found: Webhook, phone_numbers
     if field != MESSAGES or not (messages or statuses or errors):
         found.ignored.append(field if field != MESSAGES else "empty")
         return
+    if len(found.messages) + len(found.statuses) + len(messages) + len(statuses) > MOST:
+        raise TooMany(f"there are more than {MOST} messages and statuses in it; send them in several requests")
     desk = _Desk(value, phone_numbers)
     for message in messages:
         inbound = desk.inbound(message)
@@ -131,6 +142,8 @@ class _Desk:
             key: str(told[key]) for key in ("display_phone_number", "phone_number_id") if told.get(key) is not None
         }
         self._contacts = [contact for contact in _list(value.get("contacts")) if isinstance(contact, dict)]
+        told = [message for message in _list(value.get("messages")) if isinstance(message, dict)]
+        self._senders = {_token(message.get("from")) or _token(message.get("from_user_id")) for message in told} - {""}
         self._phone_numbers = phone_numbers
 
     def inbound(self, message: Any) -> Inbound | None:
@@ -138,9 +151,9 @@ class _Desk:
         if not isinstance(message, dict):
             return None
         contact = self._contact(message)
-        number, scoped = _text(message.get("from")), _text(message.get("from_user_id"))
+        number, scoped = _token(message.get("from")), _token(message.get("from_user_id"))
         if not number and not scoped:
-            number, scoped = _text(contact.get("wa_id")), _text(contact.get("user_id"))
+            number, scoped = _token(contact.get("wa_id")), _token(contact.get("user_id"))
         user_id = self._person(number) or self._person(scoped)
         if user_id is None:
             return None
@@ -152,12 +165,12 @@ class _Desk:
         profile = profile if isinstance(profile, dict) else {}
         return Inbound(
             user_id=user_id,
-            message_id=_id(message, _text(message.get("id"))),
+            message_id=_id(message, _token(message.get("id"))),
             kind=kind,
             text=_words(kind, content).replace("\0", ""),
             sent_at=_seconds(message.get("timestamp")),
             name=_text(profile.get("name")) or _text(profile.get("username")) or None,
-            wa_id=next((each for each in (_text(contact.get("wa_id")), number) if each.isdecimal()), None),
+            wa_id=next((each for each in (_token(contact.get("wa_id")), number) if each.isdecimal()), None),
             context=_context(message),
             content=None if kind == "text" else _carried(kind, content),
             metadata=self.metadata,
@@ -167,9 +180,9 @@ class _Desk:
         """What became of one message of ours."""
         if not isinstance(told, dict) or not (name := _text(told.get("status"))):
             return None
-        recipient = _text(told.get("recipient_id")) or _text(told.get("recipient_user_id"))
+        recipient = _token(told.get("recipient_id")) or _token(told.get("recipient_user_id"))
         return Status(
-            message_id=_id(told, _text(told.get("id"))),
+            message_id=_id(told, _token(told.get("id"))),
             status=name[:64],
             recipient_id=self._person(recipient),
             sent_at=_seconds(told.get("timestamp")),
@@ -178,13 +191,18 @@ class _Desk:
         )
 
     def _contact(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The contact a message came from; with one contact only there is no doubt."""
+        """
+        The contact a message came from.
+
+        With one contact and one sender there is no doubt, also where Meta writes the number in two ways (Mexico,
+        Argentina).
+        """
         for ours, theirs in (("from", "wa_id"), ("from_user_id", "user_id")):
-            if sender := _text(message.get(ours)):
+            if sender := _token(message.get(ours)):
                 for contact in self._contacts:
-                    if _text(contact.get(theirs)) == sender:
+                    if _token(contact.get(theirs)) == sender:
                         return contact
-        return self._contacts[0] if len(self._contacts) == 1 else {}
+        return self._contacts[0] if len(self._contacts) == 1 and len(self._senders) <= 1 else {}
 
     def _person(self, given: str) -> str | None:
         try:
@@ -244,7 +262,10 @@ def _id(told: dict[str, Any], given: str) -> str:
 
 
 def _kind(message: dict[str, Any]) -> str:
-    return _name(message.get("type"), "unknown")
+    """Its type; what has a text and does not say what it is, as n8n's users build it, is a text."""
+    spoken = message.get("text")
+    nameless = "text" if isinstance(spoken, dict) and isinstance(spoken.get("body"), str) else "unknown"
+    return _name(message.get("type"), nameless)
 
 
 def _name(value: Any, default: str = "malformed") -> str:
@@ -258,6 +279,11 @@ def _seconds(value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return seconds if 0 <= seconds < 4e9 else None
+
+
+def _token(value: Any) -> str:
+    """An id; n8n's Set node makes a number of one that has only digits."""
+    return str(value) if isinstance(value, int) and value > 0 and value is not True else _text(value)
 
 
 def _text(value: Any) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from streams.masking import Mask
+from streams.masking import Mask, passwords
 from streams.settings import Secret, Settings
 
 TEXTS: dict[str, str] = {
@@ -134,17 +134,14 @@ def configure(settings: Settings, stream: Out | None = None, *, digest_key: byte
     logging.captureWarnings(capture=True)
 
 
-
-
 def _values_to_hide(settings: Settings) -> Iterator[str]:
     for field in msgspec.structs.fields(settings):
-        # An address is worth reading; what is secret in it is masked by its form.
-        if field.name in ("redis_url", "outbound_url", "database_url"):
-            continue
         value = getattr(settings, field.name)
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, Secret):
-                yield item.reveal()
+                # An address is worth reading, but for what is secret in it.
+                address = field.name in ("redis_url", "outbound_url", "database_url")
+                yield from passwords(item.reveal()) if address else (item.reveal(),)
 
 
 class _Masking(logging.Formatter):

@@ -11,32 +11,39 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
 
 PERSON_FIELDS = frozenset({"user_id", "key", "wa_id", "recipient_id", "from", "phone", "person"})
-"""Fields that name a person: any run of digits in them is taken for a number."""
+"""Fields that name a person: any run of digits in them is taken for a number, whatever stands beside it."""
 
 _SPACE = r"(?:[ .()-]|%20|%28|%29)"
 _HIDDEN = re.compile(
     rf"""
       (?P<wamid> wamid\.[\w+/=%.-]+ )
     | (?P<segment> (?<=/chat/)(?:history/)?[^/?#\s"']+ )              # a person in a request's path
-    | conv_(?P<owner> [^\s"'/]+? )_(?P<since> \d{{9,11}} )(?!\d)          # a conversation's id
+    | conv_(?P<owner> [^/\n]{{1,160}}? )_(?P<since> \d{{9,11}} )(?!_?\d)      # a conversation's id
     | (?P<entry> (?<!\d)\d{{13}}-\d+ )                                # an entry's id is no number of anybody
     | (?P<number> (?:\+|%2B) (?: \d{{7,15}}(?!\d) | \d{{1,4}}(?:{_SPACE}{{1,2}}\d{{2,9}}){{1,6}} ) )
     | (?P<bare> (?<![0-9A-Za-z.+…-])\d{{7,15}}(?![0-9A-Za-z-]|\.\d) )
     """,
     re.VERBOSE,
 )
-_PHONE = re.compile(r"\+?[\d ().-]+")
+_BETWEEN = r"(?:[^\w…]|_){1,3}"
+_RUN = re.compile(rf"[+(]{{0,2}}(?<!\d)\d{{1,15}}(?!\d)(?:{_BETWEEN}\d{{1,15}}(?!\d))*")
+"""A number, with whatever people put between digits.  A business-scoped id has more than 15 in a row."""
+
+_NOBODYS = re.compile(r"reply_\d{13}-\d+(?:\.\d+)?|msg_[0-9a-f]{24}|made-[0-9a-f]{24}|wamid\.[\w+/=%.-]+")
+"""Ids of messages that we made, and WhatsApp's, which become hashes; in those of others a number may hide."""
+
 _SECRETS_IN_URLS = (
-    (re.compile(r"\b((?:redis|rediss|valkey|valkeys)(?:\+\w+)?://)([^\s:@/'\"]*):[^\s'\"]*@"), r"\1\2@"),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)([^\s:@/'\"]*):[^\s/'\"]*@"), r"\1\2@"),
+    (re.compile(r"\b((?:redis|rediss|valkey|valkeys)(?:\+\w+)?://)([^\s:@/]*):\S*@"), r"\1\2@"),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)([^\s:@/]*):[^\s/]*@"), r"\1\2@"),
     (re.compile(r"([?&](?:[\w.-]*(?:token|password|secret)|(?:api_?)?key)=)[^&\s\"']+", re.IGNORECASE), r"\1…"),
     (re.compile(r"\b(Bearer|Basic) [\w.~+/=-]{6,}"), r"\1 …"),
     (re.compile(r"\bwhsec_[\w+/=-]+"), "whsec_…"),
 )
+_PASSWORD = re.compile(r"://[^:@/]*:([^/]*|.*)@", re.DOTALL)
 _EMPTY_USER = re.compile(r"(\b[a-z][a-z0-9+.-]*://)@")
 
 
@@ -45,6 +52,13 @@ def number(text: str) -> str:
     digits = re.sub(r"\D", "", text.replace("%2B", "").replace("%20", "").replace("%28", "").replace("%29", ""))
     ends = 3 if len(digits) > 9 else 2
     return f"+{digits[:ends]}…{digits[-ends:]}"
+
+
+def passwords(address: str) -> Iterator[str]:
+    """What stands as password in an address, as it is written and as it is meant."""
+    if found := _PASSWORD.search(address):
+        yield found[1]
+        yield unquote(found[1])
 
 
 class Mask:
@@ -72,10 +86,13 @@ class Mask:
         return _HIDDEN.sub(self._found, text)
 
     def person(self, text: str) -> str:
-        """The value of a field that names a person: a number in any notation."""
-        if _PHONE.fullmatch(text) and 7 <= sum(map(str.isdigit, text)) <= 15:
-            return number(text)
-        return self.text(text)
+        """The value of a field that names a person: a number in any notation, alone or within something else."""
+        return _RUN.sub(_masked, self.text(text))
+
+    def message_id(self, text: str) -> str:
+        """Senders make ids of what they have, such as the person's number."""
+        masked = self.text(text)
+        return masked if _NOBODYS.fullmatch(text) else _RUN.sub(_masked, masked)
 
     def field(self, name: str, value: object) -> object:
         """A field's value; numbers and booleans pass unless the field names a person."""
@@ -83,6 +100,8 @@ class Mask:
             value = value.decode(errors="replace")
         if name in PERSON_FIELDS and value is not None:
             return self.person(str(value))
+        if name == "message_id" and value is not None:
+            return self.message_id(str(value))
         if value is None or isinstance(value, (bool, int, float)):
             return value
         if isinstance(value, dict):
@@ -106,5 +125,10 @@ class Mask:
 
     def _segment(self, found: str) -> str:
         head, slash, tail = found.rpartition("/")
-        person = unquote(tail)
-        return head + slash + self.person(person) if person != tail or _PHONE.fullmatch(person) else found
+        named = unquote(tail)
+        masked = self.person(named)
+        return found if masked == named else head + slash + masked
+
+
+def _masked(run: re.Match[str]) -> str:
+    return number(run[0]) if sum(map(str.isdigit, run[0])) >= 7 else run[0]

@@ -28,8 +28,9 @@ TOKEN, OPERATOR = "t" * 32, "o" * 32
 
 
 def a_topology(**tables: Any) -> Topology:
-    """inbound → group g → outbound, and statuses, which nobody reads."""
+    """inbound → group g → outbound, and statuses, which nobody reads; `debounce` and `debounce_max` are of g."""
     group = {"reads": "inbound", "writes": ["outbound"], "handler": "nowhere:nothing"}
+    group |= {name: tables.pop(name) for name in ("debounce", "debounce_max") if name in tables}
     streams = {"inbound": {}, "outbound": {}, "statuses": {}} | tables.pop("streams", {})
     return topology.parse({"streams": streams, "groups": {"g": group}, **tables})
 

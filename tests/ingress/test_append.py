@@ -225,17 +225,23 @@ async def test_a_request_that_waits_registers_in_the_same_act(each_store: Store)
     [one] = await front.append([arrival("m1", waiter=waiter)])
     [entry] = await entries(each_store)
     assert entry["now"] == "1"
-    deadline, bell, ticket = (await each_store.command("HGET", "waiting", one.entry_id)).decode().split("|")
+    deadline, bell, ticket = (await each_store.command("HGET", "waiting:inbound", one.entry_id)).decode().split("|")
     seconds, micros = await each_store.command("TIME")
     assert (bell, ticket) == ("b", "t")
     assert 0 < int(deadline) - int(seconds) * 1000 - int(micros) // 1000 <= 5000
     # A repeat takes its place; one whose reply is there already does not
     await front.append([arrival("m1", waiter=Waiter(ms=9000, bell="b", ticket="newer"))])
-    assert (await each_store.command("HGET", "waiting", one.entry_id)).endswith(b"|b|newer")
-    await each_store.command("DEL", "waiting")
+    assert (await each_store.command("HGET", "waiting:inbound", one.entry_id)).endswith(b"|b|newer")
+    [ring] = await entries(each_store, "bell:b")
+    assert (ring["ticket"], ring["entry"], ring["replaced"]) == ("t", one.entry_id, "1")
+    # All of it is forgotten once nobody can wait any more
+    assert 5000 < await each_store.command("PTTL", "waiting:inbound") <= 9000
+    await front.append([arrival("m1", waiter=waiter)])
+    assert 5000 < await each_store.command("PTTL", "waiting:inbound") <= 9000
+    await each_store.command("DEL", "waiting:inbound")
     await each_store.command("HSET", f"door:{one.entry_id}", "state", "http")
     await front.append([arrival("m1", waiter=waiter)])
-    assert await each_store.command("EXISTS", "waiting") == 0
+    assert await each_store.command("EXISTS", "waiting:inbound") == 0
     await front.close()
 
 

@@ -61,6 +61,25 @@ async def test_numbers_beyond_any_and_keys_said_twice_do_no_harm(store: Store) -
         await alive(door)
 
 
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (b"1e308", None),
+        (b"1e309", "invalid_field"),
+        (b"9" * 4300, None),
+        (b"9" * 4301, "invalid_field"),
+        (b"[" * 800 + b"]" * 800, None),
+        (b"[" * 1001 + b"]" * 1001, "malformed_json"),
+    ],
+)
+async def test_json_has_limits_for_meta_too_as_the_guide_says(store: Store, value, error) -> None:
+    message = b'{"from":"59112345678","type":"text","text":{"body":"a"},"x":%s}' % value
+    async with front(store) as door:
+        status, answer = await door.post("/whatsapp", b'{"messages":[' + message + b"]}")
+        assert (status, answer.get("error")) == (400 if error else 200, error)
+        await alive(door)
+
+
 @pytest.mark.parametrize(("path", "most"), [("/chat", 64 * 1024), ("/whatsapp", 3 * 1024 * 1024)])
 async def test_too_much_is_refused_before_it_is_held(store: Store, path, most) -> None:
     async with front(store) as door:
@@ -193,6 +212,45 @@ async def test_a_connection_that_wants_another_protocol_is_answered_in_this_one(
         writer.write(upgrade)
         assert b" 200 " in await reader.readline()
         writer.close()
+        await alive(door)
+
+
+@pytest.mark.parametrize("cut", [0, 40, 120, 200, 230])
+@pytest.mark.parametrize(
+    ("version", "connection"),
+    [(b"1.1", b"Upgrade, HTTP2-Settings"), (b"1.1", b"Upgrade, close"), (b"1.0", b"Upgrade")],
+)
+async def test_a_body_that_comes_with_the_wish_for_http_2_is_read(store: Store, version, connection, cut) -> None:
+    body = b'{"user_id":"web-1","message":"de curl --http2"}'
+    head = (
+        b"POST /chat HTTP/" + version + b"\r\nHost: localhost\r\nConnection: " + connection + b"\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: AAMAAABkAAQAAP__\r\nContent-Type: application/json\r\n"
+    )
+    whole = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    async with front(store) as door:
+        for sent in (whole, chunked) if version == b"1.1" else (whole,):
+            reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+            writer.write(sent[:cut])
+            await asyncio.sleep(0)
+            writer.write(sent[cut:])
+            assert b" 202 " in await reader.readline()
+            writer.close()
+        assert {json.loads(entry["body"])["text"] for entry in await entries(store)} == {"de curl --http2"}
+
+
+async def test_a_request_behind_one_that_wanted_another_protocol_is_a_request_still(store: Store) -> None:
+    wish = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    health = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
+    # A body that looks like a request is a body
+    hidden = health + b"\r\n"
+    post = b"POST /chat HTTP/1.1\r\nHost: localhost\r\n" + wish + b"Content-Length: %d\r\n\r\n" % len(hidden) + hidden
+    async with front(store) as door:
+        head, rest = await raw(door, post + (health + wish + b"\r\n") * 3000 + health + b"Connection: close\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert rest.count(b"HTTP/1.1 200 ") == 3001
+        head, _ = await raw(door, b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert head[:9] == b"HTTP/1.1 "
         await alive(door)
 
 

@@ -192,6 +192,28 @@ async def test_the_conversation_passes_unchanged_and_reading_does_not_prolong_it
         assert (status, headers["content-length"]) == (200, str(len(stored.encode())))
 
 
+async def test_the_conversation_says_at_once_whether_a_human_has_taken_over(store: Store) -> None:
+    stored = '{"status": "active", "total":1.50,  "messages": [{"status":"active"}]}'
+    await store.command("SET", f"conversation:{ANA}", stored, "PX", 60_000)
+
+    async def told() -> str:
+        async with door.session.get(f"{door.url}/chat/history/{ANA}") as response:
+            return await response.text()
+
+    async with front(store) as door:
+        await door.post(f"/chat/{ANA}/pause")
+        assert await told() == '{"status":"paused","total":1.50,"messages":[{"status":"active"}]}'
+        await store.command("SET", f"conversation:{ANA}", '{"status":"paused"}')
+        assert await told() == '{"status":"paused"}'
+        await door.post(f"/chat/{ANA}/resume")
+        assert await told() == '{"status":"active"}'
+        await store.command("SET", f"conversation:{ANA}", stored)
+        assert await told() == stored
+        await door.post(f"/chat/{ANA}/pause")
+        await store.command("SET", f"conversation:{ANA}", "no JSON")
+        assert await told() == "no JSON"
+
+
 async def test_ids_in_a_path_are_the_same_people_as_in_a_body(store: Store) -> None:
     await store.command("SET", "conversation:US.13491208655302741918", "{}")
     await store.command("SET", "conversation:niño 7", "{}")

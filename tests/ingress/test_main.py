@@ -49,7 +49,7 @@ async def test_a_signal_ends_who_waits_with_an_answer_and_the_process_with_0(
                 f"http://127.0.0.1:{port}/chat", json={"user_id": "a", "message": "b"}, headers={"Prefer": "wait=60"}
             )
         )
-        while not await store.command("HLEN", "waiting"):
+        while not await store.command("HLEN", "waiting:inbound"):
             pass  # Redis is asked again
         assert await ingress.end(number) == 0
         answer = await asking

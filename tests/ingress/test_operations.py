@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from conftest import Server
 from prometheus_client.parser import text_string_to_metric_families
 
 from streams import metrics
@@ -46,6 +47,44 @@ async def test_a_redis_that_is_nearly_full_makes_it_unready(store: Store) -> Non
         assert (status, answer["error"]) == (503, "not_ready")
         assert (await door.get("/health/ready"))[0] == 200
         assert (await door.say("Hola"))["http"] == 202
+
+
+async def without(server: Server, store: Store, command: str) -> Store:
+    """The same Redis for a user who may not use a command."""
+    rules = ["reset", "on", "nopass", "~*", "&*", "+@all", f"-{command}"]
+    await store.command("ACL", "SETUSER", "front", *rules)
+    return Store.open(server.url.replace("unix://", "unix://front:any@"))
+
+
+async def test_a_user_without_info_is_ready_for_redis_takes_its_messages(any_server: Server, store: Store) -> None:
+    limited = await without(any_server, store, "info")
+    async with front(limited) as door:
+        assert await door.get("/health/ready") == (200, {"status": "ready"})
+        status, picture = await door.get("/health")
+        assert (status, picture["redis"]) == (200, "ok")
+        assert (await door.say("Hola"))["http"] == 202
+        assert (await door.get("/redis/test"))[1]["version"] is None
+    await limited.close()
+
+
+async def test_a_redis_that_refuses_is_not_called_full(any_server: Server, store: Store) -> None:
+    limited = await without(any_server, store, "set")
+    async with front(limited) as door:
+        status, picture = await door.get("/health")
+        assert (status, picture["redis"], picture["error"]) == (503, "refusing", "not_ready")
+        assert "Redis does not take writes" in picture["detail"]
+    await limited.close()
+
+
+async def test_a_redis_that_is_full_is_called_so(store: Store) -> None:
+    async with front(store) as door:
+        await store.command("CONFIG", "SET", "maxmemory", "1")
+        try:
+            status, picture = await door.get("/health")
+        finally:
+            await store.command("CONFIG", "SET", "maxmemory", "0")
+        assert (status, picture["redis"]) == (503, "full")
+        assert "maxmemory" in picture["detail"]
 
 
 async def test_readiness_leaves_no_key_behind(store: Store) -> None:
@@ -134,7 +173,7 @@ async def test_clear_deletes_our_keys_and_nobody_else_s(any_server, store: Store
         "foreign",
         "inbounds",
         "groups:x",
-        "waiting:x",
+        "waiting",
         "digest:y",
         "bot2:conversation:+1",
         "conversations",
@@ -164,6 +203,28 @@ async def test_clear_keeps_to_its_namespace(any_server, store: Store) -> None:
         await door.ask("DELETE", "/redis/clear?confirm=yes")
     await bot.close()
     assert set(await store.command("KEYS", "*")) == {b"conversation:+1", b"botany:waiting"}
+
+
+async def test_keys_that_others_left_in_our_namespace_break_no_page(store: Store) -> None:
+    told = {"name": "demo", "dtype": "float32", "device": "cpu", "parameters": 7, "context_length": 512}
+    await store.pipeline(
+        [
+            ("SET", b"conversation:\xff", "{}"),
+            *(("SET", f"model:{n}", value) for n, value in enumerate(("no JSON", "[1]", "{", b'{"\xff":1}'))),
+            ("SET", "model:ours", json.dumps(told)),
+            ("LPUSH", "model:list", "x"),
+            ("LPUSH", f"conversation:{ANA}", "x"),
+            ("SET", "outbound.dead", "x"),
+        ]
+    )
+    async with front(store) as door:
+        assert await door.get("/model/info") == (200, told | {"workers": 1})
+        assert (await door.get(f"/chat/history/{ANA}"))[1]["error"] == "no_conversation"
+        status, stats = await door.get("/redis/stats")
+        assert (status, stats["dead"]["outbound"], stats["conversations"]) == (200, 0, 2)
+        assert (await door.get("/redis/conversations"))[0] == 200
+        assert (await door.ask("DELETE", "/redis/clear?confirm=yes"))[:2] == (200, {"deleted": 9})
+    assert await store.command("DBSIZE") == 0
 
 
 async def test_the_page_shows_state_groups_and_the_line_to_paste(store: Store) -> None:

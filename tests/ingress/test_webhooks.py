@@ -120,6 +120,17 @@ async def test_a_thousand_messages_in_one_webhook_are_one_act(store: Store) -> N
         assert await store.command("XLEN", "inbound") == 1000
 
 
+async def test_more_in_one_webhook_than_meta_ever_sends_is_refused_whole(store: Store) -> None:
+    one = {"from": "59170000000", "type": "text"}
+    value = {"messages": [one] * 1500, "statuses": [{"id": "a", "status": "sent"}] * 501}
+    async with front(store) as door:
+        for payload in (value, [{"messages": value["messages"]}, {"statuses": value["statuses"]}]):
+            status, answer = await door.post("/whatsapp", payload)
+            assert (status, answer["error"], answer["most"]) == (413, "too_large", 2000)
+            assert "2000 messages and statuses" in answer["detail"]
+        assert await entries(store) == await entries(store, "statuses") == []
+
+
 async def test_the_log_names_types_and_ids_and_never_what_was_written(store: Store) -> None:
     lines: list[str] = []
 

@@ -146,6 +146,56 @@ def test_what_is_no_message_is_ignored_and_named(name, ignored) -> None:
     assert read(recording(name)).ignored == ignored
 
 
+def a_text(**told: Any) -> dict[str, Any]:
+    return {"type": "text", "text": {"body": "Hola"}, "id": "m1", **told}
+
+
+def people(contacts: list[dict[str, Any]], *messages: dict[str, Any]) -> list[tuple[str, str | None, str | None]]:
+    """Who each message is from: person, name and number to answer to."""
+    found = read({"messaging_product": "whatsapp", "contacts": contacts, "messages": list(messages)})
+    return [(each.user_id, each.name, each.wa_id) for each in found.messages]
+
+
+ANA = {"profile": {"name": "Ana"}, "wa_id": "59171234567"}
+
+
+def test_the_only_contact_is_not_taken_for_another_sender() -> None:
+    assert people([ANA], a_text(**{"from": "59171234567"}), a_text(**{"from": "59176543210"})) == [
+        ("+59171234567", "Ana", "59171234567"),
+        ("+59176543210", None, "59176543210"),
+    ]
+    assert people([ANA], a_text(**{"from": "59171234567"}), a_text(from_user_id="US.1349")) == [
+        ("+59171234567", "Ana", "59171234567"),
+        ("US.1349", None, None),
+    ]
+
+
+def test_the_only_contact_of_the_only_sender_is_right_however_meta_writes_the_number() -> None:
+    luis = {"profile": {"name": "Luis"}, "wa_id": "5215512345678"}
+    message = a_text(**{"from": "525512345678"})
+    assert people([luis], message, message) == [("+525512345678", "Luis", "5215512345678")] * 2
+
+
+def test_ids_that_came_as_numbers_are_ids() -> None:
+    found = read({
+        "contacts": [{"profile": {"name": "Ana"}, "wa_id": 59171234567}],
+        "messages": [a_text(**{"from": 59171234567, "id": 17}), a_text(from_user_id=1349, id="m2"),
+                     a_text(**{"from": True})],
+        "statuses": [{"id": 18, "status": "sent", "recipient_id": 59171234567}],
+    })  # fmt: skip
+    assert [(each.user_id, each.message_id, each.name, each.wa_id) for each in found.messages] == [
+        ("+59171234567", "17", "Ana", "59171234567"),
+        ("1349", "m2", None, None),
+    ]
+    assert [(each.message_id, each.recipient_id) for each in found.statuses] == [("18", "+59171234567")]
+    assert found.ignored == ["text"]
+
+
+def test_a_text_that_does_not_say_what_it_is_is_a_text() -> None:
+    [message] = read({"messages": [{"from": "59171234567", "text": {"body": "Hola"}}]}).messages
+    assert (message.kind, message.text, message.content) == ("text", "Hola", None)
+
+
 def test_siblings_of_what_cannot_be_used_are_taken() -> None:
     found = read(recording("known_and_unknown_together"))
     # One of them says neither who nor what, yet its change has one contact only

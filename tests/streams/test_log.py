@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -110,6 +111,9 @@ def test_a_field_cannot_take_the_place_of_the_events_name(configured) -> None:
         {"path": "/chat/history/%2B59112345678?x=1"},
         {"path": "/chat/59112345678/pause"},
         {"path": "/chat/591%20123%2045678/pause"},
+        {"path": "/chat/tel-59112345678/pause"},
+        {"conversation_id": "conv_tel-59112345678_1728123456"},
+        {"conversation_id": "conv_Ana (591) 123-45678_1728123456"},
         {"why": f"WRONGTYPE at conversation:{NUMBER}"},
         {"why": "no answer for 59112345678, giving up"},
         {"why": "called +591 123 45678"},
@@ -121,6 +125,7 @@ def test_a_field_cannot_take_the_place_of_the_events_name(configured) -> None:
         {"why": f"seen {WAMID} before"},
         {"url": f"redis://default:{PASSWORD}@redis.example:12345"},
         {"url": f"redis://:{PASSWORD}@redis.example:12345"},
+        {"url": f"redis://o'hara:'{PASSWORD}\"@redis.example:12345"},
         {"url": f"https://ana:{PASSWORD.replace('/', '')}@n8n.example/webhook/x"},
         {"why": f"GET /whatsapp?hub.mode=subscribe&hub.verify_token={PASSWORD}"},
         {"header": f"Bearer {TOKEN}"},
@@ -152,6 +157,75 @@ def test_people_and_secrets_are_masked_wherever_they_hide(configured, form, envi
 @pytest.mark.parametrize("number", ["591 123-45678", "+591 (12) 345 678", "59112345678", "+59112345678"])
 def test_a_field_that_names_a_person_masks_a_number_in_any_notation(number) -> None:
     assert Mask().field("user_id", number) == "+591…678"
+
+
+@pytest.mark.parametrize(
+    ("id", "masked"),
+    [
+        ("tel-59112345678", "tel-+591…678"),
+        ("59112345678-ventas", "+591…678-ventas"),
+        ("u59112345678", "u+591…678"),
+        ("wa.59112345678", "wa.+591…678"),
+        ("Ana (591) 123-45678", "Ana +591…678"),
+        ("591_123_45678@lid", "+591…678@lid"),
+        ("5511987654321-17", "+551…117"),
+        ("20241005-59112345678", "+202…678"),
+        ("tel_59112345678", "tel_+591…678"),
+        ("US.13491208655302741918", "US.13491208655302741918"),
+        ("web-42", "web-42"),
+    ],
+)
+def test_a_number_within_a_person_s_id_is_masked_whatever_stands_beside_it(id, masked) -> None:
+    mask = Mask()
+    assert mask.field("user_id", id) == masked
+    assert mask.text(f"x conv_{id}_1728123456 y") == f"x conv_{masked}_1728123456 y"
+    shown = masked if "…" in masked else quote(id)
+    assert mask.text(f"GET /chat/{quote(id)}/pause") == f"GET /chat/{shown}/pause"
+
+
+@pytest.mark.parametrize(
+    ("id", "masked"),
+    [
+        ("59112345678-1728123456", "+591…456"),
+        ("5511987654321-17", "+551…117"),
+        ("n8n_59112345678_7", "n8n_+591…678_7"),
+        (59112345678, "+591…678"),
+        ("m1", "m1"),
+        ("reply_1728123456789-0", "reply_1728123456789-0"),
+        ("reply_1728123456789-0.2", "reply_1728123456789-0.2"),
+        ("msg_012345678901234567abcdef", "msg_012345678901234567abcdef"),
+        ("made-0123456789abcdef01234567", "made-0123456789abcdef01234567"),
+    ],
+)
+def test_a_message_s_id_that_its_sender_made_of_a_number_is_masked_and_ours_are_not(id, masked) -> None:
+    assert Mask().field("message_id", id) == masked
+
+
+def test_a_wamid_in_a_message_s_id_is_its_hash(configured) -> None:
+    assert re.fullmatch(r"wamid…[0-9a-f]{8}", str(Mask().field("message_id", WAMID)))
+
+
+@pytest.mark.parametrize(
+    ("variable", "scheme"), [("REDIS_URL", "redis"), ("OUTBOUND_URL", "https"), ("DATABASE_URL", "postgresql")]
+)
+@pytest.mark.parametrize("password", ["pa'ss-secret", 'pa"ss-secret', "pa ss-secret", "pa%27ss-secret"])
+def test_a_password_with_quotes_or_spaces_is_hidden_in_its_address_and_alone(
+    configured, variable, scheme, password
+) -> None:
+    address = f"{scheme}://us'er:{password}@db.example:1234/0"
+    lines = configured(**{variable: address})
+    say = log.get("x")
+    say.info("redis.connected", url=address)
+    say.info("something.happened", why=f"AUTH failed with {password} ({unquote(password)})")
+    text = lines.getvalue()
+    assert "ss-secret" not in text
+    assert "db.example:1234" in text
+
+
+def test_an_address_without_a_password_stays_readable(configured) -> None:
+    lines = configured(REDIS_URL="redis://localhost:6379/0", OUTBOUND_URL="https://n8n.example:5678/webhook/chat")
+    log.get("x").info("x.y", a="redis://localhost:6379/0", b="https://n8n.example:5678/webhook/chat")
+    assert lines.said == ["x.y a=redis://localhost:6379/0 b=https://n8n.example:5678/webhook/chat"]
 
 
 @pytest.mark.parametrize(
