@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from n8n_credentials import credentials
 
+from streams.errors import CauceError
 from streams.settings import load
 
 SHARED = Path(os.environ.get("CAUCE_SHARED", "/cauce"))
@@ -34,14 +35,26 @@ def write(path: Path, text: str, mode: int) -> None:
     unfinished.replace(path)
 
 
+def new_secrets() -> str:
+    """The lines of a .env, as `cauce secrets` prints them; it ends us, with its reason, if it makes none."""
+    made = subprocess.run(["cauce", "secrets"], check=False, capture_output=True, text=True)  # noqa: S607 - our own command, from this image
+    if made.returncode or not made.stdout.strip():
+        why = made.stderr.strip() or "it printed nothing"
+        sys.exit(f"setup: `cauce secrets` failed (exit status {made.returncode}): {why}")
+    return made.stdout.strip() + "\n"
+
+
 def main() -> None:
     secrets = SHARED / "secrets" / "env"
     if not secrets.exists():
-        made = subprocess.run(["cauce", "secrets"], check=True, capture_output=True, text=True).stdout  # noqa: S607 - our own command, from this image
-        write(secrets, made, 0o600)
+        write(secrets, new_secrets(), 0o600)
         print("setup: made tokens and secrets")  # noqa: T201 - the log of a one-shot container
+    try:
+        settings = load(env_file=secrets)
+    except CauceError as error:
+        sys.exit(f"setup: {error}")
     # n8n runs as another user, and only n8n mounts this folder.
-    write(SHARED / "n8n" / "credentials.json", json.dumps(credentials(load(env_file=secrets))), 0o644)
+    write(SHARED / "n8n" / "credentials.json", json.dumps(credentials(settings)), 0o644)
     print("setup: n8n's credentials are ready")  # noqa: T201
 
 

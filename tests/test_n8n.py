@@ -11,6 +11,7 @@ import base64
 import json
 import re
 import runpy
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from ingress.chat import Told
 from processors.egress.webhook import Payload
 from streams.settings import Secret, Settings
 from streams.signature import new_secret
+from streams.tables import Egress
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "n8n").glob("*.json"))
@@ -209,6 +212,32 @@ def test_the_one_that_waits_sends_only_what_was_replied(file: Path) -> None:
     assert {"user_id", "message", "message_id"} <= given
 
 
+def test_what_was_replied_reaches_people_who_hide_their_number_too() -> None:
+    # Given the two workflows that send to WhatsApp, of which one gets the number from Cauce, the other from Meta
+    for name, number in (("out", "$json.body.wa_id"), ("chat", "$('Process Message').item.json.wa_id")):
+        file = ROOT / "n8n" / f"whatsapp-{name}.json"
+        # When somebody has no number
+        [condition] = named(file, "Has a number?")["parameters"]["conditions"]["conditions"]
+        assert (condition["leftValue"], condition["operator"]["operation"]) == (f"={{{{ {number} }}}}", "notEmpty")
+        assert after(file, "Has a number?") == [["Send to WhatsApp"], ["Send by user id"]]
+        # Then the node that takes numbers only is not asked
+        assert named(file, "Send to WhatsApp")["parameters"]["recipientPhoneNumber"] == f"={{{{ {number} }}}}"
+        sent = named(file, "Send by user id")["parameters"]["jsonBody"]
+        assert f"recipient: {number.removesuffix('wa_id')}user_id," in sent
+    process = named(ROOT / "n8n" / "whatsapp-chat.json", "Process Message")["parameters"]
+    given = {one["name"]: one["value"] for one in process["assignments"]["assignments"]}
+    assert given["wa_id"] == "={{ $json.messages.from || '' }}"
+    assert given["user_id"] == "={{ $json.messages.from || $json.messages.from_user_id }}"
+
+
+def test_where_cauce_does_not_deliver_again_n8n_sends_again() -> None:
+    for name in ("Send to WhatsApp", "Send by user id"):
+        waiting = named(ROOT / "n8n" / "whatsapp-chat.json", name)
+        assert (waiting["retryOnFail"], waiting["maxTries"], waiting["waitBetweenTries"]) == (True, 3, 5000)
+        # Here Cauce repeats, and n8n must answer within [egress] timeout.
+        assert "retryOnFail" not in named(ROOT / "n8n" / "whatsapp-out.json", name)
+
+
 def test_the_credentials_made_for_n8n_are_those_the_workflows_name() -> None:
     settings = Settings(
         ingress_tokens=(Secret("t" * 32),),
@@ -274,7 +303,9 @@ def test_the_guide_begins_with_the_table_of_addresses() -> None:
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
 def test_every_node_and_file_the_guide_names_exists(guide: Path) -> None:
     text = guide.read_text(encoding="utf-8")
-    there = {node["name"] for file in FILES for node in nodes(file)} | {"⋯", "Import from file…", "Publish.", "Crypto"}
+    # n8n 2.41: menuActions.import and menuActions.importFromFile.
+    menu = {"⋯", "Import", "From file", "Publish."}
+    there = {node["name"] for file in FILES for node in nodes(file)} | menu | {"Crypto"}
     assert set(re.findall(r"\*\*([^*]+)\*\*", text)) <= there
     assert {name for name in re.findall(r"`([a-z-]+\.json)`", text)} == {file.name for file in FILES}
     titles = {workflow(file)["name"] for file in FILES}
@@ -285,7 +316,7 @@ def test_every_node_and_file_the_guide_names_exists(guide: Path) -> None:
 def test_the_expressions_the_guide_explains_are_those_the_workflows_use(guide: Path) -> None:
     used = {re.sub(r"\s+", " ", text) for file in FILES for text in expressions(workflow(file)["nodes"])}
     # Said to be typed by the reader, or not to be.
-    yours = ("$input.all()", "$json.body.id", "$json.body.action", "$json.body.slots")
+    yours = ("$input.all()", "$json.body.id", "$json.body.action", "$json.body.slots", "role: 'assistant'")
     explained = [span for span in code(guide) if span.startswith("{{") and not any(word in span for word in yours)]
     assert len(explained) > 8
     for expression in explained:
@@ -297,3 +328,32 @@ def test_the_paths_to_try_are_those_the_workflows_listen_at() -> None:
     assert paths == {"cauce-in", "cauce-out", "cauce-chat"}
     for guide in GUIDES:
         assert set(re.findall(r"/webhook(?:-test)?/([a-z-]+)", guide.read_text(encoding="utf-8"))) == paths
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
+def test_the_confirmation_is_one_that_cauce_takes_once_and_sends_from_the_right_number(guide: Path) -> None:
+    [body] = [span for span in code(guide) if "role: 'assistant'" in span]
+    [webhook] = nodes(ROOT / "n8n" / "whatsapp-out.json", "webhook")
+    fields = dict(re.findall(r"[{,] (\w+): ((?:'[^']*'|[^,{}])+?)(?=, \w+: | \})", body))
+    assert fields.keys() <= {field.encode_name for field in msgspec.structs.fields(Told)}
+    # From the webhook itself: behind a calendar's node, $json is what the calendar said.
+    reply = f"$('{webhook['name']}').first().json.body"
+    assert fields["message_id"] == f"{reply}.id + '-confirmed'", "the same in every repetition of the run"
+    assert fields["metadata"] == f"{reply}.metadata", "so that phone_number_id is there"
+    assert fields["send"] == "true"
+    text = guide.read_text(encoding="utf-8")
+    around = text[text.index(body) - 600 : text.index(body)]
+    assert f"{reply}.user_id" in around
+    assert "*Cauce ingress token*" in around
+    assert "*Header Auth*" in around
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
+def test_what_the_guide_says_of_egress_is_so(guide: Path) -> None:
+    text = guide.read_text(encoding="utf-8")
+    [types] = [span for span in code(guide) if span.startswith("types = ")]
+    file = ROOT / "n8n" / "whatsapp-out.json"
+    rules = named(file, "By type")["parameters"]["rules"]["values"]
+    assert tomllib.loads(types)["types"] == [rule["outputKey"] for rule in rules]
+    assert Egress().types == ("reply",), "or the sentence about For your staff is out of date"
+    assert f"`[egress] timeout` ({Egress().timeout:g} s)" in text
