@@ -13,6 +13,7 @@ import msgspec
 from streams import wire
 from streams.effects import Effects, Turn, Write
 from streams.errors import CauceError
+from streams.fate import Park
 from streams.keys import Keys
 from streams.tables import Group
 
@@ -43,19 +44,13 @@ def ending(
     *,
     effects: Effects | None = None,
     bury: str | None = None,
-    delay_ms: int | None = None,
-    uncount: bool = False,
-    progress: str | None = None,
-    at_door: bool = False,
+    park: Park | None = None,
 ) -> Ending:
     """
     Args:
         ids: the entries that are done with; those of the turn that are left out stay in the box.
         bury: a reason; the entries go to the dead letters as well.
-        delay_ms: what is left becomes due after this; None: at the end of its window.
-        uncount: the attempt says nothing about the turn and does not count.
-        progress: kept for the next attempt.
-        at_door: due at once when a waiting request claims the reply.
+        park: when what is left becomes due; None: at the end of its window.
 
     Raises:
         NotAllowed: an output to a stream that the group's `writes` does not name.
@@ -71,14 +66,12 @@ def ending(
             touched.append(plain["unless"])
     if bury is not None:
         plain["bury"] = bury
-    if delay_ms is not None:
-        plain["delay_ms"] = delay_ms
-    if uncount:
-        plain["uncount"] = [message.id for message in turn.messages]
-    if progress is not None:
-        plain["progress"] = progress
-    if at_door:
-        plain["at_door"] = True
+    if park is not None:
+        plain |= {"delay_ms": park.delay_ms, "at_door": park.at_door}
+        if not park.counted:
+            plain["uncount"] = [message.id for message in turn.messages]
+        if park.progress is not None:
+            plain["progress"] = park.progress
     return Ending(_pack(plain), touched, len(ids))
 
 

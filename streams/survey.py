@@ -50,7 +50,7 @@ async def survey(store: Store, topology: Topology) -> dict[str, GroupView]:
 async def _view(store: Store, group: Group, now_ms: int) -> GroupView:
     keys = store.keys
     stream = keys.stream(group.reads)
-    names, pending, leases, dead, cursor = await store.pipeline(
+    consumers, pending, leases, dead, cursor = await store.pipeline(
         [
             ("HKEYS", keys.group("consumers", group.name)),
             ("XPENDING", stream, group.name),
@@ -64,17 +64,17 @@ async def _view(store: Store, group: Group, now_ms: int) -> GroupView:
         [
             ("XRANGE", stream, after, "+", "COUNT", 1),
             ("XLEN", stream),
-            *(("EXISTS", keys.group("heartbeat", group.name, name.decode())) for name in names),
+            *(("EXISTS", keys.group("heartbeat", group.name, name)) for name in _names(consumers)),
         ]
     )
     taken = int(pending[0]) if isinstance(pending, list) else 0
     ids = [unread[0][0]] if isinstance(unread, list) and unread else []
-    waiting = await _unread(store, stream, after, length) if ids else 0
+    waiting = await _unread(store, stream, after, _number(length)) if ids else 0
     if taken:
         ids.append(pending[1])
     oldest = min((int(id.partition(b"-")[0]) for id in ids), default=now_ms)
     return GroupView(
-        workers=sum(int(beat) for beat in beats),
+        workers=sum(map(_number, beats)),
         lag=taken + waiting,
         pending=taken,
         oldest_s=max(0.0, (now_ms - oldest) / 1000),
@@ -87,6 +87,11 @@ async def _unread(store: Store, stream: str, after: str, length: int) -> int:
     """How many entries lie after an id; Redis has no command for it, so ids are counted, up to a bound."""
     rows = await store.command("XRANGE", stream, after, "+", "COUNT", COUNTED)
     return len(rows) if len(rows) < COUNTED else max(COUNTED, int(length))
+
+
+def _names(reply: Any) -> list[str]:
+    """Consumers; none where somebody else's key stands in place of ours."""
+    return [name.decode(errors="replace") for name in reply] if isinstance(reply, list) else []
 
 
 def _number(reply: Any) -> int:

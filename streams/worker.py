@@ -202,13 +202,7 @@ class Worker:
         assert isinstance(verdict, fate.Park)  # noqa: S101 - an error never settles
         level = self._log.warning if verdict.counted else self._log.debug
         level("turn.parked", turn=turn.id, attempt=turn.attempt, wait_s=verdict.delay_ms / 1000, why=verdict.why)
-        how = {
-            "delay_ms": verdict.delay_ms,
-            "uncount": not verdict.counted,
-            "progress": verdict.progress,
-            "at_door": verdict.at_door,
-        }
-        return "parked", self._ending(grant, [], **how)
+        return "parked", self._ending(grant, [], park=verdict)
 
     def _buried(self, grant: Grant, burial: fate.Burial) -> Ending:
         turn = grant.turn

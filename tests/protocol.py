@@ -8,7 +8,8 @@ from streams import topology
 from streams.connection import Store
 from streams.effects import Effects, Handler, Turn
 from streams.endings import ending
-from streams.turns import Grant, Turns
+from streams.fate import Park
+from streams.turns import Grant, Impossible, Turns
 from streams.watch import Consumer, Watch
 
 
@@ -48,12 +49,26 @@ async def say(store: Store, key: str, body: str = "{}", *, id: str = "*", **fiel
     return str(added.decode())
 
 
-async def end(turns: Turns, grant: Grant, effects: Effects | None = None, **how: Any) -> tuple[bool, int]:
-    """Settle a turn (or park it, with `delay_ms`)."""
-    parked = "delay_ms" in how
-    ids = [] if parked else [message.id for message in grant.turn.messages]
-    packed = ending(turns._store.keys, turns.group, grant.turn, grant.token, ids, effects=effects, **how)
-    return (await turns.settle([packed]))[0]
+async def end(
+    turns: Turns,
+    grant: Grant,
+    effects: Effects | None = None,
+    *,
+    delay_ms: int | None = None,
+    uncount: bool = False,
+    progress: str | None = None,
+    at_door: bool = False,
+    bury: str | None = None,
+) -> tuple[bool, int]:
+    """Settle a turn, or park it, with `delay_ms`."""
+    park = None
+    if delay_ms is not None:
+        park = Park(delay_ms=delay_ms, why="", counted=not uncount, progress=progress, at_door=at_door)
+    ids = [] if park else [message.id for message in grant.turn.messages]
+    packed = ending(turns._store.keys, turns.group, grant.turn, grant.token, ids, effects=effects, bury=bury, park=park)
+    (result,) = await turns.settle([packed])
+    assert not isinstance(result, Impossible)
+    return result
 
 
 def bodies(grant: Grant) -> list[str]:
