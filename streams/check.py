@@ -14,19 +14,21 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from processors.inference import echo, prompt, weights
-from streams import embedded, entry, settings, signature, topology
+from processors.egress.webhook import Webhook
+from processors.inference import echo, prompt, remote, weights
+from processors.inference.actions import Detector
+from streams import embedded, entry, settings
 from streams.connection import Store
 from streams.errors import CauceError, ConfigurationError
 from streams.handlers import find
 from streams.masking import Mask
 from streams.settings import Settings
 from streams.status import info
-from streams.topology import Topology
+from streams.topology import Topology, suggest
 
 OLDEST_REDIS = (6, 2)
 
@@ -54,19 +56,21 @@ def wrong(subject: str, text: str) -> Finding:
     return Finding(subject, "wrong", text)
 
 
-async def run(config: Path, env_file: Path, *, as_json: bool) -> int:
+async def run(place: entry.Place, *, as_json: bool) -> int:
     """Print the findings; returns the exit status: 2 where one is wrong."""
     findings: list[Finding] = []
     try:
-        pipeline = topology.load(config)
+        pipeline = place.topology
         findings.append(good("streams.toml", f"{len(pipeline.streams)} streams, {len(pipeline.groups)} groups"))
-        where = settings.load(env_file=env_file)
+        where = place.settings
         findings.append(good("settings", where.environment))
     except ConfigurationError as error:
         findings.append(wrong("configuration", str(error)))
     else:
+        findings += misspelt()
         findings += access(where)
         findings += delivery(where)
+        findings += shape(pipeline)
         findings += handlers(pipeline)
         findings += model(where)
         findings += await _redis(where, pipeline)
@@ -82,9 +86,15 @@ def refuse_what_cannot_run(where: Settings, pipeline: Topology) -> None:
         ConfigurationError: the first finding that is wrong.
     """
     ours = any(group.handler.startswith("processors.inference.") for group in pipeline.groups.values())
-    for finding in [*access(where), *delivery(where), *(model(where) if ours else ())]:
+    for finding in [*access(where), *delivery(where), *shape(pipeline), *(model(where) if ours else ())]:
         if finding.verdict == "wrong":
             raise ConfigurationError(finding.text)
+
+
+def misspelt() -> Iterator[Finding]:
+    """Variables that look like settings of ours and are none."""
+    for variable, near in settings.near_misses(os.environ).items():
+        yield warning(variable, f"is no setting, and does nothing; did you mean {near!r}?")
 
 
 def access(where: Settings) -> Iterator[Finding]:
@@ -109,18 +119,31 @@ def access(where: Settings) -> Iterator[Finding]:
 
 
 def delivery(where: Settings) -> Iterator[Finding]:
-    """Where replies go, and how they are signed."""
+    """Where replies go."""
     if where.outbound_url is None:
         yield warning("OUTBOUND_URL", "not set: replies are kept on `outbound` and sent to nobody")
-    elif "/webhook-test/" in where.outbound_url.reveal():
+        return
+    unused: Any = None
+    try:
+        Webhook(where, pooled=unused, fresh=unused)  # refuses what a worker's would
+    except ConfigurationError as error:
+        yield wrong("webhook", str(error))
+    if "/webhook-test/" in where.outbound_url.reveal():
         yield warning("OUTBOUND_URL", "is n8n's test address: it answers once after each click; use /webhook/")
     else:
         yield good("OUTBOUND_URL", Mask().text(where.outbound_url.reveal()))
+
+
+def shape(pipeline: Topology) -> Iterator[Finding]:
+    """What the ingress and the handlers that ship want of streams.toml, beyond what makes it a valid one."""
+    if "inbound" not in pipeline.streams:
+        near = suggest("inbound", pipeline.streams)
+        why = f"[streams.inbound] is missing, and the ingress writes to it{near}"
+        yield wrong("streams.toml", f"{pipeline.path.name}: {why}")
     try:
-        for secret in where.outbound_secret:
-            signature.key_of(secret.reveal())
-    except ValueError as error:
-        yield wrong("OUTBOUND_SECRET", str(error))
+        Detector.of(pipeline.actions)
+    except ConfigurationError as error:
+        yield wrong("actions", str(error))
 
 
 def handlers(pipeline: Topology) -> Iterator[Finding]:
@@ -137,11 +160,11 @@ def handlers(pipeline: Topology) -> Iterator[Finding]:
 def model(where: Settings) -> Iterator[Finding]:
     """Is there what MODEL names, what its library needs, and the system prompt?"""
     try:
-        if echo.is_echo(where.model):
+        if where.model_url:
+            remote.open_engine(where)
+        elif echo.is_echo(where.model):
             echo.Echo.named(where.model)
             yield good("MODEL", "echo: repeats what was said")
-        elif where.model_url:
-            yield good("MODEL", f"{where.model} at {Mask().text(where.model_url)}")
         else:
             yield _weights(where)
     except ConfigurationError as error:
@@ -165,7 +188,8 @@ def _weights(where: Settings) -> Finding:
         return good("MODEL", f"{place.name}, in {hub}")
     if place.local_only:
         return wrong("MODEL", f"{place.name} is not in {hub}, and the hub is switched off by HF_HUB_OFFLINE")
-    return warning("MODEL", f"{place.name} is not in {hub} yet: the worker will look for it on the Hugging Face hub")
+    text = f"{place.name} is not in {hub} yet: the worker will look for it on the Hugging Face hub"
+    return warning("MODEL", text)
 
 
 async def _redis(where: Settings, pipeline: Topology) -> list[Finding]:
@@ -179,16 +203,15 @@ async def _redis(where: Settings, pipeline: Topology) -> list[Finding]:
         url = entry.redis_url(where)
     store = Store.open(url, namespace=where.namespace, patience=1)
     try:
-        fields = info(await store.command("INFO"))
         groups = await store.command("HKEYS", store.keys.of("groups"))
         test = store.keys.of("test", secrets.token_hex(8))
-        (written,) = await store.pipeline([("EVAL", _WRITES, 1, test)])
+        told, written = await store.pipeline([("INFO",), ("EVAL", _WRITES, 1, test)])
     except CauceError as error:
         return [wrong("Redis", str(error))]
     finally:
         await store.close()
     unread = [name.decode() for name in groups if name.decode() not in pipeline.groups]
-    return [*server(where, fields), *_writable(written), *_abandoned(unread)]
+    return [*_told(where, told), *_writable(written), *_abandoned(unread)]
 
 
 def _would_embed(where: Settings) -> Finding:
@@ -200,6 +223,15 @@ def _would_embed(where: Settings) -> Finding:
         return wrong("Redis", str(error))
     version = ".".join(map(str, binary.version))
     return good("Redis", f"`cauce up` will start {binary.path} ({version}) in {where.data_dir}")
+
+
+def _told(where: Settings, reply: object) -> Iterator[Finding]:
+    if isinstance(reply, bytes):
+        yield from server(where, info(reply))
+    else:
+        remedy = "give it the right (`ACL SETUSER … +info`)"
+        why = "a failover goes unnoticed, and nobody can tell its version and maxmemory-policy"
+        yield warning("INFO", f"is refused ({reply}): {why}; {remedy}")
 
 
 def server(where: Settings, fields: dict[str, str]) -> Iterator[Finding]:

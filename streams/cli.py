@@ -51,8 +51,11 @@ def place(
         Path, typer.Option("--config", "-c", metavar="FILE", help="What the pipeline is.")
     ] = Path("streams.toml"),
     env_file: Annotated[
-        Path, typer.Option("--env-file", metavar="FILE", help="Settings; the environment wins over it.")
-    ] = Path(".env"),
+        Path | None,
+        typer.Option(
+            "--env-file", metavar="FILE", show_default=".env", help="Settings; the environment wins over it."
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -118,7 +121,7 @@ def check(context: typer.Context, as_json: Json = False) -> None:
     """
     from streams import check
 
-    raise typer.Exit(entry.run(check.run(context.obj.config, context.obj.env_file, as_json=as_json)))
+    raise typer.Exit(entry.run(check.run(context.obj, as_json=as_json)))
 
 
 @app.command(epilog=_examples("cauce status", "watch cauce status", "cauce status --json | jq .groups"))
@@ -187,6 +190,7 @@ def new_secrets() -> None:
 
     from streams import signature
 
+    typer.echo()  # a file that they are appended to may lack its final newline
     typer.echo(f"INGRESS_TOKENS={secrets.token_urlsafe(32)}")
     typer.echo(f"OPERATOR_TOKENS={secrets.token_urlsafe(32)}")
     typer.echo(f"OUTBOUND_SECRET={signature.new_secret()}")

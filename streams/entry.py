@@ -18,9 +18,14 @@ from streams.topology import Topology
 
 
 class Place:
-    """Which files this command line means; they are read when first needed."""
+    """
+    Which files this command line means; they are read when first needed.
 
-    def __init__(self, config: Path, env_file: Path) -> None:
+    Args:
+        env_file: one that must be there; None is `.env`, if there is one.
+    """
+
+    def __init__(self, config: Path, env_file: Path | None) -> None:
         self.config = config
         self.env_file = env_file
 
@@ -30,12 +35,13 @@ class Place:
 
     @property
     def settings(self) -> Settings:
-        return environment.load(env_file=self.env_file)
+        return environment.load(env_file=self.env_file or ".env", required=self.env_file is not None)
 
     @property
     def arguments(self) -> list[str]:
         """The options that lead another process to the same files."""
-        return ["--config", str(self.config), "--env-file", str(self.env_file)]
+        named = ["--env-file", str(self.env_file)] if self.env_file else []
+        return ["--config", str(self.config), *named]
 
 
 def redis_url(settings: Settings) -> str:

@@ -8,16 +8,20 @@ used and nowhere else.  What the pipeline is stands in topology.py.
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
-from zoneinfo import ZoneInfo
+from urllib.parse import parse_qsl, urlsplit
+from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
-from dotenv import dotenv_values
+from dotenv.main import resolve_variables
+from dotenv.parser import Binding, parse_stream
 
+from streams import signature
 from streams.errors import ConfigurationError
 from streams.topology import suggest
 
@@ -91,38 +95,95 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
         return self.redis_url is None or self.redis_url.reveal() == "embedded"
 
 
-def load(environ: Mapping[str, str] | None = None, env_file: Path | str = ".env") -> Settings:
+_NAMES = {field.name.upper(): field.name for field in msgspec.structs.fields(Settings)}
+
+
+def load(
+    environ: Mapping[str, str] | None = None, env_file: Path | str = ".env", *, required: bool = False
+) -> Settings:
     """
     Read the environment and, under it, the file.
 
+    Args:
+        required: somebody named the file, so it must be there.
+
     Raises:
-        ConfigurationError: names the variable, its value (not of a secret) and what is accepted.
+        ConfigurationError: names the file or the environment, the variable, its value (not of a secret) and what is
+            accepted.
     """
     environ = os.environ if environ is None else environ
     path = Path(env_file)
-    from_file = {key: value for key, value in dotenv_values(path).items() if value is not None}
-    names = {field.name.upper(): field.name for field in msgspec.structs.fields(Settings)}
-    for key in from_file:
-        # A file may carry other programs' variables; a near miss of one of ours is a typo, and would be silent.
-        if key not in names and (near := suggest(key, names)) and _close(key, names):
-            raise ConfigurationError(f"{path}: {key} is no setting{near}")
+    from_file = _assigned(path, _text(path, required=required))
     values: dict[str, Any] = {}
-    for variable, field in names.items():
+    for variable, field in _NAMES.items():
         for source, where in ((environ, "environment"), (from_file, str(path))):
-            if text := source.get(variable, "").strip():
+            if text := (source.get(variable) or "").strip():
                 values[field] = _read(field, variable, text, where)
                 break
-    settings = Settings(**values)
-    _check(settings)
-    return settings
+    return Settings(**values)
 
 
-def _close(key: str, names: Mapping[str, str]) -> bool:
-    return bool(difflib.get_close_matches(key, names, n=1, cutoff=0.85))
+def near_misses(environ: Mapping[str, str]) -> dict[str, str]:
+    """
+    Variables of an environment that are all but one of ours, which is not set: name → the one that may be meant.
+
+    No error there, as it is in a file: any platform has a REDIS_URI or a DATABASE_URI of its own.
+    """
+    found = {key: near for key in environ if (near := _near(key))}
+    return {key: near for key, near in found.items() if near not in environ}
+
+
+def _near(key: str) -> str:
+    """The setting of which this is a misspelling; "" where it is one, or another program's variable."""
+    if key in _NAMES:
+        return ""
+    return next(iter(difflib.get_close_matches(key.upper(), _NAMES, n=1, cutoff=0.85)), "")
+
+
+def _text(path: Path, *, required: bool) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        if required:
+            raise ConfigurationError(f"{path}: no such file; name one that is there with --env-file") from None
+        return ""
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigurationError(f"{path}: line {line} is no UTF-8; save the file as UTF-8") from None
+
+
+_FIRST_WORD = re.compile(r"\s*(?:export\s+)?['\"]?(\w+)")
+
+
+def _assigned(path: Path, text: str) -> Mapping[str, str | None]:
+    """
+    What a file sets.  Other programs' lines are left alone; one that is meant for us and would set nothing is refused.
+    """
+    bindings = list(parse_stream(io.StringIO(text)))
+    for binding in bindings:
+        _refuse_a_slip(path, binding)
+    return resolve_variables(((each.key, each.value) for each in bindings if each.key), override=True)
+
+
+def _refuse_a_slip(path: Path, binding: Binding) -> None:
+    written = binding.original.string
+    # `DEBOUNCE 5`, `DEBOUNCE: 5` and a quote that is never closed have no key, or one with more in it than a name.
+    first = _FIRST_WORD.match(written)
+    key = first[1] if binding.value is None and first else binding.key or ""
+    line = binding.original.line + written[: len(written) - len(written.lstrip())].count("\n")
+    if near := _near(key):
+        raise ConfigurationError(f"{path}: line {line}: {key} is no setting; did you mean {near!r}?")
+    if binding.value is None and key in _NAMES:
+        raise ConfigurationError(f"{path}: line {line} does not set {key}; write {key}=value")
 
 
 def _fail(where: str, variable: str, text: str, why: str) -> ConfigurationError:
-    return ConfigurationError(f"{where}: {variable} = {text!r} {why}")
+    # What stands behind a `=` may be another line that was glued to this one, and a secret.
+    shown = re.sub("=.*", "=…", text, flags=re.DOTALL)
+    value = "" if variable.lower() in _SECRETS | _LISTS else f" = {shown!r}"
+    return ConfigurationError(f"{where}: {variable}{value} {why}")
 
 
 _SECRETS = {
@@ -141,50 +202,121 @@ _WHOLE = {
 }  # fmt: skip
 _NUMBERS = {"debounce", "shutdown_grace"}
 _PATHS = {"system_prompt_file", "data_dir"}
+_GLUED = re.compile(rf"(?<![?&])({'|'.join(sorted(name.upper() for name in _SECRETS | _LISTS))})=")
+"""In a value: what is appended to a file without a final newline ends up in its last line."""
 
 
 def _read(field: str, variable: str, text: str, where: str) -> Any:
+    if glued := _GLUED.search(text):
+        raise ConfigurationError(f"{where}: {variable} runs on into {glued[1]}=…; give {glued[1]} a line of its own")
+    if why := _wrong(field, text):
+        raise _fail(where, variable, text, why)
     if field in _SECRETS:
         return Secret(text)
     if field in _LISTS:
-        return tuple(Secret(part) for part in re.split(r"[\s,]+", text) if part)
+        return tuple(Secret(part) for part in _parts(text))
     if field in _PATHS:
         return Path(text).expanduser()
     if field in _CHOICES:
-        if text.lower() not in _CHOICES[field]:
-            accepted = _CHOICES[field]
-            near = suggest(text.lower(), accepted)
-            raise _fail(where, variable, text, f"is not accepted; write one of {', '.join(accepted)}{near}")
         return text.lower()
+    if field in _WHOLE:
+        return int(text)
+    return float(text) if field in _NUMBERS else text
+
+
+def _parts(text: str) -> list[str]:
+    return [part for part in re.split(r"[\s,]+", text) if part]
+
+
+# These say what is wrong with a value, in words that show nothing of a secret; "" where nothing is.
+
+
+def _wrong(field: str, text: str) -> str:
+    if field in _CHECKS:
+        return _CHECKS[field](text)
+    if field in _CHOICES and text.lower() not in (accepted := _CHOICES[field]):
+        return f"is not accepted; write one of {', '.join(accepted)}{suggest(text.lower(), accepted)}"
     if field in _WHOLE:
         low, high = _WHOLE[field]
         if not re.fullmatch(r"\d{1,10}", text) or not low <= int(text) <= high:
-            raise _fail(where, variable, text, f"should be a whole number from {low} to {high}")
-        return int(text)
-    if field in _NUMBERS:
-        if not re.fullmatch(r"\d+(\.\d+)?", text):
-            raise _fail(where, variable, text, "should be a number of seconds, such as 2 or 0.5")
-        return float(text)
-    return text
+            return f"should be a whole number from {low} to {high}"
+    if field in _NUMBERS and not re.fullmatch(r"\d{1,9}(\.\d+)?", text):
+        return "should be a number of seconds, such as 2 or 0.5"
+    return ""
 
 
-def _check(settings: Settings) -> None:
-    if settings.timezone:
-        try:
-            ZoneInfo(settings.timezone)
-        except (OSError, ValueError, KeyError):
-            why = "is no IANA time zone such as America/La_Paz"
-            raise _fail("environment", "TIMEZONE", settings.timezone, why) from None
-    if settings.redis_url and not settings.embedded:
-        scheme = settings.redis_url.reveal().partition("://")[0]
-        accepted = ("redis", "rediss", "unix")
-        if scheme not in accepted:
-            raise ConfigurationError(
-                f"environment: REDIS_URL starts with {scheme[:20]!r}; write {'://, '.join(accepted)}:// or embedded"
-            )
-    if settings.outbound_url and not re.match(r"https?://[^/\s]+", settings.outbound_url.reveal()):
-        raise ConfigurationError("environment: OUTBOUND_URL is no http:// or https:// address")
-    if settings.outbound_header and not re.fullmatch(r"[A-Za-z0-9-]+:[^\r\n]+", settings.outbound_header.reveal()):
-        raise ConfigurationError("environment: OUTBOUND_HEADER should be 'Name: value'")
-    if settings.namespace and not re.fullmatch(r"[\w.-]+:?", settings.namespace):
-        raise _fail("environment", "NAMESPACE", settings.namespace, "should be letters, digits, - _ .")
+def _timezone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (OSError, ValueError, KeyError):
+        return f"is no IANA time zone such as America/La_Paz{suggest(text, available_timezones())}"
+    return ""
+
+
+def _namespace(text: str) -> str:
+    return "" if re.fullmatch(r"[\w.-]+:?", text) else "should be letters, digits, - _ ."
+
+
+def _header(text: str) -> str:
+    # A name is a token of RFC 9110, 5.6.2.
+    return "" if re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n]+", text) else "should be 'Name: value'"
+
+
+def _webhook_secrets(text: str) -> str:
+    try:
+        for secret in _parts(text):
+            signature.key_of(secret)
+    except ValueError as error:
+        return f"cannot be used: {error}"
+    return ""
+
+
+def _http(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        # A password is taken with its spaces; an address has none.
+        good = re.fullmatch(r"https?://([^/?#@]*@)?\S+", text) and parts.hostname and parts.port != 0
+    except ValueError:
+        good = None
+    return "" if good else "is no http:// or https:// address; write it as https://host/path or http://host:port/path"
+
+
+_SCHEMES = ("redis", "rediss", "unix")
+_OPTIONS = {
+    "db": r"\d{1,9}", "ssl_cert_reqs": "none|optional|required", "ssl_check_hostname": "true|false",
+    "ssl_ca_certs": ".+", "ssl_certfile": ".+", "ssl_keyfile": ".+",
+}  # fmt: skip
+"""No others: redis-py lets an option of the address win over what connection.py needs."""
+
+
+def _redis(text: str) -> str:
+    if text == "embedded":
+        return ""
+    scheme, separator, _ = text.partition("://")
+    if not separator or scheme not in _SCHEMES:
+        # What begins otherwise than with a scheme may begin with the password.
+        told = f"starts with {scheme!r}" if separator and re.fullmatch(r"[a-z+]{1,20}", scheme) else "is no address"
+        near = suggest(scheme, _SCHEMES) if separator else suggest(text, ["embedded"])
+        return f"{told}; write {'://, '.join(_SCHEMES)}:// or embedded{near}"
+    try:
+        parts = urlsplit(text)
+        plain = parts.port != 0 and not parts.fragment
+    except ValueError:
+        plain = False
+    if not plain:
+        return "has no port from 1 to 65535; / # ? @ in a password are written %2F %23 %3F %40"
+    if scheme == "unix" and (parts.hostname or not parts.path.strip("/")):
+        return "names no socket; write unix:///path/of/redis.sock"
+    if scheme != "unix" and not re.fullmatch(r"(/\d{1,9})?/?", parts.path):
+        return f"names no database; write {scheme}://host:6379/0"
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        accepted = [each for each in _OPTIONS if scheme == "rediss" or not each.startswith("ssl_")]
+        if name not in accepted or not re.fullmatch(_OPTIONS[name], value):
+            return f"has an option that is not accepted; accepted: {', '.join(accepted)}{suggest(name, accepted)}"
+    return ""
+
+
+_CHECKS: dict[str, Callable[[str], str]] = {
+    "redis_url": _redis, "outbound_url": _http, "outbound_secret": _webhook_secrets, "outbound_header": _header,
+    "timezone": _timezone, "namespace": _namespace,
+}  # fmt: skip

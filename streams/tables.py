@@ -1,17 +1,24 @@
 """
 The tables of streams.toml as structs, with their defaults: what can be written, and what is meant where nothing is.
 
-Pure shapes.  topology.py reads a file into them and says what is wrong with it.
+Pure shapes and the bounds of their numbers.  topology.py reads a file into them and says what is wrong with it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NewType
+from typing import Annotated, Any, Literal, NewType
 
 import msgspec
 
 Seconds = NewType("Seconds", float)
 """A duration: in the file a number of seconds, or text such as "1.5s", "10m", "2h", "7d"."""
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Handful = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+"""A count of what is held in memory at once."""
+
+Span = Annotated[Seconds, msgspec.Meta(gt=0)]
+"""A duration in which something has to happen."""
 
 
 class Table(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -23,7 +30,7 @@ class Stream(Table):
 
     keep: Seconds = Seconds(7 * 86400)
     """How long an entry stays once every group has settled it."""
-    max_len: int = 1_000_000
+    max_len: Count = 1_000_000
     """At this length the ingress answers 503."""
 
 
@@ -41,15 +48,15 @@ class Group(Table, kw_only=True):
     """Each message of a key restarts this wait before its turn starts."""
     debounce_max: Seconds = Seconds(10)
     """A turn starts at the latest this long after its first message."""
-    turn_max: int = 50
+    turn_max: Handful = 50
     """Messages in a turn; the rest form the next one."""
-    turn_max_chars: int = 16_000
-    concurrency: int = 16
+    turn_max_chars: Count = 16_000
+    concurrency: Handful = 16
     """Turns one worker handles at once."""
-    attempts: int = 5
+    attempts: Count = 5
     """Starts before a turn is buried."""
     backoff: tuple[Seconds, ...] = (Seconds(1), Seconds(5), Seconds(30), Seconds(120))
-    deadline: Seconds = Seconds(600)
+    deadline: Span = Seconds(600)
     """A handler running longer is cancelled; that counts as a failed attempt."""
     from_: str = msgspec.field(default="start", name="from")
     """Where a new group begins: "start", "now", or an entry id."""
@@ -86,24 +93,21 @@ class Texts(Table):
     """The `detail` of a 429 to a waiting request."""
 
 
-class RateLimit(Table):
-    """`[rate_limit]`; how many is RATE_LIMIT_PER_MINUTE in the environment."""
-
-    window: Seconds = Seconds(60)
-
-
 class History(Table):
     """`[history]`"""
 
-    max_messages: int = 50
+    max_messages: Count = 50
 
 
 class Wait(Table):
     """`[wait]`: `Prefer: wait=N`"""
 
-    max_seconds: Seconds = Seconds(60)
-    keep: Seconds = Seconds(86400)
-    """How long a claimed reply can be asked for again."""
+    max_seconds: Span = Seconds(60)
+    keep: Seconds = Seconds(25 * 3600)
+    """
+    How long a claimed reply can be asked for again, and for which egress knows that it was claimed: at least as long as
+    it may still be delivered.
+    """
 
 
 class Handoff(Table):
@@ -122,19 +126,19 @@ class Users(Table):
 class Inference(Table):
     """`[inference]`: how replies are generated."""
 
-    max_tokens: int = 200
-    temperature: float | None = None
+    max_tokens: Count = 200
+    temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
     """0 is greedy.  This and the next three, left out: as the model's author says, else as is usual for a chat."""
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None
     seed: int | None = None
-    slots: int = 16
+    slots: Count = 16
     """Requests in the running batch at once."""
-    threads: int = 0
+    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Torch threads; 0 = one fewer than the cores, at least one."""
     device: str = "auto"
-    dtype: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     chat_template: str | None = None
     """A Jinja template in place of the tokenizer's own."""
 
@@ -142,14 +146,14 @@ class Inference(Table):
 class Egress(Table):
     """`[egress]`: how replies are delivered."""
 
-    types: tuple[str, ...] = ("reply",)
-    timeout: Seconds = Seconds(15)
-    max_chars: int = 4096
+    types: Annotated[tuple[Literal["reply", "handover", "typing"], ...], msgspec.Meta(min_length=1)] = ("reply",)
+    timeout: Span = Seconds(15)
+    max_chars: Count = 4096
     spacing: Seconds = Seconds(1)
     """Between the parts of one long reply."""
     expire: Seconds = Seconds(86400)
     """A reply older than this is buried unsent: WhatsApp's window has closed."""
-    breaker_failures: int = 5
+    breaker_failures: Count = 5
     """Failures in a row that open the breaker of a destination."""
     breaker_wait: Seconds = Seconds(5)
     breaker_wait_max: Seconds = Seconds(300)
@@ -159,7 +163,7 @@ class Dead(Table):
     """`[dead]`"""
 
     keep: Seconds = Seconds(30 * 86400)
-    max_len: int = 100_000
+    max_len: Count = 100_000
 
 
 class File(Table, kw_only=True):
@@ -169,7 +173,6 @@ class File(Table, kw_only=True):
     groups: dict[str, Group] = {}
     actions: list[Action] = []
     texts: Texts = msgspec.field(default_factory=Texts)
-    rate_limit: RateLimit = msgspec.field(default_factory=RateLimit)
     history: History = msgspec.field(default_factory=History)
     wait: Wait = msgspec.field(default_factory=Wait)
     handoff: Handoff = msgspec.field(default_factory=Handoff)

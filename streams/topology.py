@@ -8,12 +8,14 @@ pipeline runs and what is secret is not here but in settings.py.
 from __future__ import annotations
 
 import difflib
+import math
+import operator
 import re
 import tomllib
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -23,6 +25,10 @@ from streams.tables import File, Group, Seconds, Stream, Table
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
+_BOUNDS = {
+    "ge": (operator.ge, "at least"), "gt": (operator.gt, "more than"), "le": (operator.le, "at most"),
+}  # fmt: skip
 
 
 class Topology(File, kw_only=True):
@@ -44,6 +50,10 @@ class Topology(File, kw_only=True):
                 f"{', '.join(self.groups)}"
             )
         return self.groups[name]
+
+    def answering(self, stream: str) -> Group | None:
+        """The group whose replies a request that waits on this stream is waiting for: the first that writes any."""
+        return next((group for group in self.readers(stream) if group.writes), None)
 
     def debounced(self, seconds: float | None) -> Topology:
         """With DEBOUNCE of the environment in every group that answers; None leaves the file's."""
@@ -91,7 +101,7 @@ def load(path: Path | str = "streams.toml") -> Topology:
     """
     path = Path(path)
     try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+        plain = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigurationError(
             f"{path}: no such file; run this in the folder of your streams.toml or pass --config"
@@ -122,6 +132,13 @@ def _convert(value: Any, shape: Any, where: str, file: str) -> Any:
         except ValueError as error:
             _fail(file, where, value, str(error))
     origin = get_origin(shape)
+    if origin is Annotated:
+        found = _convert(value, get_args(shape)[0], where, file)
+        if why := _out_of_bounds(found, get_args(shape)[1]):
+            _fail(file, where, value, why)
+        return found
+    if origin in (Union, types.UnionType):  # something or None, and TOML has no None
+        return _convert(value, get_args(shape)[0], where, file)
     if isinstance(shape, type) and issubclass(shape, Table):
         return _table(value, shape, where, file)
     if origin is dict and isinstance(value, dict):
@@ -140,10 +157,21 @@ def _why(value: object, shape: Any, error: Exception) -> str:
     if get_origin(shape) is Literal:
         accepted = [str(choice) for choice in get_args(shape)]
         return f"is not accepted; write one of {', '.join(map(repr, accepted))}{suggest(str(value), accepted)}"
-    if get_origin(shape) in (Union, types.UnionType):
-        shape = get_args(shape)[0]
     wanted = {int: "a whole number", str: "text", bool: "true or false", float: "a number"}.get(shape)
     return f"should be {wanted}" if wanted else f"is not accepted: {error}"
+
+
+def _out_of_bounds(value: Any, rule: msgspec.Meta) -> str:
+    """`should be at least 1`, or nothing where the rule holds."""
+    if rule.min_length and len(value) < rule.min_length:
+        return "should not be empty"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "should be a finite number"
+    for name, (holds, words) in _BOUNDS.items():
+        bound = getattr(rule, name)
+        if bound is not None and not holds(value, bound):
+            return f"should be {words} {bound}"
+    return ""
 
 
 def _table(value: Any, shape: type[Table], where: str, file: str) -> Table:
@@ -151,7 +179,7 @@ def _table(value: Any, shape: type[Table], where: str, file: str) -> Table:
     fields = {field.encode_name: field for field in msgspec.structs.fields(shape)}
     if shape is Group:
         del fields["name"]  # it is the table's own
-    hints = typing.get_type_hints(shape)
+    hints = typing.get_type_hints(shape, include_extras=True)
     if isinstance(value, str) and shape.__name__ == "Slot":
         value = {"kind": value}
     if not isinstance(value, dict):
@@ -178,12 +206,14 @@ def _check(file: File, name: str) -> None:
                 _fail(name, f"{kind}.{key}", key, "is no name; use lower-case letters, digits, - and _")
     for group in file.groups.values():
         _check_group(group, file, name)
-    for index, action in enumerate(file.actions):
-        for pattern in action.patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                _fail(name, f"actions[{index}].patterns", pattern, f"is no regular expression: {error}")
+    device = file.inference.device
+    if not re.fullmatch(rf"auto|({'|'.join(_DEVICES)})(:\d+)?", device):
+        near = suggest(device.partition(":")[0], ("auto", *_DEVICES))
+        _fail(name, "inference.device", device, f"is no device; write auto, cpu, cuda or cuda:0{near}")
+    kept, least = float(file.wait.keep), file.egress.expire + file.wait.max_seconds
+    if kept < least:
+        # Forgotten too early, a reply that a waiting request has taken would be delivered by the webhook as well.
+        _fail(name, "wait.keep", kept, f"should be at least egress.expire + wait.max_seconds ({least:.0f} seconds)")
 
 
 def _check_group(group: Group, file: File, name: str) -> None:
@@ -194,9 +224,6 @@ def _check_group(group: Group, file: File, name: str) -> None:
                 _fail(name, f"{where}.{key}", stream, f"is not a stream{suggest(stream, file.streams)}")
     if not re.fullmatch(r"[\w.]+:\w+", group.handler):
         _fail(name, f"{where}.handler", group.handler, "is not of the form 'module:function'")
-    for key in ("concurrency", "attempts", "turn_max", "turn_max_chars"):
-        if getattr(group, key) < 1:
-            _fail(name, f"{where}.{key}", getattr(group, key), "should be at least 1")
     if group.debounce > group.debounce_max:
         _fail(name, f"{where}.debounce", group.debounce, f"is longer than debounce_max ({group.debounce_max:g})")
     if not re.fullmatch(r"start|now|\d+-\d+", group.from_):

@@ -54,7 +54,7 @@ def test_every_setting_has_a_row_with_its_default() -> None:
 
 TABLES = {
     "[streams.NAME]": tables.Stream, "[groups.NAME]": tables.Group, "[[actions]]": tables.Action,
-    "[actions.slots.NAME]": tables.Slot, "[texts]": tables.Texts, "[rate_limit]": tables.RateLimit,
+    "[actions.slots.NAME]": tables.Slot, "[texts]": tables.Texts,
     "[history]": tables.History, "[wait]": tables.Wait, "[handoff]": tables.Handoff, "[users]": tables.Users,
     "[inference]": tables.Inference, "[egress]": tables.Egress, "[dead]": tables.Dead,
 }  # fmt: skip

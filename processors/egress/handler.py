@@ -64,8 +64,6 @@ async def opened(
                 f"{topology.path.name}: groups.{group.name}.{key} = {value!r}: the webhook handler delivers one reply "
                 f"at a time to a person; write {needed!r}"
             )
-    if topology.egress.max_chars < 1:
-        raise ConfigurationError(f"{topology.path.name}: egress.max_chars should be at least 1")
     if settings.outbound_url is None:
         yield Resources(settings=settings, topology=topology, store=store)
         return

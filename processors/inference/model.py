@@ -130,7 +130,10 @@ class Model:
         self._tokenizer = tokenizer
         self._name = name
         self._encoding = Encoding(tokenizer, template)
-        self._keeps_last = "logits_to_keep" in inspect.signature(model.forward).parameters
+        takes = inspect.signature(model.forward).parameters
+        self._keeps_last = "logits_to_keep" in takes
+        # Its name since transformers 5.24; the older one warns there, and is the only one before.
+        self._cache_name = "cache" if "cache" in takes else "past_key_values"
         self._vocabulary = int(model.get_input_embeddings().num_embeddings)
         self._window = _Window()
         self._layers = [_Layer(self._window) for _ in range(model.config.get_text_config().num_hidden_layers)]
@@ -189,14 +192,14 @@ class Model:
 
     def _logits(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """Of each row's last token, (rows, vocabulary), float32."""
-        keep = {"logits_to_keep": 1} if self._keeps_last else {}
+        more: dict[str, Any] = {"logits_to_keep": 1} if self._keeps_last else {}
+        more[self._cache_name] = self._cache
         out = self._model(
             input_ids=ids,
             position_ids=positions,
             attention_mask=mask,
-            past_key_values=self._cache,
             use_cache=True,
-            **keep,
+            **more,
         )
         logits: Tensor = out.logits[:, -1].float()
         return logits

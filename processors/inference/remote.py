@@ -15,6 +15,5 @@ from streams.settings import Settings
 def open_engine(settings: Settings) -> NoReturn:
     """Raises ConfigurationError: a MODEL_URL that was ignored would answer with another model than was asked for."""
     raise ConfigurationError(
-        f"environment: MODEL_URL = {settings.model_url!r}: remote models are not in this release; "
-        "unset MODEL_URL and name a model in MODEL"
+        "environment: MODEL_URL is set, but remote models are not in this release; unset it and name a model in MODEL"
     )

@@ -65,20 +65,22 @@ async def opened(group: tables.Group, topology: Topology, settings: Settings, _s
     The handler's lifespan.
 
     Raises:
-        ConfigurationError: MODEL, MODEL_URL or SYSTEM_PROMPT_FILE name what is not there.
+        ConfigurationError: MODEL, MODEL_URL or SYSTEM_PROMPT_FILE name what is not there, or a pattern is none.
     """
     system = prompt.system_prompt(settings.system_prompt_file)
     if settings.timezone is None and time.tzname[0] == "UTC":
         log.warning("timezone.utc", why="TIMEZONE is unset and this machine's is UTC: relative dates may be a day off")
     engine = await asyncio.to_thread(open_engine, settings, topology.inference)
     try:
-        log.info("service.ready", model=settings.model)
-        yield Resources(
+        here = Resources(
             engine=engine,
             topology=topology,
             settings=settings,
             system_prompt=system,
             outbound=group.writes[0] if group.writes else "outbound",
         )
+        _ = here.detector  # a pattern that is none is to be said now, not with the first message
+        log.info("service.ready", model=settings.model)
+        yield here
     finally:
         await engine.close()

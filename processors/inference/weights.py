@@ -6,6 +6,7 @@ Knows names and folders, and whether the hub answers at all; imports neither tor
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import socket
@@ -64,6 +65,10 @@ def find(settings: Settings) -> Place:
         if not (folder / "config.json").is_file():
             raise ConfigurationError(f"environment: MODEL = {name!r} is a folder without a config.json, so no model")
         return Place(name=str(folder), local_only=True)
+    if near := difflib.get_close_matches(name, ("demo", "echo"), cutoff=0.7):
+        raise ConfigurationError(
+            f"environment: MODEL = {name!r} is no model and no folder; did you mean {near[0]!r}?"
+        )
     if name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(name):
         raise ConfigurationError(
             f"environment: MODEL = {name!r}: there is no such folder; write demo, echo, the path of a model's folder, "

@@ -20,7 +20,7 @@ import pytest
 from conftest import Server
 from up import Up
 
-from streams import check, cli, signature, wire
+from streams import check, cli, entry, signature, wire
 from streams.connection import Store
 from streams.settings import Settings
 
@@ -158,8 +158,28 @@ def test_nothing_at_the_ingress_is_one_line(cauce) -> None:
     assert_one_line(refused, "nothing answers at http://127.0.0.1:1", "cauce up")
 
 
+@pytest.mark.parametrize("command", ["check", "status", "up"])
+def test_a_file_that_was_asked_for_must_be_there(cauce, command) -> None:
+    refused = cauce("--env-file", "nosuch.env", command)
+    assert refused.returncode == 2
+    assert "nosuch.env: no such file" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_process_of_cauce_up_is_led_to_the_files_that_were_named(tmp_path) -> None:
+    assert entry.Place(Path("x.toml"), None).arguments == ["--config", "x.toml"]
+    assert entry.Place(Path("x.toml"), Path("x.env")).arguments == ["--config", "x.toml", "--env-file", "x.env"]
+
+
+def test_secrets_can_be_appended_to_a_file_without_a_final_newline(cauce, tmp_path) -> None:
+    (tmp_path / ".env").write_text("MODEL=echo")
+    with (tmp_path / ".env").open("a") as file:
+        file.write(cauce("secrets").stdout)
+    assert re.search(r"tokens +2", cauce("check").stdout)
+
+
 def test_secrets_are_long_and_the_webhooks_key_can_be_typed_into_n8n(cauce, tmp_path) -> None:
-    made = dict(line.split("=", 1) for line in cauce("secrets").stdout.splitlines())
+    made = dict(line.split("=", 1) for line in cauce("secrets").stdout.split())
     assert made.keys() == {"INGRESS_TOKENS", "OPERATOR_TOKENS", "OUTBOUND_SECRET"}
     assert len(made["INGRESS_TOKENS"]) >= 24
     assert made["INGRESS_TOKENS"] != made["OPERATOR_TOKENS"]
@@ -256,8 +276,12 @@ def test_check_looks_at_the_redis_in_use_and_says_what_it_lacks(cauce, each_serv
     ("environ", "subject"),
     [
         ({"MODEL": "./nowhere"}, "MODEL"),
+        ({"MODEL": "dmo"}, "MODEL"),
         ({"SYSTEM_PROMPT_FILE": "nowhere.md"}, "SYSTEM_PROMPT_FILE"),
-        ({"OUTBOUND_SECRET": "short"}, "OUTBOUND_SECRET"),
+        ({"MODEL_URL": "https://models.example/v1"}, "MODEL"),
+        ({"OUTBOUND_SECRET": "short"}, "configuration"),
+        ({"OUTBOUND_URL": "http://host:99999/x"}, "configuration"),
+        ({"OUTBOUND_URL": "http://h/x", "OUTBOUND_HEADER": "Content-Type: x"}, "webhook"),
         ({"INGRESS_HOST": "192.0.2.1"}, "tokens"),
         ({"ENVIRONMENT": "production", "REDIS_URL": "embedded"}, "tokens"),
         ({"ENVIRONMENT": "production", "REDIS_URL": "embedded", "INGRESS_TOKENS": "short"}, "tokens"),
@@ -271,6 +295,51 @@ def test_check_finds_what_would_not_run(cauce, environ, subject) -> None:
     assert looked.returncode == 2
     wrong = [finding["subject"] for finding in json.loads(looked.stdout) if finding["verdict"] == "wrong"]
     assert wrong == [subject]
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"MODEL_URL": "https://models.example/v1"}, {"OUTBOUND_SECRET": "short"}, {"MODEL": "./nowhere"},
+        {"MODEL": "dmo"},
+        {"OUTBOUND_URL": "http://h/x", "OUTBOUND_HEADER": "Content-Type: x"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_up_refuses_it_before_anything_is_started(cauce, environ) -> None:
+    assert_one_line(cauce("up", **environ), next(reversed(environ)))
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "complaint"),
+    [
+        ('[[actions]]\nname = "x"\npatterns = ["("]\n', "actions", "actions.x.patterns = '(' is no regular expression"),
+        ("[streams.inbond]\n", "streams.toml", "[streams.inbound] is missing"),
+        ("[streams.inbond]\n", "streams.toml", "did you mean 'inbond'?"),
+    ],
+)
+def test_what_the_processes_want_of_streams_toml_is_checked_as_well(cauce, tmp_path, text, subject, complaint) -> None:
+    (tmp_path / "streams.toml").write_text(text)
+    findings = json.loads(cauce("check", "--json").stdout)
+    assert [each["subject"] for each in findings if each["verdict"] == "wrong"] == [subject]
+    assert_one_line(cauce("up"), complaint)
+
+
+def test_check_warns_of_a_variable_that_may_be_a_slip(cauce) -> None:
+    looked = cauce("check", "--json", DEBOUNSE="5")
+    assert looked.returncode == 0
+    [found] = [finding for finding in json.loads(looked.stdout) if finding["subject"] == "DEBOUNSE"]
+    assert (found["verdict"], "did you mean 'DEBOUNCE'?" in found["text"]) == ("warning", True)
+
+
+async def test_check_warns_of_a_user_who_may_not_run_info(cauce, any_server, store) -> None:
+    await store.command("ACL", "SETUSER", "plain", "on", ">pw", "~*", "&*", "+@all", "-info")
+    looked = cauce("check", "--json", REDIS_URL=any_server.url.replace("unix://", "unix://plain:pw@"))
+    await store.command("ACL", "DELUSER", "plain")
+    assert looked.returncode == 0
+    [found] = [finding for finding in json.loads(looked.stdout) if finding["subject"] == "INFO"]
+    assert found["verdict"] == "warning"
+    assert "+info" in found["text"]
 
 
 def test_check_names_a_handler_that_cannot_be_imported(cauce, tmp_path) -> None:

@@ -32,7 +32,6 @@ def test_the_file_that_ships_is_accepted() -> None:
         (BASE + 'order = "kye"', "groups.g.order = 'kye' is not accepted; write one of 'key', 'none'"),
         (BASE + 'deadline = "soon"', "groups.g.deadline = 'soon' is no duration"),
         (BASE + 'backoff = ["1s", "x"]', "groups.g.backoff[1] = 'x' is no duration"),
-        (BASE + "concurrency = 0", "groups.g.concurrency = 0 should be at least 1"),
         (BASE + 'attempts = "5"', "groups.g.attempts = '5' should be a whole number"),
         (BASE + "debounce = 11", "groups.g.debounce = 11.0 is longer than debounce_max (10)"),
         (BASE + 'from = "monday"', "groups.g.from = 'monday' is not \"start\", \"now\" or an entry id"),
@@ -40,9 +39,18 @@ def test_the_file_that_ships_is_accepted() -> None:
         (BASE.replace('"a:b"', '"a.b"'), "groups.g.handler = 'a.b' is not of the form 'module:function'"),
         (BASE.replace("groups.g", "groups.G!").replace("[groups.G!]", '[groups."G!"]'), "groups.G! = 'G!' is no name"),
         ("[streems.inbound]", "there is no table 'streems'; did you mean 'streams'?"),
-        ('[[actions]]\nname = "x"\npatterns = ["("]', "actions[0].patterns = '(' is no regular expression"),
         ('[[actions]]\npatterns = []', "actions[0].name is missing"),
         ("streams = 3", "streams = 3"),
+        ('inference.temperature = "hot"', "inference.temperature = 'hot' should be a number"),
+        ('inference.dtype = "float61"', "inference.dtype = 'float61' is not accepted; write one of 'auto', 'float32'"),
+        ('inference.dtype = "float61"', "did you mean 'float16'?"),
+        ('inference.device = "cudda:0"', "inference.device = 'cudda:0' is no device; write auto, cpu, cuda or cuda:0"),
+        ('inference.device = "cudda:0"', "did you mean 'cuda'?"),
+        ('egress.types = ["replies"]', "egress.types[0] = 'replies' is not accepted; write one of 'reply', 'handover'"),
+        ('egress.types = ["replies"]', "did you mean 'reply'?"),
+        ("egress.types = []", "egress.types = [] should not be empty"),
+        ('wait.keep = "1d"', "wait.keep = 86400.0 should be at least egress.expire + wait.max_seconds (86460 seconds)"),
+        ('egress.expire = "2d"', "wait.keep = 90000.0 should be at least egress.expire + wait.max_seconds (172860 "),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place_and_the_nearest_spelling(text: str, complaint: str) -> None:
@@ -56,6 +64,57 @@ def test_the_environments_debounce_is_for_groups_that_answer() -> None:
     top = topology.load(Path(__file__).parents[2] / "streams.toml").debounced(20)
     assert (top.groups["inference"].debounce, top.groups["inference"].debounce_max) == (20, 20)
     assert top.groups["egress"].debounce == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "bound"),
+    [
+        ("streams.inbound.max_len = 0", "at least 1"),
+        ("groups.g.concurrency = 0", "at least 1"),
+        ("groups.g.concurrency = 1001", "at most 1000"),
+        ("groups.g.attempts = 0", "at least 1"),
+        ("groups.g.turn_max = 0", "at least 1"),
+        ("groups.g.turn_max = 1001", "at most 1000"),
+        ("groups.g.turn_max_chars = 0", "at least 1"),
+        ("groups.g.deadline = 0", "more than 0"),
+        ("history.max_messages = 0", "at least 1"),
+        ("history.max_messages = -1", "at least 1"),
+        ("wait.max_seconds = 0", "more than 0"),
+        ("inference.slots = 0", "at least 1"),
+        ("inference.max_tokens = 0", "at least 1"),
+        ("inference.threads = -1", "at least 0"),
+        ("inference.temperature = -0.1", "at least 0"),
+        ("inference.temperature = nan", "a finite number"),
+        ("inference.temperature = inf", "a finite number"),
+        ("inference.top_p = 0", "more than 0"),
+        ("inference.top_p = 1.1", "at most 1"),
+        ("inference.top_k = -1", "at least 0"),
+        ("inference.repetition_penalty = 0.0", "more than 0"),
+        ("egress.timeout = '0s'", "more than 0"),
+        ("egress.max_chars = 0", "at least 1"),
+        ("egress.breaker_failures = 0", "at least 1"),
+        ("dead.max_len = 0", "at least 1"),
+    ],
+)
+def test_a_number_out_of_bounds_is_said_with_its_bound(line: str, bound: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(f"groups.g.reads = 'inbound'\ngroups.g.handler = 'a:b'\n{line}")
+    assert str(caught.value) == f"streams.toml: {line} should be {bound}"
+
+
+def test_every_bound_is_within_reach() -> None:
+    text = """
+    inference = {temperature = 0, top_p = 1, top_k = 0, threads = 0, dtype = "bfloat16", device = "cuda:1"}
+    egress = {types = ["reply", "handover", "typing"], expire = 60}
+    wait = {max_seconds = 1, keep = 61}
+    """
+    top = parse(text)
+    assert (top.inference.temperature, top.inference.top_p, top.wait.keep) == (0.0, 1.0, 61.0)
+
+
+def test_a_file_from_notepad_is_read_without_its_mark(tmp_path: Path) -> None:
+    (tmp_path / "streams.toml").write_text(BASE, encoding="utf-8-sig")
+    assert list(topology.load(tmp_path / "streams.toml").groups) == ["g"]
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

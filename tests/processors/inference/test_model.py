@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,14 @@ def test_a_model_that_works_is_verified(tiny: Any, kind: str) -> None:
 def test_a_model_that_the_slots_cannot_run_is_named_before_it_answers_anybody(tiny: Any, kind: str) -> None:
     with pytest.raises(ConfigurationError, match="does not work with the slot engine"):
         runner(tiny, kind).verify()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_that_is_asked_of_a_model_is_on_its_way_out(tiny: Any, kind: str) -> None:
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        runner(tiny, kind).verify()
+    assert [str(each.message) for each in given] == []
 
 
 def test_a_window_of_attention_bounds_the_context(tiny: Any) -> None:
