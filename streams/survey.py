@@ -1,7 +1,7 @@
 """
 How the groups are doing: workers, lag, what is in work, what is dead.
 
-Our own arithmetic: Redis's `lag` is null after deletions and does not exist before Redis 7.
+Redis's own `lag` where it has one; it is null after deletions and does not exist before Redis 7, and then we count.
 """
 
 from __future__ import annotations
@@ -50,13 +50,14 @@ async def survey(store: Store, topology: Topology) -> dict[str, GroupView]:
 async def _view(store: Store, group: Group, now_ms: int) -> GroupView:
     keys = store.keys
     stream = keys.stream(group.reads)
-    consumers, pending, leases, dead, cursor = await store.pipeline(
+    consumers, pending, leases, dead, cursor, groups = await store.pipeline(
         [
             ("HKEYS", keys.group("consumers", group.name)),
             ("XPENDING", stream, group.name),
             ("HLEN", keys.group("leases", group.name)),
             ("XLEN", keys.dead(group.reads)),
             ("GET", keys.group("cursor", group.name)),
+            ("XINFO", "GROUPS", stream),
         ]
     )
     after = f"({cursor.decode()}" if isinstance(cursor, bytes) else "-"
@@ -69,7 +70,10 @@ async def _view(store: Store, group: Group, now_ms: int) -> GroupView:
     )
     taken = int(pending[0]) if isinstance(pending, list) else 0
     ids = [unread[0][0]] if isinstance(unread, list) and unread else []
-    waiting = await _unread(store, stream, after, _number(length)) if ids else 0
+    waiting = 0
+    if ids:
+        told = _lag(groups, group.name)
+        waiting = await _unread(store, stream, after, _number(length)) if told is None else told
     if taken:
         ids.append(pending[1])
     oldest = min((int(id.partition(b"-")[0]) for id in ids), default=now_ms)
@@ -81,6 +85,16 @@ async def _view(store: Store, group: Group, now_ms: int) -> GroupView:
         in_work=_number(leases),
         dead=_number(dead),
     )
+
+
+def _lag(reply: Any, group: str) -> int | None:
+    """What Redis says is unread of this group, where it knows."""
+    for row in reply if isinstance(reply, list) else []:
+        told = dict(zip(row[::2], row[1::2], strict=False))
+        if told.get(b"name") == group.encode():
+            lag = told.get(b"lag")
+            return lag if isinstance(lag, int) else None
+    return None
 
 
 async def _unread(store: Store, stream: str, after: str, length: int) -> int:
