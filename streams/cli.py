@@ -103,13 +103,13 @@ def ingress(context: typer.Context) -> None:
 @app.command(epilog=_examples("cauce work inference", "cauce work egress archive"))
 def work(context: typer.Context, groups: Group) -> None:
     """Run a worker for one group or several, in one process."""
-    from streams import log, worker
+    from streams import log, process
 
     topology, settings = context.obj.topology, context.obj.settings
     log.configure(settings)
     for name in groups:
         topology.group(name)
-    entry.run(worker.run(groups, topology, settings, entry.redis_url(settings)))
+    entry.run(process.run(groups, topology, settings, entry.redis_url(settings)))
 
 
 @app.command(epilog=_examples("ENVIRONMENT=production cauce check"))

@@ -8,25 +8,19 @@ It polls nothing: a blocking read rings when something is appended, a timer when
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
-import signal
-from collections.abc import Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
 
-from streams import fate, log, metrics, probe, retention
+from streams import fate, log, metrics
 from streams.bell import Bell
 from streams.committer import Committer
 from streams.connection import Store
 from streams.effects import Effects, Handler, Turn
 from streams.endings import Ending, ending
 from streams.errors import Unavailable
-from streams.handlers import find
 from streams.housekeeping import Housekeeping
-from streams.settings import Settings
 from streams.tables import Group
 from streams.topology import Topology
 from streams.turns import Gone, Grant, Impossible, Taken, Turns
@@ -260,59 +254,3 @@ class Worker:
             await self._turns.leave()
         except Unavailable as error:
             self._log.warning("worker.left_silently", why=str(error))
-
-
-async def run(names: Sequence[str], topology: Topology, settings: Settings, url: str) -> None:
-    """
-    Serve these groups in this process until the first SIGTERM or SIGINT; then drain.  A second signal stops at once.
-
-    Raises:
-        ConfigurationError: a group or its handler is not there.
-        Unavailable: Redis cannot be reached at the start.
-    """
-    topology = topology.debounced(settings.debounce)
-    handlers = {name: find(topology.group(name), topology) for name in names}
-    store = Store.open(url, namespace=settings.namespace)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(store.close)
-        await store.ping()
-        log.get("worker").info("redis.connected", url=url)
-        workers: list[Worker] = []
-        _stop_on_signals(workers, len(handlers))
-        for name, handler in handlers.items():
-            group = topology.group(name)
-            resources = None
-            if handler.lifespan is not None:
-                resources = await stack.enter_async_context(handler.lifespan(group, topology, settings, store))
-            workers.append(Worker(store, topology, group, handler, resources))
-        if settings.worker_port is not None:
-            await stack.enter_async_context(
-                probe.serve(settings.worker_port, ready=lambda: all(worker.ready for worker in workers))
-            )
-        trimming = asyncio.create_task(retention.run(store, topology))
-        async with asyncio.TaskGroup() as serving:
-            for worker in workers:
-                serving.create_task(worker.run(settings.shutdown_grace))
-        trimming.cancel()
-    log.get("worker").info("redis.disconnected")
-
-
-def _stop_on_signals(workers: Sequence[Worker], count: int) -> None:
-    """`workers` may still be growing; `count` is how many there will be."""
-    loop = asyncio.get_running_loop()
-    signals = 0
-
-    def on_signal() -> None:
-        nonlocal signals
-        signals += 1
-        if signals > 1:
-            log.get("worker").warning("worker.stopped_at_once")
-            os._exit(1)
-        if len(workers) < count:
-            # A model is being loaded, in a thread that nothing can stop; nothing has been taken yet.
-            os._exit(0)
-        for worker in workers:
-            worker.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)

@@ -18,7 +18,7 @@ FLOORS = {
     # 1: Redis's verbs, and what every process says and counts
     1: "connection watch turns batches endings handlers log metrics survey bell doors",
     # 2: the runtime
-    2: "worker committer housekeeping retention deadletters replay erase timeline probe embedded",
+    2: "worker process committer housekeeping retention deadletters replay erase timeline probe embedded",
     # 4: the command line; 3 are the doors, ingress and processors
     4: "cli entry check status tail console supervisor program screen welcome",
 }

@@ -1,0 +1,76 @@
+"""
+One process of workers, as `cauce work` runs it: handlers found, resources opened, signals heard.
+
+Knows what a process has once however many groups it serves: the connection, the health pages, the trimming.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+
+from streams import log, probe, retention
+from streams.connection import Store
+from streams.handlers import find
+from streams.settings import Settings
+from streams.topology import Topology
+from streams.worker import Worker
+
+
+async def run(names: Sequence[str], topology: Topology, settings: Settings, url: str) -> None:
+    """
+    Serve these groups in this process until the first SIGTERM or SIGINT; then drain.  A second signal stops at once.
+
+    Raises:
+        ConfigurationError: a group or its handler is not there.
+        Unavailable: Redis cannot be reached at the start.
+    """
+    topology = topology.debounced(settings.debounce)
+    handlers = {name: find(topology.group(name), topology) for name in names}
+    store = Store.open(url, namespace=settings.namespace)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(store.close)
+        await store.ping()
+        log.get("worker").info("redis.connected", url=url)
+        workers: list[Worker] = []
+        _stop_on_signals(workers, len(handlers))
+        for name, handler in handlers.items():
+            group = topology.group(name)
+            resources = None
+            if handler.lifespan is not None:
+                resources = await stack.enter_async_context(handler.lifespan(group, topology, settings, store))
+            workers.append(Worker(store, topology, group, handler, resources))
+        if settings.worker_port is not None:
+            await stack.enter_async_context(
+                probe.serve(settings.worker_port, ready=lambda: all(worker.ready for worker in workers))
+            )
+        trimming = asyncio.create_task(retention.run(store, topology))
+        async with asyncio.TaskGroup() as serving:
+            for worker in workers:
+                serving.create_task(worker.run(settings.shutdown_grace))
+        trimming.cancel()
+    log.get("worker").info("redis.disconnected")
+
+
+def _stop_on_signals(workers: Sequence[Worker], count: int) -> None:
+    """`workers` may still be growing; `count` is how many there will be."""
+    loop = asyncio.get_running_loop()
+    signals = 0
+
+    def on_signal() -> None:
+        nonlocal signals
+        signals += 1
+        if signals > 1:
+            log.get("worker").warning("worker.stopped_at_once")
+            os._exit(1)
+        if len(workers) < count:
+            # A model is being loaded, in a thread that nothing can stop; nothing has been taken yet.
+            os._exit(0)
+        for worker in workers:
+            worker.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
