@@ -50,7 +50,8 @@ local function possible(turn, effects)
   return true
 end
 
--- Of the requests that wait for this turn, the last one still waiting gets the text; the others are told who did.
+-- Of the requests that wait for this turn, the last one still waiting gets the text; the others are told who did, and so
+-- is whoever repeats a message of the turn that nobody waited for.
 local function answer(turn, effects)
   if not (someone_waits and effects and effects.answer) then return nil end
   local open, winner = {}, nil
@@ -64,16 +65,18 @@ local function answer(turn, effects)
   if not winner then return nil end
   local has_text = false
   for _, output in ipairs(effects.outputs) do has_text = has_text or output[2] end
-  for _, waiter in ipairs(open) do
-    local door = a.door .. waiter.entry
+  for _, id in ipairs(turn.ids) do
+    local door = a.door .. id
     redis.call('DEL', door)
-    if waiter.entry == winner.entry then
+    if id == winner.entry then
       redis.call('HSET', door, 'state', has_text and 'open' or 'http', 'deadline', winner.deadline,
         'status', effects.answer.status, 'answer', effects.answer.body, 'others', cmsgpack.pack(open))
     else
       redis.call('HSET', door, 'into', winner.entry)
     end
     redis.call('PEXPIRE', door, a.keep_ms)
+  end
+  for _, waiter in ipairs(open) do
     redis.call('XADD', a.bell .. waiter.bell, 'MAXLEN', '~', 1000, '*', 'ticket', waiter.ticket, 'entry', waiter.entry)
     redis.call('EXPIRE', a.bell .. waiter.bell, 3600)
   end

@@ -131,7 +131,20 @@ async def test_of_several_requests_one_whose_time_is_up_does_not_get_the_text(ea
     first, second = await stage.ask("t1"), await stage.ask("t2", wait_ms=0)
     await stage.reply()
     assert (await claim(stage, first, "t1"))[0] == "claimed"
-    assert (await claim(stage, second, "t2"))[0] == "webhook"
+    found = await stage.doors.claim("+1", second, "t2")
+    assert (found.state, found.into) == ("merged", first)
+
+
+async def test_a_repeat_of_what_nobody_waited_for_learns_who_got_the_text(each_store: Store, stage: Stage) -> None:
+    # Given a plain message, answered together with one that a request waits for
+    await stage.set()
+    plain = await say(each_store, "+1")
+    entry = await stage.ask("t1")
+    await stage.reply()
+    assert (await claim(stage, entry, "t1"))[0] == "claimed"
+    # Then its repeat is not told that the webhook has the reply
+    found = await stage.doors.claim("+1", plain, "t2")
+    assert (found.state, found.into) == ("merged", entry)
 
 
 async def test_a_turn_without_a_text_answers_its_request_at_once(each_store: Store, stage: Stage) -> None:
