@@ -31,7 +31,7 @@ class Load:
 
     def __init__(
         self, url: str, *, people: int, messages: int, rate: float, seed: int,
-        duplicates: float = 0.2, at_once: float = 0.3, headers: dict[str, str] | None = None,
+        token: str, duplicates: float = 0.2, at_once: float = 0.3,
     ) -> None:  # fmt: skip
         self.said: list[Message] = []
         self.answers: Counter[str] = Counter()
@@ -39,7 +39,8 @@ class Load:
         """Messages that have their 2xx."""
         self._url, self._messages, self._rate = f"{url}/chat", messages, rate
         self._duplicates, self._at_once = duplicates, at_once
-        self._headers = headers or {}
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._stopped = False
         self._random = random.Random(seed)  # noqa: S311 - seeded randomness is the point
         self._people = [f"+591{70000000 + number}" for number in range(people)]
         self._speaking = {person: asyncio.Lock() for person in self._people}
@@ -48,20 +49,24 @@ class Load:
         self._session: aiohttp.ClientSession
 
     async def run(self) -> None:
-        """Until every message has been said and taken."""
+        """Until every message has been said and taken, or `stop`."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=10)
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=timeout, headers=self._headers
         ) as self._session:
             loop = asyncio.get_running_loop()
             start, planned = loop.time(), 0
-            while planned < self._messages:
+            while planned < self._messages and not self._stopped:
                 await asyncio.sleep(start + planned / self._rate - loop.time())
                 size = min(self._random.choice((1, 1, 2, 3, 4, 6)), self._messages - planned)
                 planned += size
                 self._spawn(self._burst(self._random.choice(self._people), size))
             while self._tasks:
                 await asyncio.wait(self._tasks)
+
+    def stop(self) -> None:
+        """Begin no more bursts; `run` ends when what has begun has been taken."""
+        self._stopped = True
 
     def _spawn(self, saying: Any) -> None:
         task = asyncio.create_task(saying)
