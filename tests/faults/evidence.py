@@ -50,7 +50,7 @@ async def gather(whole: Pipeline, said: list[Message]) -> Evidence:
     histories, counts = await _conversations(stores, {message.person for message in said})
     return Evidence(
         said=said,
-        inbound=[_entry(store, raw) for store in stores async for raw in _stream(store, "inbound")],
+        inbound=await inbound(stores),
         outbound=[_reply(raw) for store in stores async for raw in _stream(store, "outbound")],
         histories=histories,
         counts=counts,
@@ -61,6 +61,11 @@ async def gather(whole: Pipeline, said: list[Message]) -> Evidence:
         died=[f"{name} ended by itself with {process.child.returncode}"
               for name, process in whole.processes.items() if process.child.returncode is not None],
     )  # fmt: skip
+
+
+async def inbound(stores: Stores) -> list[Entry]:
+    """Every message that is on the stream."""
+    return [_entry(store, raw) for store in stores async for raw in _stream(store, "inbound")]
 
 
 async def _stream(store: Store, name: str) -> AsyncIterator[Raw]:

@@ -64,14 +64,15 @@ async def trial(
         whole.sink.plan(delay=latency, count=None)
         load = Load(whole.url, people=people, messages=messages, rate=rate, seed=seed, token=TOKEN)
         start = time.time()
-        await _both(load, disturb(whole, load))
+        await under(load, disturb(whole, load))
         await _until_quiet(whole)
         found = await evidence.gather(whole, load.said)
     last = max((each.at for each in found.deliveries), default=start)
     return Trial(found, violations(found), dict(sorted(load.answers.items())), last - start)
 
 
-async def _both(load: Load, disturbing: Awaitable[None]) -> None:
+async def under(load: Load, disturbing: Awaitable[None]) -> None:
+    """Disturb under a load; whichever ends first ends the other."""
     speaking, disturbed = asyncio.create_task(load.run()), asyncio.ensure_future(disturbing)
     try:
         await asyncio.wait({speaking, disturbed}, return_when=asyncio.FIRST_COMPLETED)
