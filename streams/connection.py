@@ -171,7 +171,7 @@ async def _exchange(
     pool: ConnectionPool, connection: AbstractConnection, commands: Sequence[Sequence[Argument]]
 ) -> list[Any]:
     try:
-        await connection.send_packed_command(connection.pack_commands(commands))
+        await _send(connection, connection.pack_commands(commands))
         replies: list[Any] = []
         for _ in commands:
             try:
@@ -185,6 +185,14 @@ async def _exchange(
         raise
     finally:
         await pool.release(connection)
+
+
+async def _send(connection: AbstractConnection, packed: list[bytes]) -> None:
+    try:
+        await connection.send_packed_command(packed)
+    except RuntimeError as error:
+        # uvloop's word for a connection that was reset while it lay in the pool.
+        raise LostConnection(str(error)) from error
 
 
 def code_of(error: Exception) -> str:
@@ -256,9 +264,9 @@ class Follower:
         try:
             async with asyncio.timeout(block_ms / 1000 + SILENCE):
                 await self._connection.connect()
-                await self._connection.send_command(
-                    "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *after.keys(), *after.values()
-                )
+                streams: list[Argument] = [*after.keys(), *after.values()]
+                command = ["XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *streams]
+                await _send(self._connection, self._connection.pack_commands([command]))
                 reply = await self._connection.read_response()
         except (ResponseError, InvalidResponse) as error:
             raise Unavailable(f"Redis refuses to be followed: {error}") from error

@@ -182,7 +182,8 @@ class Proxy:
             await self._delay(connection, piece)
             writer.write(piece)
             await writer.drain()
-        writer.write_eof()
+        if not writer.transport.is_closing():
+            writer.write_eof()
 
     async def _down(self, connection: _Connection) -> None:
         reader, writer = connection.server[0], connection.client[1]

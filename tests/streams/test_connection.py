@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+from typing import Any
 
 import pytest
+import uvloop
 from conftest import Server
 from redis.exceptions import ResponseError
 
 from streams.connection import Store, code_of
 from streams.errors import Unavailable
+from tests.faults.proxy import Proxy
 
 
 @pytest.mark.parametrize("steps", range(16))
@@ -68,6 +72,34 @@ async def test_a_follower_whose_answer_came_too_late_starts_anew(own_server: Ser
     assert await follower.read({"s": second}, block_ms=10) == []
     await follower.close()
     await store.close()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("steps", [0, 3, 30])
+def test_a_connection_that_was_reset_while_it_was_idle_is_replaced(any_server: Server, run: Any, steps: int) -> None:
+    async def story() -> None:
+        async with Proxy(any_server.socket) as wire:
+            store, alone = Store.open(wire.redis_url), Store.open(wire.redis_url, patience=0)
+            follower = store.follower()
+            try:
+                # Given connections that have been used, and were reset
+                await asyncio.gather(store.ping(), alone.ping(), follower.read({"s": "0-0"}, block_ms=1))
+                wire.reset()
+                for _ in range(steps):  # at whatever step of noticing it
+                    await asyncio.sleep(0)
+                # Then the next call goes over a new one, and whoever has no patience is told what it is
+                assert await store.command("ECHO", "found") == b"found"
+                with contextlib.suppress(Unavailable):
+                    assert await alone.command("ECHO", "found") == b"found"
+                with contextlib.suppress(Unavailable):
+                    await follower.read({"s": "0-0"}, block_ms=1)
+                assert await follower.read({"s": "0-0"}, block_ms=1) == []
+            finally:
+                await follower.close()
+                await store.close()
+                await alone.close()
+
+    run(story())
 
 
 @pytest.mark.parametrize("told", [
