@@ -49,7 +49,7 @@ async def gather(whole: Pipeline, said: list[Message]) -> Evidence:
         buried=[f"{stream}: {id} {fields['reason'].decode()}"
                 for stream in READS.values() async for id, fields in _stream(store, f"{stream}.dead")],
         unsettled=await _unsettled(store),
-        died=[f"{name} ended by itself with {process.child.returncode}"
+        died=[f"{name} ended by itself with {process.child.returncode}: {process.lines[-12:]}"
               for name, process in whole.processes.items() if process.child.returncode is not None],
     )  # fmt: skip
 
