@@ -8,6 +8,7 @@ the checker of the crash loops judges.  A fault lasts in real time, because what
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -122,8 +123,8 @@ async def test_workers_whose_network_stalls_for_longer_than_their_heartbeat_live
 
         async def disturb(whole: Pipeline, _: Load) -> None:
             # Given both in the middle of turns
-            await lasts(1)
-            for wire in between.values():
+            for group, wire in between.items():
+                await holding(whole, group)
                 wire.stall()
             # When others hand on what they hold, and they come back with it
             for group in between:
@@ -133,10 +134,19 @@ async def test_workers_whose_network_stalls_for_longer_than_their_heartbeat_live
                 wire.heal()
             # Then they learn that it is theirs no more
             for group in between:
-                await whole.processes[group].says("lease.lost", within=PROMISED)
+                await whole.processes[group].says("lease.lost", "turn.refused", within=PROMISED)
             await lasts(1)
 
         await kept(own_server, disturb, own=behind(between), latency=0.5)
+
+
+async def holding(whole: Pipeline, name: str) -> None:
+    """Until this worker has a turn in work."""
+    consumer = json.loads(await whole.processes[name].says("worker.reading"))["consumer"]
+    async with asyncio.timeout(20):
+        while not any(token.startswith(consumer.encode())  # noqa: ASYNC110 - Redis alone knows
+                      for token in await whole.store.command("HVALS", f"group:{name}:leases")):  # fmt: skip
+            await asyncio.sleep(0.01)
 
 
 async def swept(whole: Pipeline, group: str) -> None:
@@ -156,9 +166,7 @@ async def test_a_beat_into_a_dead_connection_loses_no_turn(own_server: Server) -
     ):
         # Given a long turn in work, and another worker that would take it over
         await whole.say("+59170000001", "hola", "m1")
-        async with asyncio.timeout(10):
-            while not await whole.store.command("HLEN", "group:inference:leases"):  # noqa: ASYNC110 - Redis alone knows
-                await asyncio.sleep(0.01)
+        await holding(whole, "inference")
         await whole.start("inference2")
         # When every connection that its worker has dies without a word, again and again
         for _ in range(3):
