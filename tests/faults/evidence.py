@@ -12,8 +12,8 @@ import hmac
 import json
 from collections.abc import AsyncIterator
 
-from pipeline import SECRET, Pipeline
-from sink import Received
+from pipeline import SECRET
+from sink import Received, Sink
 
 from streams.connection import Entry as Raw
 from streams.connection import Store, entries
@@ -35,9 +35,8 @@ async def quiet(store: Store) -> bool:
     return True
 
 
-async def gather(whole: Pipeline, said: list[Message]) -> Evidence:
+async def gather(store: Store, sink: Sink, said: list[Message], died: list[str]) -> Evidence:
     """All of it."""
-    store = whole.store
     histories, counts = await _conversations(store, {message.person for message in said})
     return Evidence(
         said=said,
@@ -45,12 +44,11 @@ async def gather(whole: Pipeline, said: list[Message]) -> Evidence:
         outbound=[_reply(raw) async for raw in _stream(store, "outbound")],
         histories=histories,
         counts=counts,
-        deliveries=[_delivery(each) for each in whole.sink.requests],
+        deliveries=[_delivery(each) for each in sink.requests],
         buried=[f"{stream}: {id} {fields['reason'].decode()}"
                 for stream in READS.values() async for id, fields in _stream(store, f"{stream}.dead")],
         unsettled=await _unsettled(store),
-        died=[f"{name} ended by itself with {process.child.returncode}: {process.lines[-12:]}"
-              for name, process in whole.processes.items() if process.child.returncode is not None],
+        died=died,
     )  # fmt: skip
 
 
