@@ -20,7 +20,7 @@ from sink import Sink
 from up import Up
 
 from streams import embedded
-from streams.connection import Store
+from streams.stores import Stores
 from tests.faults.load import Load
 from tests.faults.trial import TOKEN, both, judged
 
@@ -60,9 +60,9 @@ async def test_the_supervisor_brings_back_whoever_is_killed_and_nothing_is_lost(
             load = Load(address[0], people=30, messages=10**9, rate=40, seed=seed, token=TOKEN)
             start = time.time()
             await both(load, kill_each_twice(up, random.Random(seed)))  # noqa: S311 - seeded randomness is the point
-            store = Store.open(url)
-            ended = await judged(store, sink, load, start, [])
-            await store.close()
+            stores = Stores.open(url)
+            ended = await judged(stores, sink, load, start, [])
+            await stores.close()
         finally:
             await asyncio.to_thread(up.stop)
     assert not ended.violations, f"SEED={seed}: {ended.says()}"

@@ -12,11 +12,10 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from conftest import Server
-from pipeline import Pipeline, pipeline
+from pipeline import Pipeline, Redis, pipeline
 from sink import Sink
 
-from streams.connection import Store
+from streams.stores import Stores
 from tests.faults import evidence
 from tests.faults.checker import Evidence, Violation, violations
 from tests.faults.load import Load
@@ -45,9 +44,10 @@ class Trial:
 
 
 async def trial(
-    server: Server, disturb: Callable[[Pipeline, Load], Awaitable[None]], *,
+    redis: Redis, disturb: Callable[[Pipeline, Load], Awaitable[None]], *,
     people: int, rate: float, seed: int, messages: int = 10**9, latency: float = 0.2,
-    streams: str = "", own: dict[str, dict[str, str]] | None = None, sink: Sink | None = None, **environment: str,
+    streams: str = "", placement: str = "", own: dict[str, dict[str, str]] | None = None, sink: Sink | None = None,
+    **environment: str,
 ) -> Trial:  # fmt: skip
     """
     Until all messages are said and taken, or until `disturb` has ended; whichever comes first ends the other.
@@ -56,7 +56,8 @@ async def trial(
         latency: seconds that a reply takes, and its delivery, so that something is always in work.
     """
     async with pipeline(
-        server, *PROCESSES, streams=f"[history]\nmax_messages = 5000\n{streams}", own=own, sink=sink,
+        redis, *PROCESSES, streams=f"[history]\nmax_messages = 5000\n{streams}", placement=placement, own=own,
+        sink=sink,
         ENVIRONMENT="production", INGRESS_TOKENS=TOKEN, OPERATOR_TOKENS=f"{TOKEN}-of-operators",
         MODEL=f"echo?latency={latency}", DEBOUNCE="0.1", RATE_LIMIT_PER_MINUTE="0", SESSION_EXPIRE_TIME="86400",
         **environment,
@@ -67,15 +68,15 @@ async def trial(
         await both(load, disturb(whole, load))
         died = [f"{name} ended by itself with {process.child.returncode}: {process.lines[-12:]}"
                 for name, process in whole.processes.items() if process.child.returncode is not None]  # fmt: skip
-        return await judged(whole.store, whole.sink, load, start, died)
+        return await judged(whole.stores, whole.sink, load, start, died)
 
 
-async def judged(store: Store, sink: Sink, load: Load, start: float, died: list[str]) -> Trial:
+async def judged(stores: Stores, sink: Sink, load: Load, start: float, died: list[str]) -> Trial:
     """Once nothing is left to do, or that takes too long: what the checker says to what is there."""
     until = time.monotonic() + QUIET_WITHIN
-    while time.monotonic() < until and not await evidence.quiet(store):  # noqa: ASYNC110 - Redis alone knows
+    while time.monotonic() < until and not await evidence.quiet(stores):  # noqa: ASYNC110 - Redis alone knows
         await asyncio.sleep(0.2)
-    found = await evidence.gather(store, sink, load.said, died)
+    found = await evidence.gather(stores, sink, load.said, died)
     last = max((each.at for each in found.deliveries), default=start)
     return Trial(found, violations(found), dict(sorted(load.answers.items())), last - start)
 
