@@ -14,7 +14,7 @@ from pipeline import Pipeline, Redis, pipeline
 
 from tests.faults import evidence
 from tests.faults.load import Load
-from tests.faults.trial import trial, under
+from tests.faults.trial import both, trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(170)]
 
@@ -124,7 +124,7 @@ async def _lost(redis: Redis, disturb: Callable[[Pipeline, Load], Awaitable[None
     """How many of the messages that clients were told to be accepted are not on the stream."""
     async with pipeline(redis, "ingress", placement=f'durability = "{durability}"') as whole:
         load = Load(whole.url, people=PEOPLE, messages=10**9, rate=50, seed=1, token="none", duplicates=0)
-        await under(load, disturb(whole, load))
+        await both(load, disturb(whole, load))
         there = {each.message_id + each.person for each in await evidence.inbound(whole.stores)}
     accepted = [message for message in load.said if message.entries]
     lost = sum(message.id + message.person not in there for message in accepted)
