@@ -36,12 +36,14 @@ ERRORS = {
     "not_found": (404, "no such route, nor with such a `user_id` in it"),
     "no_conversation": (404, "nothing is known of this person, or it has expired"),
     "method_not_allowed": (405, "not with this method"),
+    "request_timeout": (408, "the request was not here in time"),
     "message_id_reused": (409, "the same `message_id` with another text; nothing was appended"),
     "too_large": (413, "`most` is the limit"),
     "not_json": (415, "not said to be JSON in UTF-8, or compressed"),
     "not_whatsapp": (422, "JSON, but neither Meta's nor n8n's"),
     "rate_limited": (429, "this person writes too much"),
     "internal": (500, "a mistake of ours"),
+    "busy": (503, "too many connections"),
     "redis_unavailable": (503, "Redis is away or full; repeating with the same `message_id` is safe"),
     "backlog": (503, "the stream is full; nothing was appended"),
     "answer_lost": (503, "accepted, but the reply was lost on the way: repeat with the same `message_id`"),
@@ -49,7 +51,7 @@ ERRORS = {
 }
 """Code → status, and when."""
 
-_EVERYWHERE = ("malformed_http", "internal")
+_EVERYWHERE = ("malformed_http", "request_timeout", "internal", "busy")
 _KEYED = ("unauthorized", "foreign_host")
 _BODY = ("malformed_json", "invalid_field", "too_large", "not_json")
 _APPENDS = (*_BODY, "redis_unavailable", "backlog")
@@ -122,7 +124,7 @@ def _operation(
     found: Schema = {"summary": summary, "security": who, "parameters": list(parameters)}
     if body:
         found["requestBody"] = {"required": not optional_body, "content": {JSON: {"schema": _ref(body)}}}
-    return found | {"responses": answers | _refusals(codes)}
+    return found | {"responses": _refusals(codes) | answers}
 
 
 def _writes(*arguments: Any, **more: Any) -> Schema:
@@ -211,7 +213,9 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
         "How Redis and each group do.",
         {
             "200": _answer("Messages can be taken.", "Picture"),
-            "503": _answer("They cannot.", {"allOf": [_ref("Picture"), _error("not_ready")]}, headers=_RETRY_AFTER),
+            "503": _answer(
+                "They cannot.", {"allOf": [_ref("Picture"), _error("busy", "not_ready")]}, headers=_RETRY_AFTER
+            ),
         },
         who=_OPERATOR,
     ),
