@@ -161,7 +161,6 @@ class Protocol(HttpToolsProtocol):
         elif self._last_word is not None:
             self._hang_up(self._last_word)
         elif self._unparsed:
-            self._unset_keepalive_if_required()
             self._parse()
             self.flow.resume_reading()
 
