@@ -43,7 +43,7 @@ ERRORS = {
     "not_whatsapp": (422, "JSON, but neither Meta's nor n8n's"),
     "rate_limited": (429, "this person writes too much"),
     "internal": (500, "a mistake of ours"),
-    "busy": (503, "too many connections"),
+    "busy": (503, "too many connections, or too many large bodies on their way"),
     "redis_unavailable": (503, "Redis is away or full; repeating with the same `message_id` is safe"),
     "backlog": (503, "the stream is full; nothing was appended"),
     "answer_lost": (503, "accepted, but the reply was lost on the way: repeat with the same `message_id`"),

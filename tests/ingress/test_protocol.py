@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from ingress import __main__ as program
+from ingress import access
 from ingress.protocol import AHEAD, PIECE
 from streams.connection import Store
 from tests.ingress.front import ANA, Front, entries, front
@@ -171,3 +172,22 @@ async def test_who_asks_ahead_and_goes_is_missed_by_the_request_that_waits(store
         async with asyncio.timeout(5):
             while await store.command("HLEN", "waiting:inbound"):
                 pass
+
+
+async def test_large_bodies_are_read_a_few_at_a_time_and_small_ones_always(store: Store, monkeypatch) -> None:
+    monkeypatch.setattr(access, "MOST_LARGE", 2)
+    large = {"object": "whatsapp_business_account", "entry": [], "x": "y" * 100_000}
+    async with front(store) as door:
+        async with connected(door) as (_, one), connected(door) as (_, two):
+            for writer in (one, two):
+                writer.write(HEAD.replace(b"/chat", b"/whatsapp") + b"Content-Length: 200000\r\n\r\n" + b" " * 100_000)
+            while len(access._large) < 2:  # noqa: ASYNC110 - the ingress alone knows
+                await asyncio.sleep(0)
+            status, answer, headers = await door.ask("POST", "/whatsapp", json=large)
+            assert (status, answer["error"], headers["retry-after"]) == (503, "busy", "5")
+            assert (await door.say("Hola"))["http"] == 202
+        # Both have gone, and their places are free
+        async with asyncio.timeout(5):
+            while access._large:  # noqa: ASYNC110 - likewise
+                await asyncio.sleep(0)
+        assert (await door.post("/whatsapp", large))[0] == 200
