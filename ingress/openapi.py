@@ -150,7 +150,7 @@ _PREFER = _parameter(
 _CURSOR = _parameter(
     "query",
     "cursor",
-    {"type": "string", "pattern": "^([0-9]{1,19}|1[0-7][0-9]{18})?$"},
+    {"type": "string", "pattern": r"^(([0-9]{1,19}|1[0-7][0-9]{18})(\.[0-9]{1,3})?)?$"},
     "That of the answer before; nothing or 0 begins.",
 )
 _CONFIRM = _parameter("query", "confirm", {"const": "yes"}, "That it is meant.", required=True)

@@ -130,7 +130,8 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     from streams import status
 
     topology, settings = context.obj.topology, context.obj.settings
-    entry.run(status.show(topology, settings, entry.redis_url(settings), as_json=as_json))
+    url = entry.redis_url(settings)
+    entry.ask(context.obj, lambda stores: status.show(topology, stores, url, as_json=as_json))
 
 
 @app.command(epilog=_examples("cauce tail outbound", "cauce tail inbound --from start -n 10 --json"))
@@ -145,10 +146,9 @@ def tail(
     """Follow a stream, one line for each entry, until Ctrl-C."""
     from streams import tail
 
-    topology, settings = context.obj.topology, context.obj.settings
-    name = tail.stream_of(stream, topology)
+    name = tail.stream_of(stream, context.obj.topology)
     shown = tail.Form(as_json=as_json, full=full)
-    entry.run(tail.follow(entry.redis_url(settings), settings, name, since=since, count=count, form=shown))
+    entry.ask(context.obj, lambda stores: tail.follow(stores, name, since=since, count=count, form=shown))
 
 
 @app.command(epilog=_examples("cauce chat", "echo 'Hola' | cauce chat", "cauce chat --user +59112345678"))
@@ -202,7 +202,7 @@ def breaker_show(context: typer.Context) -> None:
     from streams import status
 
     settings = context.obj.settings
-    entry.run(status.breaker(settings, entry.redis_url(settings)))
+    entry.ask(context.obj, lambda stores: status.breaker(settings, stores))
 
 
 @breaker_app.command("close", epilog=_examples("cauce breaker close"))
@@ -211,7 +211,7 @@ def breaker_close(context: typer.Context) -> None:
     from streams import status
 
     settings = context.obj.settings
-    entry.run(status.close_breaker(settings, entry.redis_url(settings)))
+    entry.ask(context.obj, lambda stores: status.close_breaker(settings, stores))
 
 
 @dead_app.command("list", epilog=_examples("cauce dead list", "cauce dead list outbound --json"))
@@ -225,10 +225,10 @@ def dead_list(
     """List what was buried, with the reason."""
     from streams import tail
 
-    topology, settings = context.obj.topology, context.obj.settings
+    topology = context.obj.topology
     names = [tail.stream_of(stream, topology).removesuffix(".dead")] if stream else list(topology.streams)
     form = tail.Form(as_json=as_json, full=full)
-    entry.run(tail.dead(entry.redis_url(settings), settings, names, count=count, form=form))
+    entry.ask(context.obj, lambda stores: tail.dead(stores, names, count=count, form=form))
 
 
 def main() -> None:

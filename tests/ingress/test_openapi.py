@@ -16,6 +16,7 @@ from ingress.openapi import ERRORS, OPERATIONS, describe
 from ingress.shapes import SCHEMAS
 from streams.connection import Store
 from streams.settings import Settings
+from streams.stores import Stores
 from tests.ingress.front import OPERATOR, TOKEN, a_topology, front, secret
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ GUIDE = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")
 
 
 def served(store: Store, **settings: Any) -> set[tuple[str, str]]:
-    app = create_app(a_topology(), Settings(**settings), store)
+    app = create_app(a_topology(), Settings(**settings), Stores.alone(store))
     routes = [route for route in app.routes if isinstance(route, Route)]
     return {(method, route.path) for route in routes for method in (route.methods or set()) - {"HEAD"}}
 
