@@ -1,5 +1,5 @@
 """
-Streams as an operator reads them: followed line by line, and the dead letters with their reasons.
+Streams as an operator reads them, line by line.
 
 Numbers and wamids are masked unless asked for; what was said is shown, for that is what an operator looks for here.
 """
@@ -42,6 +42,10 @@ class Form(msgspec.Struct, kw_only=True):
         if not self.full:
             plain = {name: value if name == "id" else self.mask.field(name, value) for name, value in plain.items()}
         return json.dumps(plain, ensure_ascii=False) if self.as_json else _line(plain)
+
+    def hide(self, name: str, text: str) -> str:
+        """One field's text for a terminal, masked unless asked for."""
+        return _CONTROL.sub(" ", text if self.full else str(self.mask.field(name, text)))
 
 
 def _line(plain: dict[str, Any]) -> str:
@@ -110,19 +114,6 @@ async def _last(store: Store, name: str) -> str:
     """Now, as an id: unlike `$` it loses nothing between two reads."""
     newest = entries(await store.command("XREVRANGE", name, "+", "-", "COUNT", 1))
     return newest[0][0] if newest else "0-0"
-
-
-async def dead(url: str, settings: Settings, streams: Sequence[str], *, count: int, form: Form) -> None:
-    """Print the newest dead letters of each stream, oldest first.  Raises Unavailable."""
-    store = Store.open(url, namespace=settings.namespace, patience=1)
-    try:
-        for stream in streams:
-            found = entries(await store.command("XREVRANGE", store.keys.dead(stream), "+", "-", "COUNT", count))
-            if found and not form.as_json:
-                sys.stdout.write(f"{stream}.dead\n")
-            _print(form, found[::-1])
-    finally:
-        await store.close()
 
 
 def _print(form: Form, found: Sequence[Entry]) -> None:

@@ -20,7 +20,7 @@ FLOORS = {
     # 2: the runtime
     2: "worker process committer housekeeping retention deadletters replay erase timeline probe embedded",
     # 4: the command line; 3 are the doors, ingress and processors
-    4: "cli entry check status tail console supervisor program screen welcome",
+    4: "cli entry check status tail dead console supervisor program screen welcome",
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["streams"] = 0
