@@ -127,6 +127,24 @@ async def test_a_handler_that_fails_is_tried_again_and_then_buried_with_an_apolo
     assert await store.command("XLEN", "inbound.dead") == 1
 
 
+async def test_a_start_that_only_buries_is_nobodys_attempt(store: Store) -> None:
+    handled = []
+
+    async def handle(turn: Turn) -> None:
+        handled.append([(message.body.decode(), turn.attempt) for message in turn.messages])
+
+    # Given two messages of one person, whose worker died: one had its three starts, the other two
+    guilty, other = await say(store, "+1", "guilty"), await say(store, "+1", "other")
+    await store.command("HSET", "group:g:attempts", guilty, "3:1::1728123456789:", other, "2:1::1728123456789:")
+    async with working(store, handle, attempts=3):
+        await until(settled(store))
+    # Then the one is buried after three attempts, and the other has its third
+    [[_, flat]] = await store.command("XRANGE", "inbound.dead", "-", "+")
+    letter = dict(zip(flat[::2], flat[1::2], strict=True))
+    assert (letter[b"body"], letter[b"attempts"], letter[b"first_ms"]) == (b"guilty", b"3", b"1728123456789")
+    assert handled == [[("other", 3)]]
+
+
 async def test_one_persons_failure_does_not_touch_the_others(store: Store) -> None:
     async def handle(turn: Turn) -> Effects:
         if turn.key == "+bad":
