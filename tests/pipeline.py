@@ -80,6 +80,7 @@ class Pipeline:
 
     def __init__(self, server: Server, sink: Sink, folder: Path, **environment: str) -> None:
         self.sink, self.folder = sink, folder
+        self.config = ROOT / "streams.toml"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.store = Store.open(server.url)
@@ -104,7 +105,7 @@ class Pipeline:
         for name in names:
             command = [name] if name == "ingress" else ["work", name]
             child = await asyncio.create_subprocess_exec(
-                str(CAUCE), "-c", str(ROOT / "streams.toml"), *command,
+                str(CAUCE), "-c", str(self.config), *command,
                 cwd=self.folder, env=self.environment, limit=1 << 20,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
