@@ -22,11 +22,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ingress.app import create_app
 from ingress.refusal import Refused
+from streams import layout, welcome, wire
 from streams import log as logs
-from streams import welcome, wire
-from streams.connection import Store
 from streams.errors import ConfigurationError
 from streams.settings import Settings
+from streams.stores import Stores
 from streams.topology import Topology
 
 MOST_HEADERS = 64 * 1024
@@ -49,19 +49,22 @@ async def serve(topology: Topology, settings: Settings, url: str) -> None:
         url: where Redis is.
 
     Raises:
-        ConfigurationError: it would be open to strangers, or the address is taken.
+        ConfigurationError: it would be open to strangers, the address is taken, or Redis holds another layout.
         Unavailable: Redis cannot be reached at the start.
     """
-    store = Store.open(url, namespace=settings.namespace)
+    stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards)
     try:
-        app = create_app(topology, settings, store)
+        app = create_app(topology, settings, stores)
         sockets = _listen(settings)
-        await store.ping()
+        await layout.agree(stores)
         _log.info("redis.connected", url=url)
         server = _Server(config(app, settings), welcome.address(settings, sockets[0].getsockname()[1]))
-        await server.serve(sockets=sockets)
+        async with asyncio.TaskGroup() as whole:
+            watching = whole.create_task(layout.watch(stores))
+            await server.serve(sockets=sockets)
+            watching.cancel()
     finally:
-        await store.close()
+        await stores.close()
     _log.info("redis.disconnected")
 
 
@@ -142,7 +145,8 @@ class _Server(uvicorn.Server):
         _log.info("ingress.draining", requests=len(self.server_state.tasks))
         self.should_exit = True
         self._ending.set()
-        self.config.app.state.waiting.stop()  # type: ignore[union-attr]
+        for waiting in self.config.app.state.waiting:  # type: ignore[union-attr]
+            waiting.stop()
 
 
 class _Protocol(HttpToolsProtocol):

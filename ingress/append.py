@@ -83,13 +83,13 @@ class _Request(msgspec.Struct):
 
 
 class Appender:
-    """Appends for one process; safe for many tasks at once."""
+    """Appends for one process, in one shard; safe for many tasks at once."""
 
-    def __init__(self, store: Store, topology: Topology) -> None:
+    def __init__(self, store: Store, topology: Topology, digest: bytes | None = None) -> None:
         self._store = store
         self._topology = topology
         self._read = {name: bool(topology.readers(name)) for name in topology.streams}
-        self._digest = secrets.token_hex(32).encode()
+        self.digest = digest or secrets.token_hex(32).encode()
         """Keys the hashes; the first write leaves it in Redis, where every ingress finds the same."""
         self._waiting: deque[_Request] = deque()
         self._writing: asyncio.Task[None] | None = None
@@ -168,7 +168,7 @@ class Appender:
             if word == b"refused":
                 raise Unavailable(f"Redis does not take it: {rest[0].decode(errors='replace')}", retry_after=5)
             # Another process was here first, or the whole of Redis is new: hash as they do.
-            self._digest = rest[0]
+            self.digest = rest[0]
 
     def _packed(self, batch: list[_Request]) -> tuple[list[str], list[bytes]]:
         names = self._store.keys
@@ -200,7 +200,7 @@ class Appender:
                 packed.append(message)
             requests.append(_pack(packed))
         head = {
-            "digest": self._digest.decode(),  # Redis's msgpack knows text but no binary
+            "digest": self.digest.decode(),  # Redis's msgpack knows text but no binary
             "mark_ms": MARK_MS,
             "door": names.of("door") + ":",
             "bells": names.of("bell") + ":",
@@ -224,7 +224,7 @@ class Appender:
     def _hash(self, *parts: str) -> str:
         """Redis is not to tell who wrote, nor what; lengths keep ("a", "bc") and ("ab", "c") apart."""
         whole = "".join(f"{len(part)}:{part}" for part in parts)
-        return hashlib.blake2b(whole.encode(errors="replace"), key=self._digest[:64], digest_size=16).hexdigest()
+        return hashlib.blake2b(whole.encode(errors="replace"), key=self.digest[:64], digest_size=16).hexdigest()
 
     async def close(self) -> None:
         """Let what is being written end."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from ingress.pressure import SHED, Pressure
 from ingress.refusal import Json, Refused
 from streams.connection import Store
 from streams.errors import Unavailable
+from streams.stores import Stores
 from streams.survey import GroupView, survey
 from streams.topology import Topology
 
@@ -43,10 +45,10 @@ class Picture(msgspec.Struct):
 class Health:
     """The three pages."""
 
-    def __init__(self, store: Store, topology: Topology, pressure: Pressure) -> None:
-        self._store = store
+    def __init__(self, stores: Stores, topology: Topology, pressures: Sequence[Pressure]) -> None:
+        self._stores = stores
         self._topology = topology
-        self._pressure = pressure
+        self._pressures = pressures
 
     async def live(self, _: Request) -> Response:
         """The loop turns, or this would not be answered."""
@@ -70,7 +72,7 @@ class Health:
         reasons, views = [why] if why else [], {}
         try:
             async with asyncio.timeout(PATIENCE):
-                views = await survey(self._store, self._topology)
+                views = await survey(self._stores, self._topology)
         except (Unavailable, TimeoutError):
             redis = "unreachable"
         for name, view in views.items():
@@ -82,15 +84,20 @@ class Health:
         return Picture("degraded" if reasons else "ok", redis, groups, reasons), not why
 
     async def _look_at_redis(self) -> tuple[str, str]:
-        """How it does, and why nothing can be appended now; empty where it can."""
-        keys = self._store.keys
+        """How it does, and why nothing can be appended now, not for everybody at least; empty where it can."""
+        shards = zip(self._stores, self._pressures, strict=True)
+        found = await asyncio.gather(*(self._look_at_shard(store, pressure) for store, pressure in shards))
+        return next((trouble for trouble in found if trouble[1]), ("ok", ""))
+
+    async def _look_at_shard(self, store: Store, pressure: Pressure) -> tuple[str, str]:
+        keys = store.keys
         test = keys.of("test", secrets.token_hex(8))
         try:
             async with asyncio.timeout(PATIENCE):
-                replies: list[Any] = await self._store.pipeline(
+                replies: list[Any] = await store.pipeline(
                     [("XLEN", keys.stream(INBOUND)), ("SET", test, "1", "PX", 10_000), ("DEL", test)]
                 )
-                share = await self._pressure.measure()
+                share = await pressure.measure()
         except (Unavailable, TimeoutError) as error:
             return "unreachable", str(error) or "Redis does not answer"
         # Before what it refuses: one that is full refuses as well.

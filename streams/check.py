@@ -21,13 +21,13 @@ import msgspec
 from processors.egress.webhook import Webhook
 from processors.inference import echo, prompt, remote, weights
 from processors.inference.actions import Detector
-from streams import embedded, entry, settings
-from streams.connection import Store
+from streams import embedded, entry, layout, settings
 from streams.errors import CauceError, ConfigurationError
 from streams.handlers import find
 from streams.masking import Mask
 from streams.settings import Settings
 from streams.status import info
+from streams.stores import Stores
 from streams.topology import Topology, suggest
 
 OLDEST_REDIS = (6, 2)
@@ -201,15 +201,17 @@ async def _redis(where: Settings, pipeline: Topology) -> list[Finding]:
         url = running
     else:
         url = entry.redis_url(where)
-    store = Store.open(url, namespace=where.namespace, patience=1)
+    stores = Stores.open(url, namespace=where.namespace, shards=pipeline.shards, patience=1)
+    store = stores.first
     try:
+        await layout.compare(stores)
         groups = await store.command("HKEYS", store.keys.of("groups"))
         test = store.keys.of("test", secrets.token_hex(8))
         told, written = await store.pipeline([("INFO",), ("EVAL", _WRITES, 1, test)])
     except CauceError as error:
         return [wrong("Redis", str(error))]
     finally:
-        await store.close()
+        await stores.close()
     unread = [name.decode() for name in groups if name.decode() not in pipeline.groups]
     return [*_told(where, told), *_writable(written), *_abandoned(unread)]
 

@@ -8,6 +8,7 @@ command runs: `cauce --help` answers at once, and no command but the inference w
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,14 +51,12 @@ def _version(asked: bool) -> None:
 @app.callback()
 def place(
     context: typer.Context,
-    config: Annotated[
-        Path, typer.Option("--config", "-c", metavar="FILE", help="What the pipeline is.")
-    ] = Path("streams.toml"),
+    config: Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="What the pipeline is.")] = Path(
+        "streams.toml"
+    ),
     env_file: Annotated[
         Path | None,
-        typer.Option(
-            "--env-file", metavar="FILE", show_default=".env", help="Settings; the environment wins over it."
-        ),
+        typer.Option("--env-file", metavar="FILE", show_default=".env", help="Settings; the environment wins over it."),
     ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
@@ -144,7 +143,8 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     from streams import status
 
     topology, settings = context.obj.topology, context.obj.settings
-    entry.run(status.show(topology, settings, entry.redis_url(settings), as_json=as_json))
+    url = entry.redis_url(settings)
+    entry.ask(context.obj, lambda stores: status.show(topology, stores, url, as_json=as_json))
 
 
 @app.command(epilog=_examples("cauce tail outbound", "cauce tail inbound --from start -n 10 --json"))
@@ -159,10 +159,9 @@ def tail(
     """Follow a stream, one line for each entry, until Ctrl-C."""
     from streams import tail
 
-    topology, settings = context.obj.topology, context.obj.settings
-    name = tail.stream_of(stream, topology)
+    name = tail.stream_of(stream, context.obj.topology)
     shown = tail.Form(as_json=as_json, full=full)
-    entry.run(tail.follow(entry.redis_url(settings), settings, name, since=since, count=count, form=shown))
+    entry.ask(context.obj, lambda stores: tail.follow(stores, name, since=since, count=count, form=shown))
 
 
 @app.command(epilog=_examples("cauce chat", "echo 'Hola' | cauce chat", "cauce chat --user +59112345678"))
@@ -216,7 +215,7 @@ def breaker_show(context: typer.Context) -> None:
     from streams import status
 
     settings = context.obj.settings
-    entry.run(status.breaker(settings, entry.redis_url(settings)))
+    entry.ask(context.obj, lambda stores: status.breaker(settings, stores))
 
 
 @breaker_app.command("close", epilog=_examples("cauce breaker close"))
@@ -225,7 +224,7 @@ def breaker_close(context: typer.Context) -> None:
     from streams import status
 
     settings = context.obj.settings
-    entry.run(status.close_breaker(settings, entry.redis_url(settings)))
+    entry.ask(context.obj, lambda stores: status.close_breaker(settings, stores))
 
 
 @dead_app.command("list", epilog=_examples("cauce dead list", "cauce dead list outbound --reason 503 --since 2h"))
@@ -246,7 +245,7 @@ def dead_list(
 
     which = dead.Which(stream=stream, group=group, reason=reason, person=person, since=since, until=until)
     form = tail.Form(as_json=as_json, full=full)
-    entry.run(dead.show_list(_desk(context, stream), which, count=count, form=form))
+    _dead(context, stream, lambda desk: dead.show_list(desk, which, count=count, form=form))
 
 
 @dead_app.command("show", epilog=_examples("cauce dead show 1728123456789-0", "cauce dead show ID --raw > body.json"))
@@ -262,7 +261,7 @@ def dead_show(
     from streams import dead, tail
 
     form = tail.Form(as_json=as_json, full=full)
-    raise typer.Exit(entry.run(dead.show(_desk(context, stream), id, form=form, raw=raw)))
+    _dead(context, stream, lambda desk: dead.show(desk, id, form=form, raw=raw))
 
 
 @dead_app.command(
@@ -299,16 +298,16 @@ def dead_act(
     )  # fmt: skip
     how = dead.How(form=tail.Form(as_json=as_json, full=full), dry_run=dry_run, yes=yes)
     verb = dead.VERBS[str(context.info_name)]
-    raise typer.Exit(entry.run(dead.act(_desk(context, stream), verb, which, how)))
+    _dead(context, stream, lambda desk: dead.act(desk, verb, which, how))
 
 
-def _desk(context: typer.Context, stream: str | None) -> Desk:
-    """Where the dead letters are that a command may look at."""
+def _dead(context: typer.Context, stream: str | None, ask: Callable[[Desk], Awaitable[int]]) -> None:
+    """Ask of the dead letters of a stream, or of all; how that went is the exit status."""
     from streams import dead, tail
 
-    topology, settings = context.obj.topology, context.obj.settings
+    topology = context.obj.topology
     streams = [tail.stream_of(stream, topology).removesuffix(".dead")] if stream else list(topology.streams)
-    return dead.Desk(entry.redis_url(settings), settings, topology, streams)
+    raise typer.Exit(entry.ask(context.obj, lambda stores: ask(dead.Desk(stores, topology, streams))))
 
 
 def main() -> None:

@@ -8,13 +8,13 @@ putting back is stands in deadletters.py.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 from rich.console import Console
@@ -22,10 +22,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ingress import people
 from streams import deadletters
-from streams.connection import Store
+from streams.connection import Store, order
 from streams.deadletters import Letter, Redriven, Wanted
 from streams.errors import ConfigurationError
-from streams.settings import Settings
+from streams.stores import Stores
 from streams.tail import Form
 from streams.topology import Topology, seconds
 
@@ -40,22 +40,20 @@ _WHY = {
 }
 
 
-class Desk(msgspec.Struct, frozen=True):
+class Desk(NamedTuple):
     """Where the letters are."""
 
-    url: str
-    settings: Settings
+    stores: Stores
     topology: Topology
     streams: Sequence[str]
     """Those whose dead letters are looked at."""
 
-    @contextlib.asynccontextmanager
-    async def opened(self) -> AsyncIterator[Store]:
-        store = Store.open(self.url, namespace=self.settings.namespace, patience=1)
-        try:
-            yield store
-        finally:
-            await store.close()
+
+class Found(NamedTuple):
+    """A letter, and the shard in which it lies."""
+
+    store: Store
+    letter: Letter
 
 
 class Which(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,46 +111,63 @@ def _moment(option: str, text: str, now: float) -> str:
     return str(max(0, int(at * 1000)))
 
 
-async def _meant(store: Store, desk: Desk, which: Which, *, newest_first: bool = False) -> AsyncIterator[Letter]:
+async def _meant(desk: Desk, which: Which) -> AsyncIterator[Found]:
+    """All of them, a stream after the other, each shard's oldest first."""
     for id in dict.fromkeys(which.ids):
-        if (letter := await _one(store, desk, id)) is not None:
-            yield letter
+        if (found := await _one(desk, id)) is not None:
+            yield found
     if which.ids:
         return
-    wanted = which.wanted(desk.topology, float((await store.command("TIME"))[0]))
+    wanted = which.wanted(desk.topology, await _now(desk))
     for stream in desk.streams:
-        async for letter in deadletters.letters(store, stream, wanted, newest_first=newest_first):
-            yield letter
+        for store in desk.stores:
+            async for letter in deadletters.letters(store, stream, wanted):
+                yield Found(store, letter)
 
 
-async def _one(store: Store, desk: Desk, id: str) -> Letter | None:
+async def _now(desk: Desk) -> float:
+    """Redis's clock, Unix seconds."""
+    return float((await desk.stores.first.command("TIME"))[0])
+
+
+async def _one(desk: Desk, id: str) -> Found | None:
     """The letter of this id; None, with a word about it, where there is none."""
     if not _ID.fullmatch(id):
         raise ConfigurationError(f"{id!r} is no dead letter's id; `cauce dead list` shows them")
-    found = await deadletters.find(store, desk.streams, id)
+    found: list[Found] = []
+    for store in desk.stores:
+        found += [Found(store, letter) for letter in await deadletters.find(store, desk.streams, id)]
     if len(found) > 1:
-        names = " and ".join(f"{letter.stream}.dead" for letter in found)
-        raise ConfigurationError(f"{id} is in {names}: say which with --stream")
+        names = " and ".join(sorted({f"{letter.stream}.dead" for _, letter in found}))
+        raise ConfigurationError(f"{id} is {len(found)} letters, in {names}: say which with --stream, or by a filter")
     if not found:
         sys.stderr.write(f"{id}: there is no such dead letter (any more)\n")
         return None
     return found[0]
 
 
-async def show_list(desk: Desk, which: Which, *, count: int, form: Form) -> None:
+async def show_list(desk: Desk, which: Which, *, count: int, form: Form) -> int:
     """Print the newest `count` letters of each stream, oldest first.  Raises Unavailable, ConfigurationError."""
-    async with desk.opened() as store:
-        for stream in desk.streams:
-            found: list[Letter] = []
-            alone = msgspec.structs.replace(desk, streams=[stream])
-            async for letter in _meant(store, alone, which, newest_first=True):
-                found.append(letter)
-                if len(found) == count:
-                    break
-            if found and not form.as_json:
-                sys.stdout.write(f"{stream}.dead\n")
-            for letter in reversed(found):
-                sys.stdout.write(_line(letter, form) + "\n")
+    wanted = which.wanted(desk.topology, await _now(desk))
+    for stream in desk.streams:
+        found: list[Letter] = []
+        for store in desk.stores:
+            newest = deadletters.letters(store, stream, wanted, newest_first=True)
+            found += await _first(count, newest)
+        if found and not form.as_json:
+            sys.stdout.write(f"{stream}.dead\n")
+        for letter in sorted(found, key=lambda each: order(each.id))[-count:]:
+            sys.stdout.write(_line(letter, form) + "\n")
+    return 0
+
+
+async def _first(count: int, letters: AsyncIterator[Letter]) -> list[Letter]:
+    found: list[Letter] = []
+    async for letter in letters:
+        found.append(letter)
+        if len(found) == count:
+            break
+    return found
 
 
 async def show(desk: Desk, id: str, *, form: Form, raw: bool) -> int:
@@ -168,10 +183,10 @@ async def show(desk: Desk, id: str, *, form: Form, raw: bool) -> int:
     Raises:
         Unavailable, ConfigurationError.
     """
-    async with desk.opened() as store:
-        letter = await _one(store, desk, id)
-    if letter is None:
+    found = await _one(desk, id)
+    if found is None:
         return 1
+    letter = found.letter
     if raw:
         sys.stdout.flush()
         sys.stdout.buffer.write(letter.field(b"body"))
@@ -228,6 +243,9 @@ async def _drop(store: Store, _desk: Desk, stream: str, ids: Sequence[str]) -> S
 
 VERBS = {"redrive": Verb("redriven", _redrive), "drop": Verb("dropped", _drop)}
 
+Meant = dict[tuple[Store, str], list[str]]
+"""Shard and stream → ids of letters."""
+
 
 class How(msgspec.Struct, frozen=True, kw_only=True):
     """How a command is to act."""
@@ -250,38 +268,39 @@ async def act(desk: Desk, verb: Verb, which: Which, how: How) -> int:
         Unavailable, ConfigurationError: what was done until then stays done.
     """
     which.check()
-    meant: dict[str, list[str]] = {}
-    async with desk.opened() as store:
-        async for letter in _meant(store, desk, which):
-            meant.setdefault(letter.stream, []).append(letter.id)
-            if how.dry_run:
-                sys.stdout.write(_line(letter, how.form) + "\n")
-        total = sum(map(len, meant.values()))
+    meant: Meant = {}
+    async for store, letter in _meant(desk, which):
+        meant.setdefault((store, letter.stream), []).append(letter.id)
         if how.dry_run:
-            sys.stderr.write(f"{total} would be {verb.done}; nothing was done\n")
-            return 0
-        if total and not (which.ids or how.yes or await _agreed(meant, verb)):
-            sys.stderr.write("nothing was done\n")
-            return 1
-        became = await _do(store, desk, verb, meant)
-    return _report(became, verb, how.form, missing=max(0, len(set(which.ids)) - total))
+            sys.stdout.write(_line(letter, how.form) + "\n")
+    total = sum(map(len, meant.values()))
+    if how.dry_run:
+        sys.stderr.write(f"{total} would be {verb.done}; nothing was done\n")
+        return 0
+    if total and not (which.ids or how.yes or await _agreed(meant, verb)):
+        sys.stderr.write("nothing was done\n")
+        return 1
+    return _report(await _do(desk, verb, meant), verb, how.form, missing=max(0, len(set(which.ids)) - total))
 
 
-async def _agreed(meant: dict[str, list[str]], verb: Verb) -> bool:
-    counts = ", ".join(f"{len(ids)} of {stream}.dead" for stream, ids in meant.items())
-    sys.stderr.write(f"{counts}: to be {verb.done}? [y/N] ")
+async def _agreed(meant: Meant, verb: Verb) -> bool:
+    counts: Counter[str] = Counter()
+    for (_, stream), ids in meant.items():
+        counts[stream] += len(ids)
+    told = ", ".join(f"{count} of {stream}.dead" for stream, count in counts.items())
+    sys.stderr.write(f"{told}: to be {verb.done}? [y/N] ")
     sys.stderr.flush()
     answer = await asyncio.to_thread(sys.stdin.readline)
     return answer.strip().lower() in _YES
 
 
-async def _do(store: Store, desk: Desk, verb: Verb, meant: dict[str, list[str]]) -> list[tuple[str, Redriven]]:
+async def _do(desk: Desk, verb: Verb, meant: Meant) -> list[tuple[str, Redriven]]:
     became: list[tuple[str, Redriven]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(verb.done, total=sum(map(len, meant.values())))
-        for stream, ids in meant.items():
+        for (store, stream), ids in meant.items():
             for start in range(0, len(ids), deadletters.MOST):
                 batch = ids[start : start + deadletters.MOST]
                 became += zip(batch, await verb.do(store, desk, stream, batch), strict=True)

@@ -69,6 +69,8 @@ class Turn(msgspec.Struct, kw_only=True):
     """Redis's clock when the turn was granted, Unix milliseconds."""
     meter_ms: int = 0
     """Where the group has a meter: until this person's window ends."""
+    shard: int | None = None
+    """Where there are several: two of them may have entries of the same id."""
 
     @property
     def id(self) -> str:
@@ -150,7 +152,7 @@ class Handler(msgspec.Struct, kw_only=True, frozen=True):
     outside: bool = False
     """It acts outside Redis (a webhook, a database): never run in a replay."""
     lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None
-    """`lifespan(group, topology, settings, context)`: opened once per worker, before the first turn."""
+    """`lifespan(group, topology, settings, stores)`: opened once per worker, before the first turn."""
     buried: Callable[[Turn, str], Effects | None] | None = None
     """What is committed beside the burial of a turn: an apology, say."""
 

@@ -7,6 +7,8 @@ all of a shard's keys into one slot.  No key without a lifetime or a bound.
 
 from __future__ import annotations
 
+import binascii
+
 import msgspec
 
 
@@ -47,7 +49,19 @@ TABLE: dict[str, Kind] = {
     "model": Kind("model:<consumer>", "string, JSON", "worker", "8 s, renewed with the heartbeat", False),
     "breaker": Kind("breaker:<digest>", "hash", "egress", "1 day after the last failure", False),
     "test": Kind("test:<random>", "string", "ingress", "10 s", False),
+    "layout": Kind("layout", "string, JSON", "every process", "for good; one key, never tagged", False),
+    "void": Kind("void", "none: it is never there", "nobody", "named in calls on a Cluster", False),
 }
+
+
+def crc16(text: str) -> int:
+    """As Redis Cluster has it, CRC-16/XMODEM (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/)."""
+    return binascii.crc_hqx(text.encode(errors="surrogateescape"), 0)
+
+
+def shard_of(person: str, shards: int) -> int:
+    """Where everything of a person lies."""
+    return crc16(person) % shards if shards > 1 else 0
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -57,6 +71,8 @@ class Keys(msgspec.Struct, frozen=True):
     """Prefix with its separator, such as `bot2:`; empty for none."""
     tag: str = ""
     """Cluster hash tag without braces; empty for none."""
+    shard: int = 0
+    shards: int = 1
 
     def _name(self, head: str, rest: str = "") -> str:
         tag = f":{{{self.tag}}}" if self.tag else ""

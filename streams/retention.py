@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -29,17 +30,22 @@ NEARLY_FULL = 0.9
 _log = log.get("retention")
 
 
-async def run(store: Store, topology: Topology) -> None:
-    """Trim all streams of the topology now and then, until cancelled."""
+async def run(stores: Iterable[Store], topology: Topology) -> None:
+    """Trim all streams of the topology in every shard now and then, until cancelled."""
     while True:
         await asyncio.sleep(EVERY * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-        try:
-            await trim(store, topology)
-        except Unavailable as error:
-            _log.debug("round.skipped", why=str(error))
-        except RedisError as error:
-            # A key of another type, say.  Trimming goes on: without it memory grows until nothing can be taken.
-            _log.warning("trim.failed", why=f"{type(error).__name__}: {error}")
+        for store in stores:
+            await _round(store, topology)
+
+
+async def _round(store: Store, topology: Topology) -> None:
+    try:
+        await trim(store, topology)
+    except Unavailable as error:
+        _log.debug("round.skipped", why=str(error))
+    except RedisError as error:
+        # A key of another type, say.  Trimming goes on: without it memory grows until nothing can be taken.
+        _log.warning("trim.failed", why=f"{type(error).__name__}: {error}")
 
 
 async def trim(store: Store, topology: Topology) -> dict[str, int]:

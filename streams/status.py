@@ -14,30 +14,34 @@ from rich.console import Console
 from rich.table import Table
 
 from processors.egress import breaker as breakers
-from streams.connection import Store
 from streams.errors import ConfigurationError
 from streams.masking import Mask
 from streams.settings import Settings
-from streams.survey import GroupView, survey
+from streams.stores import Stores
+from streams.survey import GroupView, lengths, survey
 from streams.topology import Topology
 
 
-async def show(topology: Topology, settings: Settings, url: str, *, as_json: bool) -> None:
-    """Print Redis, streams and groups.  Raises Unavailable."""
-    store = Store.open(url, namespace=settings.namespace, patience=1)
-    try:
-        views = await survey(store, topology)
-        streams = await _lengths(store, topology)
-        redis = await _redis(store)
-    finally:
-        await store.close()
+async def show(topology: Topology, stores: Stores, address: str, *, as_json: bool) -> None:
+    """
+    Print Redis, streams and groups.
+
+    Args:
+        address: where Redis is, for whoever reads it.
+
+    Raises:
+        Unavailable: Redis cannot be reached.
+    """
+    views = await survey(stores, topology)
+    streams = await lengths(stores, topology)
+    redis = await _redis(stores)
     if as_json:
         picture = {"redis": redis, "streams": streams, "groups": msgspec.to_builtins(views)}
         sys.stdout.write(msgspec.json.encode(picture).decode() + "\n")
         return
     console = Console()
-    address = Mask().text(url)
-    console.print(f"Redis {redis['version']}, {redis['memory_bytes'] / 1e6:.1f} MB   {address}", highlight=False)
+    where = f"{Mask().text(address)}{f', {len(stores)} shards' if len(stores) > 1 else ''}"
+    console.print(f"Redis {redis['version']}, {redis['memory_bytes'] / 1e6:.1f} MB   {where}", highlight=False)
     console.print(_streams(streams))
     console.print(_groups(views))
     for name, view in views.items():
@@ -45,16 +49,12 @@ async def show(topology: Topology, settings: Settings, url: str, *, as_json: boo
             console.print(f"[red]{name} has no worker[/red]: start one with `cauce work {name}`", highlight=False)
 
 
-async def _lengths(store: Store, topology: Topology) -> dict[str, dict[str, int]]:
-    names = list(topology.streams)
-    commands = [("XLEN", name) for each in names for name in (store.keys.stream(each), store.keys.dead(each))]
-    lengths = await store.pipeline(commands)
-    return {name: {"length": lengths[2 * i], "dead": lengths[2 * i + 1]} for i, name in enumerate(names)}
-
-
-async def _redis(store: Store) -> dict[str, Any]:
-    fields = info(await store.command("INFO"))
-    return {"version": fields.get("redis_version", "?"), "memory_bytes": int(fields.get("used_memory", 0))}
+async def _redis(stores: Stores) -> dict[str, Any]:
+    """Version and memory; of a cluster, of all masters that have a shard of ours."""
+    told = [info(await store.command("INFO")) for store in stores]
+    servers = {fields.get("run_id", ""): fields for fields in told}.values()
+    memory = sum(int(fields.get("used_memory", 0)) for fields in servers)
+    return {"version": told[0].get("redis_version", "?"), "memory_bytes": memory}
 
 
 def info(reply: bytes) -> dict[str, str]:
@@ -94,14 +94,9 @@ def _age(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-async def breaker(settings: Settings, url: str) -> None:
+async def breaker(settings: Settings, stores: Stores) -> None:
     """Print the breaker's state.  Raises Unavailable, ConfigurationError."""
-    destination = _destination(settings)
-    store = Store.open(url, namespace=settings.namespace, patience=1)
-    try:
-        sight = await breakers.look(store, destination)
-    finally:
-        await store.close()
+    sight = await breakers.look(stores.first, _destination(settings))
     sentence = {
         "closed": f"closed: replies are being delivered ({sight.failures} failed in a row)",
         "open": f"open: deliveries wait; the next try is in {sight.remaining_seconds:.0f} s",
@@ -110,14 +105,9 @@ async def breaker(settings: Settings, url: str) -> None:
     sys.stdout.write(sentence + "\n")
 
 
-async def close_breaker(settings: Settings, url: str) -> None:
+async def close_breaker(settings: Settings, stores: Stores) -> None:
     """Close it and say whether it had been open.  Raises Unavailable, ConfigurationError."""
-    destination = _destination(settings)
-    store = Store.open(url, namespace=settings.namespace, patience=1)
-    try:
-        was = await breakers.close(store, destination)
-    finally:
-        await store.close()
+    was = await breakers.close(stores.first, _destination(settings))
     sys.stdout.write("closed\n" if was else "it was closed already\n")
 
 

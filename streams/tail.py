@@ -6,6 +6,7 @@ Numbers and wamids are masked unless asked for; what was said is shown, for that
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
@@ -18,7 +19,7 @@ import msgspec
 from streams.connection import Entry, Store, entries
 from streams.errors import ConfigurationError
 from streams.masking import Mask
-from streams.settings import Settings
+from streams.stores import Stores
 from streams.topology import Topology, suggest
 
 _BLOCK_MS = 2_000
@@ -80,9 +81,9 @@ def stream_of(name: str, topology: Topology) -> str:
     return name
 
 
-async def follow(url: str, settings: Settings, stream: str, *, since: str, count: int | None, form: Form) -> None:
+async def follow(stores: Stores, stream: str, *, since: str, count: int | None, form: Form) -> None:
     """
-    Print entries as they come.
+    Print entries as they come; of several shards, each one's in its order.
 
     Args:
         since: an entry's id (what comes after it), `start`, or `$`.
@@ -94,20 +95,29 @@ async def follow(url: str, settings: Settings, stream: str, *, since: str, count
     """
     if not re.fullmatch(r"start|\$|\d+(-\d+)?", since):
         raise ConfigurationError(f"--from {since!r} is no entry's id, `start` or `$`")
-    store = Store.open(url, namespace=settings.namespace, patience=1)
+    pages: asyncio.Queue[list[Entry]] = asyncio.Queue(maxsize=1)
+    async with asyncio.TaskGroup() as reading:
+        readers = [reading.create_task(_read(store, stream, since, count, pages)) for store in stores]
+        left = count
+        while left is None or left > 0:
+            found = (await pages.get())[:left]
+            _print(form, found)
+            left = None if left is None else left - len(found)
+        for reader in readers:
+            reader.cancel()
+
+
+async def _read(store: Store, stream: str, since: str, count: int | None, pages: asyncio.Queue[list[Entry]]) -> None:
     name = store.keys.dead(stream.removesuffix(".dead")) if stream.endswith(".dead") else store.keys.stream(stream)
     follower = store.follower()
     try:
         last = await _last(store, name) if since == "$" else "0-0" if since == "start" else since
-        left = count
-        while left is None or left > 0:
-            for _, found in await follower.read({name: last}, _BLOCK_MS, count=min(left or _PAGE, _PAGE)):
-                _print(form, found)
+        while True:
+            for _, found in await follower.read({name: last}, _BLOCK_MS, count=min(count or _PAGE, _PAGE)):
                 last = found[-1][0]
-                left = None if left is None else left - len(found)
+                await pages.put(found)
     finally:
         await follower.close()
-        await store.close()
 
 
 async def _last(store: Store, name: str) -> str:

@@ -191,6 +191,7 @@ class Turns:
             progress=progress.decode(),
             now_ms=now_ms,
             meter_ms=meter_ms,
+            shard=self._store.keys.shard if self._store.keys.shards > 1 else None,
         )
         starts = [row[1] for row in found]
         return Grant(turn, token.decode(), starts, suspect=found[0][2] >= self._suspect_after)

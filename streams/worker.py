@@ -21,6 +21,7 @@ from streams.effects import Effects, Handler, Turn
 from streams.endings import Ending, ending
 from streams.errors import Unavailable
 from streams.housekeeping import Housekeeping
+from streams.room import Room
 from streams.tables import Group
 from streams.topology import Topology
 from streams.turns import Gone, Grant, Impossible, Taken, Turns
@@ -34,9 +35,22 @@ CANCEL_GRACE = 5.0
 
 
 class Worker:
-    """One consumer of one group."""
+    """
+    One consumer of one group in one shard.
 
-    def __init__(self, store: Store, topology: Topology, group: Group, handler: Handler, resources: Any = None) -> None:
+    Args:
+        room: the places that it shares with the workers of the other shards; None: it has `concurrency` of its own.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        topology: Topology,
+        group: Group,
+        handler: Handler,
+        resources: Any = None,
+        room: Room | None = None,
+    ) -> None:
         self.group = group
         self._store = store
         self._handler = handler
@@ -48,8 +62,8 @@ class Worker:
         self._housekeeping = Housekeeping(store, self._turns, Watch(store, topology), resources)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._lost: set[str] = set()
-        self._suspects: set[str] = set()
-        self._freed = asyncio.Event()
+        self._room = room or Room(group.concurrency)
+        self._room.rings.append(self._bell.ring)
         self._stopping = asyncio.Event()
         self.opened = asyncio.Event()
         """Set once the group exists and this consumer reads it."""
@@ -58,7 +72,7 @@ class Worker:
         """Read nothing more; `run` returns when what is in work has ended or was handed back."""
         self._stopping.set()
         self._bell.ring()
-        self._freed.set()
+        self._room.back(0)
 
     @property
     def alive(self) -> bool:
@@ -97,13 +111,16 @@ class Worker:
 
     async def _serve(self) -> None:
         while not self._stopping.is_set():
-            room = self.group.concurrency - len(self._running)
+            room = self._room.some()
             if room == 0:
-                self._freed.clear()
-                await self._freed.wait()
+                await self._room.wait()
                 continue
             self._bell.hush()
-            taken = await self._take(room)
+            taken = None
+            try:
+                taken = await self._take(room)
+            finally:
+                self._room.back(room - (len(taken.grants) if taken else 0))
             if taken is None:
                 continue
             for grant in taken.grants:
@@ -114,7 +131,7 @@ class Worker:
     async def _take(self, room: int) -> Taken | None:
         try:
             try:
-                taken = await self._turns.take(room, READ_COUNT, 0 if self._suspects else 1)
+                taken = await self._turns.take(room, READ_COUNT, 0 if self._room.suspects else 1)
             except Gone:
                 made, pending = await self._turns.open()
                 if made and self.opened.is_set():
@@ -126,12 +143,13 @@ class Worker:
             return None
         if not self.opened.is_set():
             self.opened.set()
-            self._log.info("worker.reading", stream=self.group.reads, consumer=self._turns.consumer)
+            where = {"shard": self._store.keys.shard} if self._store.keys.shards > 1 else {}
+            self._log.info("worker.reading", stream=self.group.reads, consumer=self._turns.consumer, **where)
         return taken
 
     def _start(self, grant: Grant) -> None:
         if grant.suspect:
-            self._suspects.add(grant.token)
+            self._room.suspects.add(grant.token)
         task = asyncio.create_task(self._turn(grant))
         self._running[grant.token] = task
         task.add_done_callback(lambda ended: self._ended(grant.token, ended))
@@ -142,10 +160,8 @@ class Worker:
             self._log.error("turn.failed", token=token, why=f"{type(error).__name__}: {error}")
         self._running.pop(token, None)
         self._lost.discard(token)
-        if token in self._suspects:
-            self._suspects.discard(token)
-            self._bell.ring()
-        self._freed.set()
+        self._room.cleared(token)
+        self._room.back(1)
 
     async def _turn(self, grant: Grant) -> None:
         turn = grant.turn

@@ -35,6 +35,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class Ended(AssertionError):
+    """A process ended before it said what was waited for."""
+
+
 class Process:
     """One process and what it has said so far."""
 
@@ -62,7 +66,7 @@ class Process:
                     if text in line:
                         return line
                 if self.lines and self.lines[-1] == "(ended)":
-                    raise AssertionError(f"{self.name} ended without saying {text!r}:\n" + "\n".join(self.lines))
+                    raise Ended(f"{self.name} ended without saying {text!r}:\n" + "\n".join(self.lines))
                 await self._spoke.wait()
 
     async def end(self, number: int = signal.SIGTERM) -> int:
@@ -76,7 +80,11 @@ class Process:
 
 
 class Pipeline:
-    """Ingress, inference and egress around one Redis and one sink."""
+    """
+    Ingress, inference and egress around one Redis and one sink.
+
+    A process is named after its group; a second one of a group has a number behind it: `egress2`.
+    """
 
     def __init__(self, server: Server, sink: Sink, folder: Path, **environment: str) -> None:
         self.sink, self.folder = sink, folder
@@ -85,6 +93,8 @@ class Pipeline:
         self.url = f"http://127.0.0.1:{self.port}"
         self.store = Store.open(server.url)
         self.processes: dict[str, Process] = {}
+        self.own: dict[str, dict[str, str]] = {}
+        """What stands in the environment of one process alone."""
         self.session: aiohttp.ClientSession
         passed = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
         self.environment = {
@@ -103,15 +113,15 @@ class Pipeline:
     async def start(self, *names: str) -> None:
         """Start processes and wait until they are ready."""
         for name in names:
-            command = [name] if name == "ingress" else ["work", name]
+            command = [name] if name == "ingress" else ["work", group_of(name)]
             child = await asyncio.create_subprocess_exec(
                 str(CAUCE), "-c", str(self.config), *command,
-                cwd=self.folder, env=self.environment, limit=1 << 20,
+                cwd=self.folder, env=self.environment | self.own.get(name, {}), limit=1 << 20,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
             self.processes[name] = Process(name, child)
         for name in names:
-            await self.processes[name].says(READY[name])
+            await self.processes[name].says(READY[group_of(name)])
 
     async def kill(self, name: str) -> None:
         """kill -9"""
@@ -134,13 +144,36 @@ class Pipeline:
             return await response.json() if response.status == 200 else None
 
 
+def group_of(name: str) -> str:
+    """`egress2` → `egress`"""
+    return name.rstrip("0123456789")
+
+
 @contextlib.asynccontextmanager
-async def pipeline(server: Server, *names: str, **environment: str) -> AsyncIterator[Pipeline]:
-    """The pipeline while the context is open; all three processes unless some are named."""
+async def pipeline(
+    server: Server,
+    *names: str,
+    streams: str = "",
+    own: dict[str, dict[str, str]] | None = None,
+    sink: Sink | None = None,
+    **environment: str,
+) -> AsyncIterator[Pipeline]:
+    """
+    The pipeline while the context is open; all three processes unless some are named.
+
+    Args:
+        streams: tables to add to the shipped streams.toml.
+        own: process → what stands in its environment alone.
+        sink: one that is open already, where something stands between it and egress; None: a new one.
+    """
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cauce-")))
-        sink = await stack.enter_async_context(Sink())
+        sink = sink or await stack.enter_async_context(Sink())
         whole = Pipeline(server, sink, folder, **environment)
+        whole.own = own or {}
+        if streams:
+            whole.config = folder / "streams.toml"
+            whole.config.write_text(f"{(ROOT / 'streams.toml').read_text(encoding='utf-8')}\n{streams}", "utf-8")
         stack.push_async_callback(whole.store.close)
         await whole.store.command("FLUSHALL")
         whole.session = await stack.enter_async_context(aiohttp.ClientSession())

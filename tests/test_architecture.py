@@ -14,11 +14,11 @@ FILES = sorted(path.relative_to(ROOT) for package in ("ingress", "processors", "
 
 FLOORS = {
     # 0: the vocabulary; no Redis, no network
-    0: "errors wire effects tables topology settings values keys fate signature masking",
+    0: "errors wire effects tables topology settings values keys fate signature masking addresses",
     # 1: Redis's verbs, and what every process says and counts
-    1: "connection watch turns batches endings handlers log metrics survey bell doors",
+    1: "routes connection stores watch turns batches endings handlers log metrics survey bell doors layout",
     # 2: the runtime
-    2: "worker process committer housekeeping retention deadletters replay erase timeline probe embedded",
+    2: "worker room process committer housekeeping retention deadletters replay erase timeline probe embedded",
     # 4: the command line; 3 are the doors, ingress and processors
     4: "cli entry check status tail dead console supervisor program screen welcome",
 }
@@ -32,7 +32,7 @@ ONLY_IN = {
     "torch": "processors/inference/model.py processors/inference/demo/",
     "transformers": "processors/inference/model.py processors/inference/demo/",
     "tokenizers": "processors/inference/model.py processors/inference/demo/",
-    "redis": "streams/connection.py",
+    "redis": "streams/connection.py streams/routes.py",
     "redis.exceptions": "streams/",
     "typer": "streams/cli.py",
     "fakeredis": "",

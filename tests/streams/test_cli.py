@@ -22,8 +22,9 @@ from conftest import Server
 from up import Up
 
 from streams import check, cli, entry, signature, wire
-from streams.connection import Store
+from streams.connection import Store, entries
 from streams.settings import Settings
+from streams.stores import Stores
 
 ROOT = Path(__file__).parents[2]
 NUMBER = "+59112345678"
@@ -245,17 +246,19 @@ async def test_tail_follows_what_comes_after_it_started(cauce, any_server, store
     assert "before" not in shown
 
 
-async def bury(server: Server, person: str, text: str, reason: str, stream: str = "inbound") -> str:
+async def bury(server: Server, person: str, text: str, reason: str, stream: str = "inbound", shards: int = 1) -> str:
     """As settle.lua does; the letter's id."""
-    store = Store.open(server.url)
+    stores = Stores.open(server.url, shards=shards)
+    store = stores.of(person)
     group = "inference" if stream == "inbound" else "egress"
-    await store.command("HSET", "groups", group, json.dumps({"reads": stream}))
+    await store.command("HSET", store.keys.of("groups"), group, json.dumps({"reads": stream}))
     body = wire.encode(wire.Inbound(user_id=person, message_id="wamid.HBgLNTk=", text=text))
     id = await store.command(
-        "XADD", f"{stream}.dead", "*", "origin", "1728123456789-0", "group", group, "reason", reason, "attempts", "5",
-        "first_ms", "1728123456800", "last_ms", "1728123470000", "key", person, "type", "text", "body", body, "v", "1",
+        "XADD", store.keys.dead(stream), "*", "origin", "1728123456789-0", "group", group, "reason", reason,
+        "attempts", "5", "first_ms", "1728123456800", "last_ms", "1728123470000",
+        "key", person, "type", "text", "body", body, "v", "1",
     )  # fmt: skip
-    await store.close()
+    await stores.close()
     return str(id.decode())
 
 
@@ -319,6 +322,26 @@ async def test_dead_letters_are_put_back_once_after_a_look_and_a_question(cauce,
     assert (rest.returncode, json.loads(rest.stdout)) == (0, {"redriven": 149})
     assert await store.command("XLEN", "inbound") == 150
     assert await store.command("XLEN", "inbound.dead") == 0
+
+
+async def test_the_dead_of_all_shards_are_one_list_and_go_back_where_they_lay(
+    cauce, any_server, store, tmp_path
+) -> None:
+    whole = (tmp_path / "streams.toml").read_text()
+    (tmp_path / "streams.toml").write_text("shards = 2\n" + whole)
+    people = [f"web-{number}" for number in range(6)]
+    for person in people:
+        await bury(any_server, person, "Hola", "ValueError: no", shards=2)
+    listed = cauce("dead", "list", "-n", "4", "--json", REDIS_URL=any_server.url).stdout.splitlines()
+    assert [json.loads(line)["key"] for line in listed] == people[-4:]
+    assert cauce("dead", "redrive", "--all", "--yes", REDIS_URL=any_server.url).stdout == "6 redriven\n"
+    stores = Stores.open(any_server.url, shards=2)
+    for shard in stores:
+        back = entries(await shard.command("XRANGE", shard.keys.stream("inbound"), "-", "+"))
+        expected = [person for person in people if stores.of(person) is shard]
+        assert expected
+        assert [fields["key"].decode() for _, fields in back] == expected
+    await stores.close()
 
 
 async def test_what_cannot_be_put_back_says_why(cauce, any_server, store) -> None:
