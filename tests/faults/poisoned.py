@@ -3,22 +3,25 @@ The shipped handler of replies, which the word «veneno» kills in the way that 
 
 Lies beside the streams.toml of test_poison.py.  All hold until CROWD turns are in work, so that poison strikes while
 its neighbours are; where it kills the process it does so to all of them twice, and from then on to itself alone.
+`asks` is one that asks a server (MODEL_AT) first, and blames nobody where that is away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import urllib.request
 from pathlib import Path
 
 import msgspec
 
 from processors.inference.handler import reply as shipped
 from streams.effects import Effects, Turn
+from streams.errors import Retry
 
 MENDED = "mended"
-KIND = os.environ["POISON"]
-CROWD = int(os.environ["CROWD"])
+KIND = os.environ.get("POISON", "")
+CROWD = int(os.environ.get("CROWD", "1"))
 STRIKES_ALL = 2 if KIND in ("exits", "eats", "blocks") else 1
 """Starts at which everybody is in work when poison strikes."""
 
@@ -60,4 +63,13 @@ async def strike() -> None:
     raise ValueError("veneno")
 
 
+async def ask(turn: Turn) -> Effects | None:
+    try:
+        await asyncio.to_thread(urllib.request.urlopen, os.environ["MODEL_AT"], timeout=5)
+    except OSError as error:
+        raise Retry(f"model server: {error}", after=0.1, counted=False) from error
+    return await shipped.handle(turn)
+
+
+asks = msgspec.structs.replace(shipped, handle=ask)
 reply = msgspec.structs.replace(shipped, handle=handle)

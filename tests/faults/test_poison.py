@@ -19,8 +19,10 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import Server
-from pipeline import CAUCE, ROOT, Pipeline, json_of, pipeline
+from pipeline import CAUCE, Pipeline, free_port, json_of, pipeline
+from sink import Sink
 
+from processors.egress import breaker
 from streams import deadletters, tables
 from streams.connection import Store
 from streams.deadletters import Letter, Wanted
@@ -40,15 +42,14 @@ def person(number: int) -> str:
     return f"+591700000{number:02}"
 
 
-def with_poison(whole: Pipeline, **changes: str) -> None:
-    """From now on processes start with the poisoned handler, and these lines in place of the shipped ones."""
-    text = (ROOT / "streams.toml").read_text(encoding="utf-8")
-    shipped, rest = text.split("[groups.egress]")
-    changes = {"handler": '"poisoned:reply"', "concurrency": "200", "backoff": "[0.1]", **changes}
-    lines = [line for line in shipped.splitlines() if line.partition(" = ")[0] not in changes]
-    lines += [f"{key} = {value}" for key, value in changes.items()]
+def configure(whole: Pipeline, table: str, **changes: str) -> None:
+    """From now on processes start with these lines in a table of streams.toml in place of those it has."""
+    before, heading, rest = whole.config.read_text(encoding="utf-8").partition(f"[{table}]\n")
+    inner, bracket, after = rest.partition("\n[")
+    kept = [line for line in inner.splitlines() if line.partition(" = ")[0] not in changes]
+    lines = [*kept, *(f"{key} = {value}" for key, value in changes.items())]
     whole.config = whole.folder / "streams.toml"
-    whole.config.write_text("\n".join([*lines, "[groups.egress]", rest]), encoding="utf-8")
+    whole.config.write_text(before + (heading or f"[{table}]\n") + "\n".join(lines) + "\n" + bracket + after, "utf-8")
     shutil.copy(HERE / "poisoned.py", whole.folder)
 
 
@@ -150,7 +151,10 @@ async def test_one_poison_message_among_a_hundred_is_buried_and_the_others_are_a
         )
         if kind == "eats":
             await stack.enter_async_context(out_of_memory(whole, cgroup))
-        with_poison(whole, attempts="3", deadline='"2s"')
+        configure(
+            whole, "groups.inference",
+            handler='"poisoned:reply"', concurrency="200", attempts="3", backoff="[0.1]", deadline='"2s"',
+        )  # fmt: skip
         # Given a hundred people whose turns are in work together, one of them poison
         for number in range(CROWD):
             await whole.say(person(number), "veneno" if number == POISON else f"hola {number}", f"m{number}")
@@ -183,3 +187,75 @@ async def test_one_poison_message_among_a_hundred_is_buried_and_the_others_are_a
         history = await whole.conversation(person(POISON))
         assert history is not None
         assert [said["content"] for said in history["messages"]] == ["veneno", tables.Texts().failure, "veneno"]
+
+
+async def tried(whole: Pipeline, url: str, times: int) -> None:
+    """Until the breaker of a destination has let so many deliveries try, in vain."""
+    seen: set[bytes] = set()
+    async with asyncio.timeout(60):
+        while len(seen) < times:
+            if until := await whole.store.command("HGET", breaker.key_of(whole.store, url), "until"):
+                seen.add(until)
+
+
+async def starts(whole: Pipeline, group: str) -> list[int]:
+    """How often each entry that is not settled has been started."""
+    notes = await whole.store.command("HVALS", f"group:{group}:attempts")
+    return [int(note.partition(b":")[0]) for note in notes]
+
+
+OUTAGES = {"refuses": None, "fails": {"status": 503, "count": None}, "hangs": {"hang": True, "count": None}}
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+async def test_a_webhook_that_is_down_for_long_costs_no_attempts(own_server: Server, outage: str) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/webhook/cauce"
+    async with pipeline(own_server, "ingress", OUTBOUND_URL=url) as whole, contextlib.AsyncExitStack() as stack:
+        # Given two attempts for each reply, waits in tenths of what is shipped, and a webhook that is down
+        sink = Sink(port=port)
+        if (plan := OUTAGES[outage]) is not None:
+            await stack.enter_async_context(sink)
+            sink.plan(**plan)
+        configure(whole, "groups.egress", attempts="2", backoff="[0.1]")
+        configure(whole, "egress", timeout="0.3", breaker_wait="0.2", breaker_wait_max="0.5")
+        await whole.start("inference")
+        for number in range(30):
+            await whole.say(person(number), f"hola {number}", f"m{number}")
+        await until_length(whole, "outbound", 30)
+        await whole.start("egress")
+        # When it was tried many times over
+        await tried(whole, url, 10)
+        assert max(await starts(whole, "egress")) <= 2  # the one in work now, and one before the breaker opened
+        # Then nothing is buried, and everything is delivered once it is back
+        sink.reset()
+        if plan is None:
+            await stack.enter_async_context(sink)
+        received = await sink.received(30, seconds=60)
+        assert sorted(json_of(each)["in_reply_to"][0] for each in received) == sorted(f"m{n}" for n in range(30))
+        assert await dead(whole.store, "outbound") == []
+
+
+async def until_length(whole: Pipeline, stream: str, length: int) -> None:
+    async with asyncio.timeout(30):
+        while await whole.store.command("XLEN", stream) < length:  # noqa: ASYNC110 - Redis alone knows
+            await asyncio.sleep(0)
+
+
+async def test_a_model_server_that_is_down_for_long_costs_no_attempts(own_server: Server) -> None:
+    # Given two attempts for each turn, and a handler that asks a server which answers 503
+    async with Sink() as model, pipeline(own_server, "ingress", "egress", MODEL_AT=model.url) as whole:
+        configure(whole, "groups.inference", handler='"poisoned:asks"', attempts="2", backoff="[0.1]")
+        model.plan(status=503, count=None)
+        await whole.start("inference")
+        for number in range(10):
+            await whole.say(person(number), f"hola {number}", f"m{number}")
+        # When it was asked many times over
+        await model.received(200, seconds=60)
+        assert max(await starts(whole, "inference")) <= 1
+        assert whole.sink.requests == []
+        # Then nobody has heard of a failure, and everybody is answered once it is back
+        model.reset()
+        received = await whole.sink.received(10)
+        assert sorted(json_of(each)["message"] for each in received) == [f"hola {number}" for number in range(10)]
+        assert await dead(whole.store) == []
