@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ingress.app import create_app
+from ingress.durability import Durability
 from ingress.refusal import Refused
 from streams import layout, welcome, wire
 from streams import log as logs
@@ -49,7 +50,8 @@ async def serve(topology: Topology, settings: Settings, url: str) -> None:
         url: where Redis is.
 
     Raises:
-        ConfigurationError: it would be open to strangers, the address is taken, or Redis holds another layout.
+        ConfigurationError: it would be open to strangers, the address is taken, Redis holds another layout,
+                or cannot keep messages as durably as is wanted.
         Unavailable: Redis cannot be reached at the start.
     """
     stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards)
@@ -57,6 +59,7 @@ async def serve(topology: Topology, settings: Settings, url: str) -> None:
         app = create_app(topology, settings, stores)
         sockets = _listen(settings)
         await layout.agree(stores)
+        await Durability(topology.durability).prepare(stores.first)
         _log.info("redis.connected", url=url)
         server = _Server(config(app, settings), welcome.address(settings, sockets[0].getsockname()[1]))
         async with asyncio.TaskGroup() as whole:

@@ -53,6 +53,7 @@ def create_app(topology: Topology, settings: Settings, stores: Stores | None = N
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await appenders.prepare()
         yield
         for one in waiting:
             await one.close()

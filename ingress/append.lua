@@ -1,7 +1,7 @@
 -- append: take what several requests bring, each all or nothing: dedupe mark, entry and waiting request as one act.
 --
 -- KEYS  1 digest (the key of our hashes)  2 waiting  3 groups, then whatever the arguments point to
--- ARGV  1 msgpack: {digest, mark_ms, door = prefix, bells = prefix, streams = {{index in KEYS, name, max_len,
+-- ARGV  1 msgpack: {digest, mark_ms, door = prefix, bells = prefix, durable, streams = {{index in KEYS, name, max_len,
 --         whether streams.toml has a reader}, …}}
 --       2… msgpack, one for each request: a list of {stream = index in ARGV 1, mark = index in KEYS, text, call, fields,
 --       wait = {ms, bell, ticket, group = {key, cursor, box, due, hints, bell} of who answers, in KEYS, or nil} or nil}
@@ -153,5 +153,10 @@ for r = 2, #ARGV do
     end
   end
   results[r] = verdicts
+end
+-- A WAIT behind us waits for our own writes only; what was here already may have reached no replica yet.
+if head.durable then
+  local refused = may_write()
+  if refused then return {'refused', refused} end
 end
 return results

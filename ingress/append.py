@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ingress.durability import Durability
 from ingress.pressure import Pressure
 from streams import metrics, wire
 from streams.connection import Store, script
@@ -85,8 +86,11 @@ class _Request(msgspec.Struct):
 class Appender:
     """Appends for one process, in one shard; safe for many tasks at once."""
 
-    def __init__(self, store: Store, topology: Topology, digest: bytes | None = None) -> None:
+    def __init__(
+        self, store: Store, topology: Topology, digest: bytes | None = None, durability: Durability | None = None
+    ) -> None:
         self._store = store
+        self._durability = durability or Durability(topology.durability)
         self._topology = topology
         self._read = {name: bool(topology.readers(name)) for name in topology.streams}
         self.digest = digest or secrets.token_hex(32).encode()
@@ -161,7 +165,11 @@ class Appender:
     async def _run(self, batch: list[_Request]) -> list[Any]:
         while True:
             keys, args = self._packed(batch)
-            reply: list[Any] = await self._store.run(_APPEND, keys, args)
+            behind = self._durability.command
+            reply: list[Any] = await self._store.run(_APPEND, keys, args, then=behind)
+            if behind:
+                reply, kept = reply
+                self._durability.check(kept)
             word, rest = reply[0], reply[1:]
             if word == b"ok":
                 return rest
@@ -204,6 +212,7 @@ class Appender:
             "mark_ms": MARK_MS,
             "door": names.of("door") + ":",
             "bells": names.of("bell") + ":",
+            "durable": self._durability.command is not None,
             "streams": [
                 [index[names.stream(name)], name, self._topology.streams[name].max_len, self._read[name]]
                 for name in streams

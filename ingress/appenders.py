@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Sequence
 
 from ingress.append import Appended, Appender, Arrival
+from ingress.durability import Durability
 from streams.errors import Unavailable
 from streams.keys import shard_of
 from streams.stores import Each, Stores
@@ -23,9 +24,21 @@ class Appenders(Each[Appender]):
 
     def __init__(self, stores: Stores, topology: Topology) -> None:
         digest = secrets.token_hex(32).encode()
-        super().__init__([Appender(store, topology, digest) for store in stores])
+        self.durability = Durability(topology.durability)
+        super().__init__([Appender(store, topology, digest, self.durability) for store in stores])
         self._stores = stores
         self._agreed = len(stores) == 1
+
+    async def prepare(self) -> None:
+        """
+        See that every server can keep messages as durably as is wanted.
+
+        Raises:
+            ConfigurationError: one cannot.
+            Unavailable: one cannot be reached.
+        """
+        for store in self._stores:
+            await self.durability.prepare(store)
 
     def takes(self, stream: str) -> bool:
         """Whether streams.toml has it."""

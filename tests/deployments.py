@@ -49,6 +49,10 @@ class Node:
         """A command's answer, in redis-py's plain form; None where there is none."""
         return ask(self.port, *words)
 
+    def follows(self) -> None:
+        """Wait until it has all that its master has."""
+        until(lambda: "master_link_status:up" in (self.ask("INFO", "replication") or ""), "it does not follow")
+
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
@@ -147,6 +151,23 @@ class Watched:
         return next(node for node in self.servers if node.port == port)
 
 
+    def fail_over(self, dying: Node) -> None:
+        """kill -9 the master; once the other has taken over, the dead one comes back and follows it."""
+        assert self.promoted() is dying, "it is not the master"
+        dying.kill()
+        until(lambda: self.promoted() is not dying, "nobody was promoted")
+        dying.start()
+        master = self.promoted()
+        until(lambda: "state=online" in (master.ask("INFO", "replication") or ""), "no replica came back")
+        until(lambda: all(self._ready(each) for each in self.sentinels), "the sentinels see no replica")
+
+    @staticmethod
+    def _ready(sentinel: Node) -> bool:
+        """It would promote the replica now."""
+        told = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in sentinel.ask("SENTINEL", "REPLICAS", MASTER)]
+        return any(one["flags"] == "slave" and one["master-link-status"] == "ok" for one in told)
+
+
 class Cluster:
     """Three masters, each with a replica."""
 
@@ -184,3 +205,31 @@ class Cluster:
             if first <= slot <= last:
                 return next(node for node in self.nodes if node.port == port)
         raise RuntimeError(f"nobody has slot {slot}")
+
+    def fail_over(self, dying: Node) -> None:
+        """kill -9 a master; once its replica has taken over, the dead one comes back and follows it."""
+        successor = self.replicas[self.masters.index(dying)]
+        dying.kill()
+        until(lambda: "role:master" in successor.ask("INFO", "replication"), "nobody was promoted")
+        dying.start()
+        until(lambda: "state=online" in successor.ask("INFO", "replication"), "it did not come back")
+
+    def move(self, key: str, *, slowly: float = 0.0) -> None:
+        """
+        Move a key's slot to the next master, key by key, as `redis-cli --cluster reshard` does.
+
+        Args:
+            slowly: seconds between two keys, in which callers find the slot under way.
+        """
+        slot = str(self.masters[0].ask("CLUSTER", "KEYSLOT", key))
+        source = self.owner(key)
+        target = self.masters[(self.masters.index(source) + 1) % len(self.masters)]
+        names = [node.ask("CLUSTER", "MYID") for node in (source, target)]
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", names[0])
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", names[1])
+        while found := source.ask("CLUSTER", "GETKEYSINSLOT", slot, "1"):
+            moved = source.ask("MIGRATE", "127.0.0.1", str(target.port), found[0], "0", "5000")
+            assert moved in ("OK", "NOKEY"), moved
+            time.sleep(slowly)
+        for node in (target, source, *self.masters):
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", names[1])

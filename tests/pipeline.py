@@ -15,18 +15,25 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
-from conftest import Server
 from sink import Received, Sink
 
+from streams import topology
 from streams.connection import Store
+from streams.stores import Stores
 
 ROOT = Path(__file__).parents[1]
 CAUCE = Path(sys.executable).with_name("cauce")
 SECRET = "whsec_cHJ1ZWJhcy1kZS1jYXVjZS1zaW4tc2VjcmV0bw=="
 READY = {"ingress": "ingress.listening", "inference": "worker.reading", "egress": "worker.reading"}
+
+
+class Redis(Protocol):
+    """Whatever has an address: a server, a master with its sentinels, a cluster."""
+
+    url: str
 
 
 def free_port() -> int:
@@ -86,12 +93,11 @@ class Pipeline:
     A process is named after its group; a second one of a group has a number behind it: `egress2`.
     """
 
-    def __init__(self, server: Server, sink: Sink, folder: Path, **environment: str) -> None:
-        self.sink, self.folder = sink, folder
-        self.config = ROOT / "streams.toml"
+    def __init__(self, redis: Redis, sink: Sink, folder: Path, config: Path, **environment: str) -> None:
+        self.sink, self.folder, self.config = sink, folder, config
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.store = Store.open(server.url)
+        self.stores = Stores.open(redis.url, shards=topology.load(config).shards)
         self.processes: dict[str, Process] = {}
         self.own: dict[str, dict[str, str]] = {}
         """What stands in the environment of one process alone."""
@@ -99,7 +105,7 @@ class Pipeline:
         passed = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
         self.environment = {
             **passed,
-            "REDIS_URL": server.url,
+            "REDIS_URL": redis.url,
             "INGRESS_PORT": str(self.port),
             "OUTBOUND_URL": sink.url,
             "OUTBOUND_SECRET": SECRET,
@@ -109,6 +115,11 @@ class Pipeline:
             "LOG_FORMAT": "json",
             **environment,
         }
+
+    @property
+    def store(self) -> Store:
+        """The only shard, or the first of several."""
+        return self.stores.first
 
     async def start(self, *names: str) -> None:
         """Start processes and wait until they are ready."""
@@ -151,9 +162,10 @@ def group_of(name: str) -> str:
 
 @contextlib.asynccontextmanager
 async def pipeline(
-    server: Server,
+    redis: Redis,
     *names: str,
     streams: str = "",
+    placement: str = "",
     own: dict[str, dict[str, str]] | None = None,
     sink: Sink | None = None,
     **environment: str,
@@ -163,19 +175,22 @@ async def pipeline(
 
     Args:
         streams: tables to add to the shipped streams.toml.
+        placement: what is to stand before its tables.
         own: process → what stands in its environment alone.
         sink: one that is open already, where something stands between it and egress; None: a new one.
     """
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cauce-")))
         sink = sink or await stack.enter_async_context(Sink())
-        whole = Pipeline(server, sink, folder, **environment)
+        config = ROOT / "streams.toml"
+        if streams or placement:
+            shipped, config = config.read_text(encoding="utf-8"), folder / "streams.toml"
+            config.write_text(f"{placement}\n{shipped}\n{streams}", "utf-8")
+        whole = Pipeline(redis, sink, folder, config, **environment)
         whole.own = own or {}
-        if streams:
-            whole.config = folder / "streams.toml"
-            whole.config.write_text(f"{(ROOT / 'streams.toml').read_text(encoding='utf-8')}\n{streams}", "utf-8")
-        stack.push_async_callback(whole.store.close)
-        await whole.store.command("FLUSHALL")
+        stack.push_async_callback(whole.stores.close)
+        for store in whole.stores:
+            await store.command("FLUSHALL")
         whole.session = await stack.enter_async_context(aiohttp.ClientSession())
         try:
             await whole.start(*(names or READY))

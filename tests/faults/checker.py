@@ -51,6 +51,13 @@ class Entry:
     person: str
     message_id: str
     text: str
+    shard: int | None = None
+    """Where there are several."""
+
+    @property
+    def reply_id(self) -> str:
+        """What a reply is named of whose turn this is the last message, as the webhook's contract has it."""
+        return f"reply_{self.id}" if self.shard is None else f"reply_{self.id}.s{self.shard}"
 
 
 @dataclass(frozen=True)
@@ -167,7 +174,7 @@ def _answered_once(found: Evidence) -> Iterator[Violation]:
         answered = [there[reply.person, id] for id in reply.in_reply_to if (reply.person, id) in there]
         if reply.text != "\n".join(entry.text for entry in answered):
             yield Violation("forged", f"{reply.id} says {reply.text!r} to {[entry.text for entry in answered]}")
-        if answered and reply.id != f"reply_{answered[-1].id}":
+        if answered and reply.id != answered[-1].reply_id:
             yield Violation("unstable", f"{reply.id} is not named after its last message, {answered[-1].id}")
 
 

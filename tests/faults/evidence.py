@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 from collections.abc import AsyncIterator
 
@@ -17,18 +18,26 @@ from sink import Received
 
 from streams.connection import Entry as Raw
 from streams.connection import Store, entries
+from streams.stores import Stores
 from tests.faults.checker import Delivery, Entry, Evidence, Line, Message, Reply
 
 READS = {"inference": "inbound", "egress": "outbound"}
 """Each group, and its stream."""
 
 
-async def quiet(store: Store) -> bool:
+def named(store: Store, head: str, rest: str = "") -> str:
+    """A key of this shard, spelled out here as docs/keys.md has it."""
+    tag = f":{{{store.keys.tag}}}" if store.keys.tag else ""
+    return f"{head}{tag}{rest and ':' + rest}"
+
+
+async def quiet(stores: Stores) -> bool:
     """Every entry has been read and settled by its group."""
-    for group, stream in READS.items():
+    for store, (group, stream) in itertools.product(stores, READS.items()):
         newest, cursor, due, leases = await store.pipeline([
-            ("XREVRANGE", stream, "+", "-", "COUNT", 1), ("GET", f"group:{group}:cursor"),
-            ("ZCARD", f"group:{group}:due"), ("HLEN", f"group:{group}:leases"),
+            ("XREVRANGE", named(store, stream), "+", "-", "COUNT", 1),
+            ("GET", named(store, "group", f"{group}:cursor")),
+            ("ZCARD", named(store, "group", f"{group}:due")), ("HLEN", named(store, "group", f"{group}:leases")),
         ])  # fmt: skip
         if due or leases or (newest and newest[0][0] != cursor):
             return False
@@ -37,18 +46,18 @@ async def quiet(store: Store) -> bool:
 
 async def gather(whole: Pipeline, said: list[Message]) -> Evidence:
     """All of it."""
-    store = whole.store
-    histories, counts = await _conversations(store, {message.person for message in said})
+    stores = whole.stores
+    histories, counts = await _conversations(stores, {message.person for message in said})
     return Evidence(
         said=said,
-        inbound=[_entry(raw) async for raw in _stream(store, "inbound")],
-        outbound=[_reply(raw) async for raw in _stream(store, "outbound")],
+        inbound=[_entry(store, raw) for store in stores async for raw in _stream(store, "inbound")],
+        outbound=[_reply(raw) for store in stores async for raw in _stream(store, "outbound")],
         histories=histories,
         counts=counts,
         deliveries=[_delivery(each) for each in whole.sink.requests],
-        buried=[f"{stream}: {id} {fields['reason'].decode()}"
+        buried=[f"{stream}: {id} {fields['reason'].decode()}" for store in stores
                 for stream in READS.values() async for id, fields in _stream(store, f"{stream}.dead")],
-        unsettled=await _unsettled(store),
+        unsettled=[each for store in stores for each in await _unsettled(store)],
         died=[f"{name} ended by itself with {process.child.returncode}"
               for name, process in whole.processes.items() if process.child.returncode is not None],
     )  # fmt: skip
@@ -56,16 +65,17 @@ async def gather(whole: Pipeline, said: list[Message]) -> Evidence:
 
 async def _stream(store: Store, name: str) -> AsyncIterator[Raw]:
     after = "-"
-    while found := entries(await store.command("XRANGE", name, after, "+", "COUNT", 1000)):
+    while found := entries(await store.command("XRANGE", named(store, name), after, "+", "COUNT", 1000)):
         for each in found:
             yield each
         after = f"({found[-1][0]}"
 
 
-def _entry(raw: Raw) -> Entry:
+def _entry(store: Store, raw: Raw) -> Entry:
     id, fields = raw
     body = json.loads(fields["body"])
-    return Entry(id, fields["key"].decode(), body["message_id"], body["text"])
+    shard = store.keys.shard if store.keys.shards > 1 else None
+    return Entry(id, fields["key"].decode(), body["message_id"], body["text"], shard)
 
 
 def _reply(raw: Raw) -> Reply:
@@ -74,10 +84,13 @@ def _reply(raw: Raw) -> Reply:
     return Reply(id, fields["key"].decode(), body["id"], tuple(body["in_reply_to"]), body["message"])
 
 
-async def _conversations(store: Store, people: set[str]) -> tuple[dict[str, list[Line]], dict[str, int]]:
+async def _conversations(stores: Stores, people: set[str]) -> tuple[dict[str, list[Line]], dict[str, int]]:
     histories, counts = {}, {}
     for person in people:
-        kept, meta = await store.pipeline([("GET", f"conversation:{person}"), ("GET", f"conversation_meta:{person}")])
+        store = stores.of(person)
+        kept, meta = await store.pipeline(
+            [("GET", named(store, "conversation", person)), ("GET", named(store, "conversation_meta", person))]
+        )
         if kept:
             histories[person] = [
                 Line(line["role"], line["message_id"], line["content"]) for line in json.loads(kept)["messages"]
@@ -91,10 +104,12 @@ async def _unsettled(store: Store) -> list[str]:
     found = []
     for group, stream in READS.items():
         for kind, size in (("leases", "HLEN"), ("due", "ZCARD"), ("attempts", "HLEN"), ("hints", "HLEN")):
-            if count := await store.command(size, f"group:{group}:{kind}"):
-                found.append(f"group:{group}:{kind} keeps {count}")
-        found += [f"{key.decode()} is left" for key in await store.command("KEYS", f"group:{group}:box:*")]
-        if pending := (await store.command("XPENDING", stream, group))[0]:
+            name = named(store, "group", f"{group}:{kind}")
+            if count := await store.command(size, name):
+                found.append(f"{name} keeps {count}")
+        boxes = await store.command("KEYS", named(store, "group", f"{group}:box:*"))
+        found += [f"{key.decode()} is left" for key in boxes]
+        if pending := (await store.command("XPENDING", named(store, stream), group))[0]:
             found.append(f"{pending} entries are pending in {group}")
     return found
 

@@ -12,8 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from conftest import Server
-from pipeline import Pipeline, pipeline
+from pipeline import Pipeline, Redis, pipeline
 from sink import Sink
 
 from tests.faults import evidence
@@ -44,9 +43,10 @@ class Trial:
 
 
 async def trial(
-    server: Server, disturb: Callable[[Pipeline, Load], Awaitable[None]], *,
+    redis: Redis, disturb: Callable[[Pipeline, Load], Awaitable[None]], *,
     people: int, rate: float, seed: int, messages: int = 10**9, latency: float = 0.2,
-    streams: str = "", own: dict[str, dict[str, str]] | None = None, sink: Sink | None = None, **environment: str,
+    streams: str = "", placement: str = "", own: dict[str, dict[str, str]] | None = None, sink: Sink | None = None,
+    **environment: str,
 ) -> Trial:  # fmt: skip
     """
     Until all messages are said and taken, or until `disturb` has ended; whichever comes first ends the other.
@@ -55,7 +55,8 @@ async def trial(
         latency: seconds that a reply takes, and its delivery, so that something is always in work.
     """
     async with pipeline(
-        server, *PROCESSES, streams=f"[history]\nmax_messages = 5000\n{streams}", own=own, sink=sink,
+        redis, *PROCESSES, streams=f"[history]\nmax_messages = 5000\n{streams}", placement=placement, own=own,
+        sink=sink,
         ENVIRONMENT="production", INGRESS_TOKENS=TOKEN, OPERATOR_TOKENS=f"{TOKEN}-of-operators",
         MODEL=f"echo?latency={latency}", DEBOUNCE="0.1", RATE_LIMIT_PER_MINUTE="0", SESSION_EXPIRE_TIME="86400",
         **environment,
@@ -89,5 +90,5 @@ async def _both(load: Load, disturbing: Awaitable[None]) -> None:
 async def _until_quiet(whole: Pipeline) -> None:
     """Until nothing is left to do, or it takes too long: then the checker says what is left."""
     until = time.monotonic() + QUIET_WITHIN
-    while time.monotonic() < until and not await evidence.quiet(whole.store):  # noqa: ASYNC110 - Redis alone knows
+    while time.monotonic() < until and not await evidence.quiet(whole.stores):  # noqa: ASYNC110 - Redis alone knows
         await asyncio.sleep(0.2)

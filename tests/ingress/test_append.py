@@ -76,10 +76,10 @@ async def test_a_write_whose_answer_was_lost_is_repeated_and_is_no_duplicate(eac
     call = each_store.run
     answers: list[Any] = []
 
-    async def twice(*given: Any) -> Any:
+    async def twice(*given: Any, **more: Any) -> Any:
         """What connection.py does where the answer does not come: the same call again."""
-        answers.append(await call(*given))
-        answers.append(await call(*given))
+        answers.append(await call(*given, **more))
+        answers.append(await call(*given, **more))
         return answers[-1]
 
     each_store.run = twice  # type: ignore[method-assign]
