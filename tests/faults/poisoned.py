@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from processors.inference.handler import reply as shipped
+from streams import watchdog
 from streams.effects import Effects, Turn
 from streams.errors import Retry
 
@@ -25,6 +26,7 @@ CROWD = int(os.environ.get("CROWD", "1"))
 STRIKES_ALL = 2 if KIND in ("exits", "eats", "blocks") else 1
 """Starts at which everybody is in work when poison strikes."""
 
+watchdog.EVERY = 1.0  # four seconds of patience instead of twenty
 MOST_EATEN = 4 << 30
 """Bytes.  Whoever has eaten so much is not going to be killed."""
 

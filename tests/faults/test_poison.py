@@ -23,7 +23,7 @@ from pipeline import CAUCE, Pipeline, free_port, json_of, pipeline
 from sink import Sink
 
 from processors.egress import breaker
-from streams import deadletters, tables
+from streams import deadletters, tables, watchdog
 from streams.connection import Store
 from streams.deadletters import Letter, Wanted
 
@@ -135,6 +135,7 @@ async def cauce(whole: Pipeline, *arguments: str) -> str:
 KINDS = {
     "raises": ("ValueError: veneno", []),
     "hangs": ("deadline passed", []),
+    "blocks": ("its worker died or lost it 3 times", [watchdog.STATUS] * 3),
     "exits": ("its worker died or lost it 3 times", [3, 3, 3]),
     "eats": ("its worker died or lost it 3 times", [-signal.SIGKILL] * 3),
 }
@@ -173,6 +174,8 @@ async def test_one_poison_message_among_a_hundred_is_buried_and_the_others_are_a
         # And the poison is buried: why, by whom, after how many attempts, when, and byte for byte
         [letter] = await dead(whole.store)
         assert (letter.group, letter.reason, letter.attempts) == ("inference", reason, "3")
+        took = (int(letter.last_ms) - int(letter.first_ms)) / 1000
+        print(f"\n{kind}: buried {took:.1f} s after its first start")  # noqa: T201 - the figure
         assert began_ms - 1000 <= int(letter.first_ms) <= int(letter.last_ms) <= time.time() * 1000 + 1000
         [[_, entry]] = await whole.store.command("XRANGE", "inbound", letter.origin, letter.origin)
         assert [part for pair in letter.fields for part in pair] == entry
