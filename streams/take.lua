@@ -133,9 +133,10 @@ local function recalled(key)
   return state
 end
 
+-- What was put back from the dead letters (`origin`) was counted when it first came.
 local function metered(key, fields)
   local m = a.meter
-  if not m or fields.replayed or m.skip[fields.type or ''] then return '' end
+  if not m or fields.replayed or fields.origin or m.skip[fields.type or ''] then return '' end
   if m.unless and redis.call('EXISTS', m.unless .. key) == 1 then return '' end
   local count = redis.pcall('INCR', m.prefix .. key)
   if type(count) ~= 'number' then return '' end
