@@ -223,7 +223,8 @@ while #turns < a.room and offset < 1000 do
       local found, gone = gather(key, suspect and 1 or a.turn_max)
       if #found > 0 then
         if suspect then suspects = suspects - 1 end
-        local token = string.format('%s.%d.%d.%d', a.consumer, a.call, #turns + 1, #found)
+        -- With the time: a call may run again, as new, after its consumer was swept, and must not revive an old token.
+        local token = string.format('%s.%d.%s%06d%03d.%d', a.consumer, a.call, time[1], time[2], #turns + 1, #found)
         redis.call('HSET', leases, key, token)
         redis.call('ZREM', due, key)
         redis.call('HDEL', hints, 'h:' .. key, 'n:' .. key, 'p:' .. key, 'w:' .. key)

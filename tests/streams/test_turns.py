@@ -384,6 +384,23 @@ async def test_a_copy_of_a_call_that_comes_late_grants_nothing(each_store: Store
     assert (first.turn.key, second.turn.key, first.token != second.token) == ("+1", "+2", True)
 
 
+async def test_a_copy_that_comes_after_its_consumer_was_swept_revives_no_old_lease(each_store: Store) -> None:
+    # Given a worker that is frozen with a turn in work, and swept; another ended that turn, and more messages came
+    frozen, other = await a_consumer(each_store), await a_consumer(each_store)
+    await say(each_store, "+1", "first")
+    held = (await frozen.take(5, 100, 1)).grants[0]
+    await kill(each_store, frozen)
+    assert (await end(other, (await other.take(5, 100, 1)).grants[0]))[0]
+    await say(each_store, "+1", "second")
+    # When a copy of its call, held up on the way, comes now
+    frozen._calls -= 1
+    again = (await frozen.take(5, 100, 1)).grants[0]
+    # Then the old turn cannot end, nor keep from the others, what that copy was given
+    assert bodies(again) == ["second"]
+    assert await frozen.beat([held.token]) == ({held.token}, 0)
+    assert bodies((await other.take(5, 100, 1)).grants[0]) == ["second"]
+
+
 async def test_a_call_repeated_after_its_entries_were_deleted_is_no_error(each_store: Store) -> None:
     turns = await a_consumer(each_store)
     entry = await say(each_store, "+1")
