@@ -6,6 +6,7 @@ A worker does what streams/worker.py and the handlers do, one step at a time, so
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -84,14 +85,13 @@ class Worker:
 
     async def take(self, room: int, count: int) -> None:
         suspects = 0 if any(work.grant.suspect for work in self.work) else 1
-        try:
-            taken = await self.turns.take(room, count, suspects)
-        except Gone:
-            await self.turns.open()
-        except Unavailable:
-            pass
-        else:
-            self.work += [Work(grant) for grant in taken.grants]
+        with contextlib.suppress(Unavailable):
+            try:
+                taken = await self.turns.take(room, count, suspects)
+            except Gone:
+                await self.turns.open()
+            else:
+                self.work += [Work(grant) for grant in taken.grants]
 
     async def handle(self, work: Work, how: str, rightful: bool = True) -> None:
         """Run the handler, which does `how`, and decide what becomes of the turn."""

@@ -21,18 +21,21 @@ async def compare(stage: Stage) -> None:
 
     Every unsettled entry is after the cursor or in exactly one box; every key with a box has a lease or a due time.
     """
-    await stage.learn()
+    groups = list(stage.promises.groups.values())
+    asked = [_questions(group) for group in groups]
+    found = await stage.store.pipeline(
+        [stage.news(), ("HGETALL", "waiting:inbound"), *(question for each in asked for question in each)]
+    )
+    stage.learn(found[0])
     told = [_plain(row) for row in stage.streams["outbound"].rows.values()]
     assert told == [_plain(row) for row in stage.promises.outputs], "each turn's output, once"
-    for group in stage.promises.groups.values():
+    stage.front.expire()
+    waiting = {entry: f"{each.deadline}|{each.bell}|{each.ticket}" for entry, each in stage.front.waiting.items()}
+    assert _pairs(found[1]) == waiting, "who waits"
+    answers = iter(found[2:])
+    for group, each in zip(groups, asked, strict=True):
         _invariant(group)
-        await _compare_group(stage, group)
-    front = stage.front
-    front.expire()
-    waiting = _pairs(await stage.store.command("HGETALL", "waiting:inbound"))
-    assert waiting == {
-        entry: f"{each.deadline}|{each.bell}|{each.ticket}" for entry, each in front.waiting.items()
-    }, "who waits"
+        _compare_group(group, [next(answers) for _ in each])
 
 
 def _invariant(group: GroupModel) -> None:
@@ -47,23 +50,26 @@ def _invariant(group: GroupModel) -> None:
         assert lease.owner in group.calls, "whoever holds a lease is known, so that somebody misses it"
 
 
-async def _compare_group(stage: Stage, group: GroupModel) -> None:
+def _questions(group: GroupModel) -> list[tuple[str | int, ...]]:
     name = f"group:{group.group.name}"
-    # Asked for, what is over is gone for good, also where the clock is set back afterwards.
-    beating = await stage.store.pipeline([("EXISTS", f"{name}:heartbeat:{each}") for each in group.heartbeats])
+    return [
+        ("HGETALL", f"{name}:leases"),
+        ("ZRANGE", f"{name}:due", 0, -1, "WITHSCORES"),
+        ("HGETALL", f"{name}:attempts"),
+        ("GET", f"{name}:cursor"),
+        ("HKEYS", f"{name}:consumers"),
+        ("XPENDING", group.group.reads, group.group.name),
+        *(("ZRANGE", f"{name}:box:{person}", 0, -1) for person in PEOPLE),
+        # Asked for, what is over is gone for good, also where the clock is set back afterwards.
+        *(("EXISTS", f"{name}:heartbeat:{each}") for each in group.heartbeats),
+    ]
+
+
+def _compare_group(group: GroupModel, answers: list[Any]) -> None:
+    leases, due, notes, cursor, known, pending = answers[:6]
+    boxes, beating = answers[6 : 6 + len(PEOPLE)], answers[6 + len(PEOPLE) :]
     assert [bool(each) for each in beating] == [group.alive(each) for each in group.heartbeats], "heartbeats"
     group.heartbeats = {each: at for each, at in group.heartbeats.items() if group.alive(each)}
-    leases, due, notes, cursor, known, pending, *boxes = await stage.store.pipeline(
-        [
-            ("HGETALL", f"{name}:leases"),
-            ("ZRANGE", f"{name}:due", 0, -1, "WITHSCORES"),
-            ("HGETALL", f"{name}:attempts"),
-            ("GET", f"{name}:cursor"),
-            ("HKEYS", f"{name}:consumers"),
-            ("XPENDING", group.group.reads, group.group.name),
-            *(("ZRANGE", f"{name}:box:{person}", 0, -1) for person in PEOPLE),
-        ]
-    )
     assert _pairs(leases) == {key: lease.token for key, lease in group.leases.items()}, "leases"
     assert {key: int(at) for key, at in _pairs(due).items()} == group.due, "due times"
     found = {person: [_id(member) for member in box] for person, box in zip(PEOPLE, boxes, strict=True) if box}

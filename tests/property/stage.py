@@ -16,14 +16,14 @@ from streams.doors import Doors
 from streams.errors import Unavailable
 from streams.turns import Turns
 from streams.watch import Watch
-from tests.property.actors import HANDLERS, Client, Delivery, Post, Worker, a_topology
+from tests.property.actors import HANDLERS, Client, Delivery, Post, Work, Worker, a_topology
 from tests.property.clock import ClockedServer
 from tests.property.doors import Front, Promises
 from tests.property.model import Entries, GroupModel
 from tests.property.wire import Network, Wire
 
 PEOPLE = st.sampled_from(["+1", "+2", "+3"])
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 MOST_WORKERS = 6
 
 
@@ -118,8 +118,15 @@ class Stage:
         assert post.entry in ("", told.entry_id), "a message has one entry"
         post.entry = told.entry_id
 
+    def _client(self, which: int) -> Client:
+        """Rather one whose reply is there."""
+        doors, now = self.front.doors, self.server.now_ms
+        told = [each for each in self.clients if each.entry in doors and doors[each.entry].deadline > now]
+        among = told if told and which % 4 else self.clients
+        return among[which % len(among)]
+
     async def claim(self, which: int, stop: bool) -> None:
-        client = self.clients[which % len(self.clients)]
+        client = self._client(which)
         try:
             told = await self.ingresses[client.ingress].doors.claim(
                 client.post.person, client.entry, client.ticket, stop=stop
@@ -132,7 +139,8 @@ class Stage:
             self.clients.remove(client)
 
     async def hang_up(self, which: int) -> None:
-        client = self.clients.pop(which % len(self.clients))
+        client = self._client(which)
+        self.clients.remove(client)
         ticket: Any = SimpleNamespace(id=client.ticket)
         await self.ingresses[client.ingress].waiting._withdraw(ticket, client.entry)
 
@@ -146,7 +154,8 @@ class Stage:
     async def hire(self, group: str) -> None:
         if len(self.workers) < MOST_WORKERS:
             worker = Worker(self.store, self.top, self.top.groups[group], self.sink)
-            await worker.turns.open()
+            with contextlib.suppress(Unavailable):
+                await worker.turns.open()  # else its first take finds out
             self.workers.append(worker)
 
     def worker(self, who: int) -> Worker:
@@ -155,26 +164,68 @@ class Stage:
     def busy(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.work]
 
+    def able(self) -> list[Worker]:
+        """Those whose group has something that it could take, now or in a while."""
+        models = self.promises.groups
+        return [
+            worker
+            for worker in self.workers
+            if (model := models[worker.group.name]).due or model.entries.after(model.cursor)
+        ]
+
+    async def take(self, who: int, room: int, count: int, in_time: bool) -> None:
+        """Take; `in_time`: when the next key's time has come."""
+        worker = self.able()[who % len(self.able())]
+        model = self.promises.groups[worker.group.name]
+        if in_time and model.due:
+            self.server.set(max(self.server.now_ms, min(min(model.due.values()), self.server.now_ms + 60_000)))
+        await worker.take(room, count)
+
     async def handle(self, who: int, how: str, commit: bool) -> None:
         worker = self.busy()[who % len(self.busy())]
-        work = worker.work[who // 7 % len(worker.work)]
-        lease = self.promises.groups[worker.group.name].leases.get(work.grant.turn.key)
-        await worker.handle(work, how, rightful=lease is not None and lease.token == work.grant.token)
+        await self._handle(worker, worker.work[who // 7 % len(worker.work)], how)
         if commit:
             await worker.commit()
 
-    def kill(self, who: int) -> None:
-        """Unless it is the only one of its group."""
-        worker = self.worker(who)
-        if sum(each.group is worker.group for each in self.workers) > 1:
-            self.workers.remove(worker)
+    async def end_all(self, who: int, hows: list[str]) -> None:
+        worker = self.busy()[who % len(self.busy())]
+        for number, work in enumerate(worker.work):
+            await self._handle(worker, work, hows[number % len(hows)])
+        await worker.commit()
+
+    async def _handle(self, worker: Worker, work: Work, how: str) -> None:
+        lease = self.promises.groups[worker.group.name].leases.get(work.grant.turn.key)
+        await worker.handle(work, how, rightful=lease is not None and lease.token == work.grant.token)
+
+    async def crash(self, who: int, takes: bool, swept: bool) -> None:
+        """Killed, perhaps with all in work that there was; another takes its place."""
+        if takes and self.able():
+            await self.take(who, 3, 9, in_time=True)
+        await self._replace((self.busy() or self.workers)[who % len(self.busy() or self.workers)])
+        if swept:
+            self.server.pass_(9_100)
+            await self.everybody_beats()
+            await self.sweep()
+
+    async def freeze(self, who: int) -> None:
+        """Its heartbeat ends and it is swept, but it is alive and has its turns in memory."""
+        self.server.pass_(9_100)
+        frozen = self.busy()[who % len(self.busy())]
+        for worker in self.workers:
+            if worker is not frozen:
+                await worker.beat()
+        await self.sweep()
+
+    async def _replace(self, worker: Worker) -> None:
+        self.workers.remove(worker)
+        if all(each.group is not worker.group for each in self.workers):
+            await self.hire(worker.group.name)
 
     async def leave(self, who: int) -> None:
         worker = self.worker(who)
-        self.kill(who)
-        if worker not in self.workers:
-            with contextlib.suppress(Unavailable):
-                await worker.turns.leave()
+        with contextlib.suppress(Unavailable):
+            await worker.turns.leave()
+        await self._replace(worker)
 
     async def sweep(self) -> None:
         watch = Watch(self.store, self.top)
@@ -188,21 +239,19 @@ class Stage:
 
     # the world
 
-    async def arrive(self, which: int) -> None:
-        await self.network.arrive(which)
-
     async def destroy(self, group: str) -> None:
         """Redis loses a consumer group, and whoever takes next makes it again."""
         await self.store.command("XGROUP", "DESTROY", self.top.groups[group].reads, group)
         await Turns(self.store, self.top, self.top.groups[group], HANDLERS[group]).open()
 
-    async def learn(self) -> None:
-        """Which ids Redis gave to the outputs."""
-        outbound = self.streams["outbound"]
-        last = next(reversed(outbound.rows), "")
-        found = await self.store.command("XRANGE", "outbound", f"({last}" if last else "-", "+")
+    def news(self) -> tuple[str, ...]:
+        """The command that asks which outputs are new."""
+        last = next(reversed(self.streams["outbound"].rows), "")
+        return "XRANGE", "outbound", f"({last}" if last else "-", "+"
+
+    def learn(self, found: Any) -> None:
         for id, fields in entries(found):
-            outbound.append(id, {name: value.decode() for name, value in fields.items()})
+            self.streams["outbound"].append(id, {name: value.decode() for name, value in fields.items()})
 
     async def finish(self) -> None:
         """No more faults, and nobody waits: whoever lives works, and time passes, until nothing is left."""
@@ -228,13 +277,14 @@ class Stage:
         """Whether anybody had anything to do."""
         busy = False
         for worker in self.workers:
+            if worker not in self.able() + self.busy():
+                continue
             model = self.promises.groups[worker.group.name]
-            await worker.beat()
             before = model.cursor
             await worker.take(5, 100)
             busy = busy or bool(worker.work) or model.cursor != before
             for work in worker.work:
                 await worker.handle(work, "does well")
             await worker.commit()
-            await self.learn()
+            self.learn(await self.store.command(*self.news()))
         return busy
