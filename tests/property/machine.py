@@ -26,9 +26,9 @@ MOSTLY = st.sampled_from([True, True, True, False])
 WEATHER = st.sampled_from([Weather.CLEAR] * 7 + list(Weather))
 HOW = st.sampled_from(["does well"] * 4 + ["is silent", "fails", "waits", "refuses"])
 GROUPS = ["answers", "archive", "egress"]
-TROUBLE = ["a worker beats", "a worker beats", "a worker starts", "a worker says goodbye", "Redis forgets a group",
+TROUBLE = ["a worker beats", "a worker beats", "one who lives is thought dead", "a worker starts", "a worker says goodbye", "Redis forgets a group",
            "Redis forgets the scripts", "an ingress dies"]  # fmt: skip
-JUMPS_MS = [1, 700, 2_000, 9_100, 9_100, 65_000, 3_600_000, -3_000, -3_600_000]
+JUMPS_MS = [1, 700, 2_000, 9_100, 9_100, 40_000, 65_000, 3_600_000, -3_000, -3_600_000]
 
 
 class Pipeline(RuleBasedStateMachine):
@@ -65,6 +65,13 @@ class Pipeline(RuleBasedStateMachine):
     @rule(person=PEOPLE, weather=WEATHER)
     def somebody_writes_and_waits(self, person: str, weather: Weather) -> None:
         self.do(self.stage.ask(person), weather)
+
+    @rule(person=PEOPLE, pause_ms=st.sampled_from([0, 0, 0, 20_000]), count=st.integers(1, 2), weather=WEATHER)
+    def somebody_who_waits_is_answered(self, person: str, pause_ms: int, count: int, weather: Weather) -> None:
+        for _ in range(count):
+            self.do(self.stage.ask(person))
+            self.server.pass_(pause_ms)
+        self.do(self.stage.answer_all(), weather)
 
     @precondition(lambda self: self.stage.posts)
     @rule(which=WHO, waits=st.booleans(), other_text=st.sampled_from([False, False, False, True]), weather=WEATHER)
@@ -133,6 +140,8 @@ class Pipeline(RuleBasedStateMachine):
         match what:
             case "a worker beats":
                 self.do(self.stage.worker(who).beat(), weather)
+            case "one who lives is thought dead":
+                self.do(self.stage.sweep_wrongly(who))
             case "a worker starts":
                 self.do(self.stage.hire(GROUPS[who % 3]), weather)
             case "a worker says goodbye":

@@ -15,7 +15,7 @@ from streams.connection import entries
 from streams.doors import Doors
 from streams.errors import Unavailable
 from streams.turns import Turns
-from streams.watch import Watch
+from streams.watch import Consumer, Watch
 from tests.property.actors import HANDLERS, Client, Delivery, Post, Work, Worker, a_topology
 from tests.property.clock import ClockedServer
 from tests.property.doors import Front, Promises
@@ -82,8 +82,9 @@ class Stage:
         await self._append([self._post(person)], waits=True)
 
     async def repeat(self, which: int, waits: bool, other_text: bool) -> None:
-        """Two requests come at once: one write."""
-        post = self.posts[which % len(self.posts)]
+        """The same again; with another text, two requests come at once and are one write."""
+        among = [client.post for client in self.clients] if self.clients and which % 2 else self.posts
+        post = among[which % len(among)]
         if other_text and post.entry:
             other = Post(post.person, post.message_id, "something else", post.entry)
             await asyncio.gather(self._append([other], known=False), self._append([post], waits=waits))
@@ -197,6 +198,14 @@ class Stage:
         lease = self.promises.groups[worker.group.name].leases.get(work.grant.turn.key)
         await worker.handle(work, how, rightful=lease is not None and lease.token == work.grant.token)
 
+    async def answer_all(self) -> None:
+        """A worker that answers takes what there is and does well."""
+        worker = next(worker for worker in self.workers if worker.group.name == "answers")
+        await worker.take(9, 99)
+        for work in worker.work:
+            await self._handle(worker, work, "does well")
+        await worker.commit()
+
     async def crash(self, who: int, takes: bool, swept: bool) -> None:
         """Killed, perhaps with all in work that there was; another takes its place."""
         if takes and self.able():
@@ -232,6 +241,11 @@ class Stage:
         for dead in sorted(await watch.silent()):
             with contextlib.suppress(Unavailable):
                 await watch.sweep(dead)
+
+    async def sweep_wrongly(self, who: int) -> None:
+        """By somebody who looked long ago."""
+        worker = self.worker(who)
+        await Watch(self.store, self.top).sweep(Consumer(worker.group.name, worker.turns.consumer))
 
     async def everybody_beats(self) -> None:
         for worker in self.workers:
@@ -270,6 +284,8 @@ class Stage:
             self.server.set(max(self.server.now_ms + 1, min([*due, *dead], default=0)))
             await self.everybody_beats()
             await self.sweep()
+            for worker in self.workers:
+                await worker.take(5, 100)  # so that it knows which calls have been answered
         left = {group.group.name: group.boxes for group in groups if group.boxes}
         raise AssertionError(f"nobody takes {left}")
 
