@@ -230,6 +230,22 @@ async def test_who_was_in_work_at_two_crashes_is_handled_alone(each_store: Store
     assert [grant.turn.key for grant in (await turns.take(5, 100, suspects=0)).grants] == []
 
 
+async def test_a_thousand_suspects_hold_up_nobody_behind_them(each_store: Store) -> None:
+    # Given more than a thousand people whose turns were in work at two crashes
+    for number in range(1_001):
+        await say(each_store, f"+{number}")
+    for _ in range(2):
+        turns = await a_consumer(each_store)
+        assert len((await turns.take(2_000, 2_000, 1)).grants) == 1_001
+        await kill(each_store, turns)
+    # When somebody else writes while one of them is in work
+    await say(each_store, "web-1")
+    turns = await a_consumer(each_store)
+    assert len((await turns.take(1, 100, 1)).grants) == 1
+    # Then that turn starts
+    assert [grant.turn.key for grant in (await turns.take(1, 100, 0)).grants] == ["web-1"]
+
+
 async def test_one_who_leaves_hands_back_what_it_had_and_no_attempt_counts(each_store: Store) -> None:
     one, two = await a_consumer(each_store), await a_consumer(each_store)
     await say(each_store, "+1")
