@@ -17,7 +17,11 @@ from conftest import Server
 START_MS = 1_800_000_000_123
 """2027: nobody takes it for the machine's own time."""
 
-_PLACES = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib*/faketime/libfaketime.so.1", "/usr/local/lib/faketime/*.so.1")
+_PLACES = (
+    "/usr/lib/*/faketime/libfaketime.so.1",
+    "/usr/lib*/faketime/libfaketime.so.1",
+    "/usr/local/lib/faketime/*.so.1",
+)
 
 
 def _libfaketime() -> str:

@@ -26,8 +26,16 @@ MOSTLY = st.sampled_from([True, True, True, False])
 WEATHER = st.sampled_from([Weather.CLEAR] * 7 + list(Weather))
 HOW = st.sampled_from(["does well"] * 4 + ["is silent", "fails", "waits", "refuses"])
 GROUPS = ["answers", "archive", "egress"]
-TROUBLE = ["a worker beats", "a worker beats", "one who lives is thought dead", "a worker starts", "a worker says goodbye", "Redis forgets a group",
-           "Redis forgets the scripts", "an ingress dies"]  # fmt: skip
+TROUBLE = [
+    "a worker beats",
+    "a worker beats",
+    "a worker starts",
+    "a worker says goodbye",
+    "one who lives is thought dead",
+    "Redis forgets a group",
+    "Redis forgets the scripts",
+    "an ingress dies",
+]
 JUMPS_MS = [1, 700, 2_000, 9_100, 9_100, 40_000, 65_000, 3_600_000, -3_000, -3_600_000]
 
 

@@ -43,25 +43,35 @@ MUTATIONS = {
         turns, "_SETTLE", "math.max(0, tonumber(starts) - 1) .. rest", "starts .. rest"
     ),
     "the first request gets the reply": Mutation(
-        turns, "_SETTLE", "if deadline and tonumber(deadline) > now then",
+        turns,
+        "_SETTLE",
+        "if deadline and tonumber(deadline) > now then",
         "if deadline and tonumber(deadline) > now and not winner then",
     ),
     "a reply is not marked for its request": Mutation(turns, "_SETTLE", "if output[2] and door then", "if false then"),
     "a request whose time is up gets the reply": Mutation(
         turns, "_SETTLE", "if deadline and tonumber(deadline) > now then", "if deadline then"
     ),
-    "a repeated call reads again": Mutation(turns, "_TAKE", "if record and record.call == a.call then", "if false then"),
+    "a repeated call reads again": Mutation(
+        turns, "_TAKE", "if record and record.call == a.call then", "if false then"
+    ),
     "a late call is carried out": Mutation(turns, "_TAKE", "if record and a.call < record.call then", "if false then"),
     "the cursor stays behind": Mutation(
         turns, "_TAKE", "if #read > 0 then redis.call('SET', cursor, read[#read][1]) end", ""
     ),
-    "a key in work is due": Mutation(turns, "_TAKE", "redis.call('ZREM', due, key)\n        redis.call('HDEL', hints, 'h:'"
-                                     " .. key, 'n:'", "redis.call('HDEL', hints, 'h:' .. key, 'n:'"),
+    "a key in work is due": Mutation(
+        turns,
+        "_TAKE",
+        "redis.call('ZREM', due, key)\n        redis.call('HDEL', hints, 'h:' .. key, 'n",
+        "redis.call('HDEL', hints, 'h:' .. key, 'n",
+    ),
     "a key in work is made due by what it gets": Mutation(
         turns, "_TAKE", "if redis.call('HEXISTS', leases, key) == 1 then return schedule_next(key, ms, hurry) end", ""
     ),
     "the newest are taken first": Mutation(
-        turns, "_TAKE", "ipairs(redis.call('ZRANGE', a.box .. key, 0, limit - 1))",
+        turns,
+        "_TAKE",
+        "ipairs(redis.call('ZRANGE', a.box .. key, 0, limit - 1))",
         "ipairs(redis.call('ZREVRANGE', a.box .. key, 0, limit - 1))",
     ),
     "ids of one millisecond are not padded": Mutation(
@@ -75,9 +85,7 @@ MUTATIONS = {
     "leases that were lost on the way stay": Mutation(
         turns, "_BEAT", "elseif tonumber(call) <= a.seen then", "elseif false then"
     ),
-    "a beat frees what is still under way": Mutation(
-        turns, "_BEAT", "elseif tonumber(call) <= a.seen then", "else"
-    ),
+    "a beat frees what is still under way": Mutation(turns, "_BEAT", "elseif tonumber(call) <= a.seen then", "else"),
     "nobody learns what was lost": Mutation(turns, "_BEAT", "if not in_force[token] then", "if false then"),
     "a beat does not register": Mutation(
         turns, "_BEAT", "if redis.call('HEXISTS', consumers, a.consumer) == 0 then", "if false then"
@@ -94,11 +102,15 @@ MUTATIONS = {
     "a group is made again at the end": Mutation(turns, "_OPEN", "local from = at or", "local from = at and '$' or"),
     "what was taken is not pending again": Mutation(turns, "_OPEN", "redis.call(unpack(claim))", ""),
     "a message is not deduplicated": Mutation(
-        append, "_APPEND", "redis.call('SET', KEYS[message.mark], entry .. '|'", "redis.call('SET', KEYS[1] .. 'x', entry .. '|'"
+        append,
+        "_APPEND",
+        "redis.call('SET', KEYS[message.mark], entry .. '|'",
+        "redis.call('SET', KEYS[1] .. 'x', entry .. '|'",
     ),
     "a repeat inside the ingress is a duplicate": Mutation(append, "_APPEND", "call == message.call and 'new' or ", ""),
-    "another text is a duplicate": Mutation(append, "_APPEND", "or text == message.text and 'duplicate' or 'reused', entry}",
-                                            "or 'duplicate', entry}"),
+    "another text is a duplicate": Mutation(
+        append, "_APPEND", "or text == message.text and 'duplicate' or 'reused', entry}", "or 'duplicate', entry}"
+    ),
     "nobody who waits is registered": Mutation(
         append, "_APPEND", "if message.wait then wait(message, verdict[2]) end", ""
     ),
@@ -121,12 +133,13 @@ MUTATIONS = {
     ),
     "a claim wakes nobody": Mutation(doors, "_CLAIM", "  wake()\n", ""),
     "who gives up stays registered": Mutation(doors, "_CLAIM", "if stop then withdraw() end", ""),
-    "a claimed reply is released": Mutation(doors, "_RELEASE", "if state == 'http' then return -1 end",
-                                            "if state == 'http' then return 0 end"),
+    "a claimed reply is released": Mutation(
+        doors, "_RELEASE", "if state == 'http' then return -1 end", "if state == 'http' then return 0 end"
+    ),
     "a reply is released before its time": Mutation(
         doors, "_RELEASE", "if tonumber(deadline) > now then return tonumber(deadline) - now end", ""
     ),
-}  # fmt: skip
+}
 
 
 @contextlib.contextmanager
