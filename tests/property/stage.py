@@ -53,6 +53,7 @@ class Stage:
         self.clients: list[Client] = []
         self.workers: list[Worker] = []
         self.sink: list[Delivery] = []
+        self._hired: list[Consumer] = []
         self.texts: dict[str, bytes] = {}
         """What requests were told, by the entry they asked for."""
 
@@ -83,7 +84,9 @@ class Stage:
 
     async def repeat(self, which: int, waits: bool, other_text: bool) -> None:
         """The same again; with another text, two requests come at once and are one write."""
-        among = [client.post for client in self.clients] if self.clients and which % 2 else self.posts
+        boxed = [id for ids in self.promises.groups["answers"].boxes.values() for id in ids]
+        rather = [client.post for client in self.clients] + [post for post in self.posts if post.entry in boxed]
+        among = rather if rather and which % 3 else self.posts
         post = among[which % len(among)]
         if other_text and post.entry:
             other = Post(post.person, post.message_id, "something else", post.entry)
@@ -121,8 +124,8 @@ class Stage:
 
     def _client(self, which: int) -> Client:
         """Rather one whose reply is there."""
-        doors, now = self.front.doors, self.server.now_ms
-        told = [each for each in self.clients if each.entry in doors and doors[each.entry].deadline > now]
+        doors = self.front.doors
+        told = [each for each in self.clients if each.entry in doors and doors[each.entry].state != "webhook"]
         among = told if told and which % 4 else self.clients
         return among[which % len(among)]
 
@@ -155,6 +158,7 @@ class Stage:
     async def hire(self, group: str) -> None:
         if len(self.workers) < MOST_WORKERS:
             worker = Worker(self.store, self.top, self.top.groups[group], self.sink)
+            self._hired.append(Consumer(group, worker.turns.consumer))
             with contextlib.suppress(Unavailable):
                 await worker.turns.open()  # else its first take finds out
             self.workers.append(worker)
@@ -238,7 +242,7 @@ class Stage:
 
     async def sweep(self) -> None:
         watch = Watch(self.store, self.top)
-        for dead in sorted(await watch.silent()):
+        for dead in sorted(await watch.silent(), key=self._hired.index):
             with contextlib.suppress(Unavailable):
                 await watch.sweep(dead)
 
