@@ -123,10 +123,11 @@ class Stage:
         post.entry = told.entry_id
 
     def _client(self, which: int) -> Client:
-        """Rather one whose reply is there."""
-        doors = self.front.doors
+        """Rather one whose reply is there, or one of several that wait for the same."""
+        asked, doors = [each.entry for each in self.clients], self.front.doors
         told = [each for each in self.clients if each.entry in doors and doors[each.entry].state != "webhook"]
-        among = told if told and which % 4 else self.clients
+        several = [each for each in self.clients if asked.count(each.entry) > 1]
+        among = (told, several, told, self.clients)[which % 4] or self.clients
         return among[which % len(among)]
 
     async def claim(self, which: int, stop: bool) -> None:
@@ -143,10 +144,18 @@ class Stage:
             self.clients.remove(client)
 
     async def hang_up(self, which: int) -> None:
-        client = self._client(which)
+        await self._withdraw(self._client(which))
+
+    async def _withdraw(self, client: Client) -> None:
         self.clients.remove(client)
         ticket: Any = SimpleNamespace(id=client.ticket)
         await self.ingresses[client.ingress].waiting._withdraw(ticket, client.entry)
+
+    async def reconnect(self, which: int) -> None:
+        """A connection breaks, the client repeats on another, and then the ingress sees that the first is gone."""
+        client = self._client(which)
+        await self._append([client.post], waits=True)
+        await self._withdraw(client)
 
     async def restart_ingress(self, which: int) -> None:
         await self.ingresses[which].appender.close()
