@@ -209,6 +209,18 @@ def new_secrets() -> None:
     typer.echo(f"OUTBOUND_SECRET={signature.new_secret()}")
 
 
+@app.command(epilog=_examples("cauce reshard", "cauce reshard --yes"))
+def reshard(context: typer.Context, yes: Yes = False) -> None:
+    """
+    Move everything to as many shards as streams.toml says.
+
+    Stop the ingress, let the workers finish, stop them; then run this.  One that is cut off goes on when run again.
+    """
+    from streams import reshard
+
+    entry.run(reshard.run(context.obj, yes=yes))
+
+
 @breaker_app.command("show", epilog=_examples("cauce breaker show"))
 def breaker_show(context: typer.Context) -> None:
     """Say whether replies are being delivered, held back, or stopped."""

@@ -27,6 +27,8 @@ class Layout(msgspec.Struct, frozen=True):
     """Keys carry their shard's tag: with several, and on a Cluster."""
     moving_to: int | None = None
     """The number of shards to which `cauce reshard` is moving, or was when it was cut off."""
+    copied: bool = False
+    """All is there, and only has to change places."""
 
 
 def of(stores: Stores) -> Layout:
