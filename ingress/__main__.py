@@ -39,6 +39,9 @@ MOST_CONNECTIONS = 16_384
 SPARE = 128
 """Descriptors that connections leave for Redis and the rest."""
 
+LINGER = 1.0
+"""Seconds after the signal in which a connection that is open may still bring a request."""
+
 _log = logs.get("ingress")
 
 
@@ -128,6 +131,16 @@ def _listen(settings: Settings) -> list[socket.socket]:
     return sockets
 
 
+def _queued(listener: socket.socket) -> Iterator[socket.socket]:
+    """The connections that nobody has accepted yet."""
+    listener.setblocking(False)
+    with contextlib.suppress(OSError):  # none is left, or no descriptor for one
+        while True:
+            accepted, _ = listener.accept()
+            accepted.setblocking(False)
+            yield accepted
+
+
 class _Server(uvicorn.Server):
     """uvicorn's, with our signals and without its ten wake-ups a second."""
 
@@ -145,6 +158,34 @@ class _Server(uvicorn.Server):
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), 1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """
+        As uvicorn's, but whoever has got through to us is heard.
+
+        It would close what has not brought a request yet, and with the listener all that the kernel has let in and
+        nobody has accepted; their requests are on the way by then, and whoever sent one would see it reset.
+        """
+        late = [accepted for listener in sockets or [] for accepted in _queued(listener)]
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        for accepted in late:
+            await loop.connect_accepted_socket(self._protocol, accepted)
+        self.server_state.default_headers.append((b"connection", b"close"))  # in every answer to what comes now
+        for connection in self.server_state.connections:
+            if (cycle := getattr(connection, "cycle", None)) is not None:  # and to what is in work
+                cycle.keep_alive = False
+        until = loop.time() + LINGER
+        while self.server_state.connections and loop.time() < until:  # noqa: ASYNC110 - uvicorn tells nobody
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """For one connection, as uvicorn makes it."""
+        return self.config.http_protocol_class(  # type: ignore[call-arg]  # known to uvicorn as any protocol
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

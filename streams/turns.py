@@ -244,6 +244,13 @@ class Turns:
         )
         return {token.decode() for token in lost}, next_due_ms
 
+    async def wake(self) -> None:
+        """Ring for the group's other consumers, who then see what is due.  Raises Unavailable."""
+        bell = self._store.keys.of("bell", self.group.name)
+        await self._store.pipeline(
+            [("XADD", bell, "MAXLEN", "~", 1000, "*", "from", self.consumer), ("EXPIRE", bell, 3600)]
+        )
+
     async def leave(self) -> None:
         """Deregister: whatever is still ours becomes due for the others at once, and counts no attempt."""
         await self._watch.sweep(Consumer(self.group.name, self.consumer), leaving=True)

@@ -8,6 +8,7 @@ It polls nothing: a blocking read rings when something is appended, a timer when
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import Any
 
@@ -244,9 +245,16 @@ class Worker:
             done, due_ms = await self._committer.commit(self._end(grant, None, error)[1])
         if not done:
             self._log.warning("turn.refused", turn=grant.turn.id, why="its lease is another's by now")
-        if due_ms >= 0:
+        if due_ms >= 0 and self._stopping.is_set():
+            await self._wake_others()
+        elif due_ms >= 0:
             self._bell.ring_in(due_ms)
         return done
+
+    async def _wake_others(self) -> None:
+        """What is due, now or later, is theirs to take; they would notice with their next beat."""
+        with contextlib.suppress(Unavailable):
+            await self._turns.wake()
 
     def _held(self) -> list[str]:
         return [token for token in self._running if token not in self._lost]
@@ -258,6 +266,7 @@ class Worker:
             task.cancel()
 
     async def _drain(self, grace: float) -> None:
+        await self._wake_others()
         if self._running:
             self._log.info("worker.draining", turns=len(self._running), grace_s=grace)
             await asyncio.wait(list(self._running.values()), timeout=grace)

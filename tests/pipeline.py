@@ -124,7 +124,7 @@ class Pipeline:
     async def start(self, *names: str) -> None:
         """Start processes and wait until they are ready."""
         for name in names:
-            command = [name] if name == "ingress" else ["work", group_of(name)]
+            command = ["ingress"] if group_of(name) == "ingress" else ["work", group_of(name)]
             child = await asyncio.create_subprocess_exec(
                 str(CAUCE), "-c", str(self.config), *command,
                 cwd=self.folder, env=self.environment | self.own.get(name, {}), limit=1 << 20,
@@ -133,6 +133,12 @@ class Pipeline:
             self.processes[name] = Process(name, child)
         for name in names:
             await self.processes[name].says(READY[group_of(name)])
+
+    async def stop(self, name: str) -> None:
+        """SIGTERM, after which it has to end well."""
+        process = self.processes.pop(name)
+        status = await process.end()
+        assert status == 0, process.lines
 
     async def kill(self, name: str) -> None:
         """kill -9"""

@@ -43,6 +43,8 @@ class Message:
     """No answer, or one that says that it may have been."""
     strange: list[str] = field(default_factory=list)
     """Answers that docs/http.md does not let a client expect."""
+    at: float = 0.0
+    """Unix seconds when it was first said."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -24,6 +26,7 @@ WORDS = ("hola", "gracias", "ñandú 👍", "tres tristes tigres", "¿cómo así
 class Load:
     """
     Args:
+        also: other ingresses, to turn to when one refuses.
         rate: messages in a second, all people together, duplicates not counted.
         duplicates: the share of messages that are said once more.
         at_once: the share of those that do not wait for the first answer.
@@ -31,13 +34,14 @@ class Load:
 
     def __init__(
         self, url: str, *, people: int, messages: int, rate: float, seed: int,
-        token: str, duplicates: float = 0.2, at_once: float = 0.3,
+        token: str, duplicates: float = 0.2, at_once: float = 0.3, also: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.said: list[Message] = []
         self.answers: Counter[str] = Counter()
         self.done = 0
         """Messages that have their 2xx."""
-        self._url, self._messages, self._rate = f"{url}/chat", messages, rate
+        self._urls = deque(f"{each}/chat" for each in (url, *also))
+        self._messages, self._rate = messages, rate
         self._duplicates, self._at_once = duplicates, at_once
         self._headers = {"Authorization": f"Bearer {token}"}
         self._stopped = False
@@ -90,7 +94,7 @@ class Load:
         self._counts[person] += 1
         number = self._counts[person]
         text = f"{self._random.choice(WORDS)}, {number} de {person[-4:]}"
-        message = Message(person, f"m{number}", text)
+        message = Message(person, f"m{number}", text, at=time.time())
         self.said.append(message)
         return message
 
@@ -114,14 +118,17 @@ class Load:
     async def _post(self, message: Message) -> bool:
         """Say it once; whether it was taken."""
         body = {"user_id": message.person, "message": message.text, "message_id": message.id}
+        url = self._urls[0]
         try:
-            async with self._session.post(self._url, json=body) as response:
+            async with self._session.post(url, json=body) as response:
                 answer = await response.json()
         except (aiohttp.ClientConnectorError, aiohttp.ClientError, OSError, TimeoutError) as error:
             # Whoever was not even connected to has nothing of it.
             message.refused += isinstance(error, aiohttp.ClientConnectorError)
             message.unknown += not isinstance(error, aiohttp.ClientConnectorError)
             self.answers[type(error).__name__] += 1
+            if url == self._urls[0]:  # and nobody has turned already
+                self._urls.rotate(-1)
             return False
         return self._heard(message, response.status, answer)
 

@@ -54,16 +54,21 @@ async def trial(
 
     Args:
         latency: seconds that a reply takes, and its delivery, so that something is always in work.
+        own: process → what stands in its environment alone.  One that is not among PROCESSES is started as well, and
+            clients turn to an ingress with a port of its own when another refuses.
     """
+    own = own or {}
+    ports = [settings["INGRESS_PORT"] for settings in own.values() if "INGRESS_PORT" in settings]
     async with pipeline(
-        redis, *PROCESSES, streams=f"[history]\nmax_messages = 5000\n{streams}", placement=placement, own=own,
-        sink=sink,
+        redis, *dict.fromkeys([*PROCESSES, *own]), streams=f"[history]\nmax_messages = 5000\n{streams}",
+        placement=placement, own=own, sink=sink,
         ENVIRONMENT="production", INGRESS_TOKENS=TOKEN, OPERATOR_TOKENS=f"{TOKEN}-of-operators",
         MODEL=f"echo?latency={latency}", DEBOUNCE="0.1", RATE_LIMIT_PER_MINUTE="0", SESSION_EXPIRE_TIME="86400",
         **environment,
     ) as whole:  # fmt: skip
         whole.sink.plan(delay=latency, count=None)
-        load = Load(whole.url, people=people, messages=messages, rate=rate, seed=seed, token=TOKEN)
+        also = [f"http://127.0.0.1:{port}" for port in ports]
+        load = Load(whole.url, people=people, messages=messages, rate=rate, seed=seed, token=TOKEN, also=also)
         start = time.time()
         await both(load, disturb(whole, load))
         died = [f"{name} ended by itself with {process.child.returncode}: {process.lines[-12:]}"

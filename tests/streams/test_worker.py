@@ -281,6 +281,96 @@ async def test_what_does_not_finish_within_the_grace_time_is_handed_back_uncount
     assert len(await replies(store)) == 1
 
 
+async def test_a_retry_that_a_stopping_worker_waits_for_is_taken_by_another_without_a_beat(
+    store: Store, monkeypatch
+) -> None:
+    # Given two workers that beat once, one of which has parked a turn while the other slept
+    monkeypatch.setattr("streams.housekeeping.BEAT", 600)
+    in_work, park = asyncio.Queue[int](), asyncio.Event()
+
+    def a_handler(number: int) -> Callable[[Turn], Awaitable[Effects]]:
+        async def handle(turn: Turn) -> Effects:
+            in_work.put_nowait(number)
+            if turn.attempt > 1:
+                return an_answer(turn)
+            await park.wait()
+            raise Retry("not now", after=0.2)
+
+        return handle
+
+    async with working(store, a_handler(0)) as first, working(store, a_handler(1)) as second:
+        await say(store, "+1")
+        held_by = await in_work.get()
+        stopping, other = (first, second) if held_by == 0 else (second, first)
+        await until(lambda: asyncio.sleep(0, other._bell._idle.is_set()))
+        park.set()
+        await until(lambda: _is_due(store))
+        # When it is told to stop
+        stopping.stop()
+        # Then the other takes it in time
+        assert await asyncio.wait_for(in_work.get(), 5) == 1 - held_by
+
+
+async def _is_due(store: Store) -> bool:
+    return bool(await store.command("ZCARD", "group:g:due"))
+
+
+async def test_what_came_behind_a_turn_that_a_stopping_worker_finishes_is_taken_by_another_without_a_beat(
+    store: Store, monkeypatch
+) -> None:
+    monkeypatch.setattr("streams.housekeeping.BEAT", 600)
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(turn: Turn) -> Effects:
+        started.set()
+        await go_on.wait()
+        return an_answer(turn)
+
+    async def quick(turn: Turn) -> Effects:
+        return an_answer(turn)
+
+    async with working(store, slow) as stopping:
+        await say(store, "+1", "before")
+        await started.wait()
+        async with working(store, quick) as other:
+            stopping.stop()
+            await say(store, "+1", "behind")
+            await until(_read(store))
+            await until(lambda: asyncio.sleep(0, other._bell._idle.is_set()))
+            go_on.set()
+            await asyncio.wait_for(until(lambda: _said(store, "behind")), 5)
+
+
+async def test_what_is_handed_back_is_taken_by_another_without_a_beat(store: Store, monkeypatch) -> None:
+    monkeypatch.setattr("streams.housekeeping.BEAT", 600)
+    started = asyncio.Event()
+
+    async def stuck(turn: Turn) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async def quick(turn: Turn) -> Effects:
+        return an_answer(turn)
+
+    async with working(store, stuck, grace=0.2) as stopping:
+        await say(store, "+1", "mine")
+        await started.wait()
+        async with working(store, quick) as other:
+            stopping.stop()
+            await until(lambda: asyncio.sleep(0, other._bell._idle.is_set()))
+            await asyncio.wait_for(until(lambda: _said(store, "mine")), 5)
+
+
+def _read(store: Store) -> Callable[[], Awaitable[bool]]:
+    """All that was said so far has been read."""
+
+    async def check() -> bool:
+        [newest] = await store.command("XREVRANGE", "inbound", "+", "-", "COUNT", "1")
+        return bool(await store.command("GET", "group:g:cursor") == newest[0])
+
+    return check
+
+
 async def test_a_retry_that_is_nobodys_fault_uses_no_attempt_and_keeps_its_progress(store: Store) -> None:
     seen = []
 
