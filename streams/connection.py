@@ -296,9 +296,11 @@ class Follower:
         return [(name.decode(), entries(found)) for name, found in reply or []]
 
     async def _connected(self) -> AbstractConnection:
-        if self._connection is None:
-            self._pool = await self._route.pool()
-            self._connection = self._pool.make_connection()
+        pool = await self._route.pool()
+        if pool is not self._pool or self._connection is None:
+            # Others have found that the server is no longer the one; it would be silent for ever, and not lost.
+            await self.close()
+            self._pool, self._connection = pool, pool.make_connection()
         await self._connection.connect()
         return self._connection
 
