@@ -139,7 +139,8 @@ class Worker:
                     self._log.warning("group.recreated", pending=pending, hint="Redis had lost it")
                 return None
         except Unavailable as error:
-            self._log.warning("redis.lost", why=str(error))
+            level = self._log.debug if error.told else self._log.warning
+            level("take.waiting", why=str(error))
             await asyncio.sleep(0.5)
             return None
         if not self.opened.is_set():
