@@ -19,10 +19,9 @@ import aiohttp
 from pipeline import Pipeline, Redis, free_port, pipeline
 
 from streams.connection import order
-from tests.faults import evidence
-from tests.faults.checker import Evidence, Violation, violations
+from tests.faults.checker import Evidence, Violation
 from tests.faults.load import Load
-from tests.faults.trial import PROCESSES, TOKEN
+from tests.faults.trial import PROCESSES, TOKEN, judged
 
 WORKERS = PROCESSES[1:]
 BEFORE, AFTER = 40, 60
@@ -64,7 +63,7 @@ class Healed:
     seconds: float = 0.0
     """From when the fault was over until the first message posted after it was delivered."""
     evidence: Evidence = field(default_factory=lambda: Evidence([], [], [], {}, {}, []))
-    answers: Counter[str] = field(default_factory=Counter)
+    violations: list[Violation] = field(default_factory=list)
     warnings: dict[str, Counter[str]] = field(default_factory=dict)
     """Of each process, from the fault on, what it warned of, and how often."""
     errors: list[str] = field(default_factory=list)
@@ -74,10 +73,6 @@ class Healed:
     at_rest: list[Look] = field(default_factory=list)
     """All pages, once nothing is left to do."""
 
-    @property
-    def violations(self) -> list[Violation]:
-        return violations(self.evidence)
-
     def during(self, page: str, after: float) -> list[Look]:
         """Looks at pages of this name within the fault, from so many seconds after its beginning on."""
         looks = [look for look in self.looks if look.page.endswith(page)
@@ -86,18 +81,16 @@ class Healed:
         return looks
 
 
-async def healing(redis: Redis, fault: Fault, *, latency: float = 0.1, duplicates: float = 0.2, rate: float = 10,
-                  streams: str = "", **environment: str) -> Healed:  # fmt: skip
+async def healing(redis: Redis, fault: Fault, *, latency: float = 0.1, duplicates: float = 0.2) -> Healed:
     """Serve, disturb, and serve on, until all that was said is answered."""
     own = {name: {"WORKER_PORT": str(free_port())} for name in WORKERS}
     found = Healed()
     async with pipeline(
-        redis, *PROCESSES, own=own, streams=f"[history]\nmax_messages = 5000\n{streams}",
+        redis, *PROCESSES, own=own, streams="[history]\nmax_messages = 5000",
         ENVIRONMENT="production", INGRESS_TOKENS=TOKEN, OPERATOR_TOKENS=f"{TOKEN}-of-operators",
         MODEL=f"echo?latency={latency}", DEBOUNCE="0.1", RATE_LIMIT_PER_MINUTE="0", SESSION_EXPIRE_TIME="86400",
-        **environment,
     ) as whole:  # fmt: skip
-        load = Load(whole.url, people=20, messages=10**9, rate=rate, seed=1, token=TOKEN, duplicates=duplicates)
+        load = Load(whole.url, people=20, messages=10**9, rate=10, seed=1, token=TOKEN, duplicates=duplicates)
         speaking = asyncio.create_task(load.run())
         looking = [asyncio.create_task(_looks(page, url, found.looks)) for page, url in _pages(whole).items()]
         try:
@@ -109,15 +102,15 @@ async def healing(redis: Redis, fault: Fault, *, latency: float = 0.1, duplicate
             await _taken(load, load.done + AFTER)
             load.stop()
             await speaking
-            await _until(lambda: evidence.quiet(whole.stores), 30)
+            died = [name for name, process in whole.processes.items() if process.child.returncode is not None]
+            trial = await judged(whole.stores, whole.sink, load, found.began, died)
         finally:
             speaking.cancel()
             for task in looking:
                 task.cancel()
             await asyncio.wait({speaking, *looking})
-        found.answers = load.answers
+        found.evidence, found.violations = trial.evidence, trial.violations
         found.at_rest = [await _look(page, url) for page, url in _pages(whole).items()]
-        found.evidence = await evidence.gather(whole, load.said)
         _read_logs(whole, heard, found)
     found.seconds = _first_delivered(found)
     return found
