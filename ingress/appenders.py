@@ -77,7 +77,8 @@ class Appenders(Each[Appender]):
             await first.command("SET", name, self.first.digest, "NX")
             told = await first.command("GET", name)
         except Unavailable as error:
-            raise Unavailable(str(error), retry_after=error.retry_after) from error  # none of the messages was written
+            # Said anew: none of the messages was written.
+            raise Unavailable(str(error), retry_after=error.retry_after, told=error.told) from error
         for appender in self:
             appender.digest = told
         self._agreed = True

@@ -146,6 +146,7 @@ class Chat:
                 "the message was accepted, but whether this request got its reply is unknown; repeat it with the same "
                 "message_id to read it",
                 headers={"Retry-After": str(error.retry_after)},
+                told=error.told,
                 **{key: receipt[key] for key in ("entry_id", "message_id")},
             ) from error
         finally:
@@ -204,7 +205,8 @@ def unavailable(error: Unavailable, **more: Any) -> Refused:
     if error.maybe_written:
         detail += "; the answer was lost, so it may have been accepted: repeating with the same message_id is safe"
     headers = {"Retry-After": str(error.retry_after)}
-    return Refused(503, "redis_unavailable", detail, headers=headers, **(more if error.maybe_written else {}))
+    more = more if error.maybe_written else {}
+    return Refused(503, "redis_unavailable", detail, headers=headers, told=error.told, **more)
 
 
 async def hung_up(request: Request) -> None:

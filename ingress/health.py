@@ -56,7 +56,8 @@ class Health:
 
     async def ready(self, _: Request) -> Response:
         if why := (await self._look_at_redis())[1]:
-            raise Refused(503, "not_ready", why, headers={"Retry-After": "2"})
+            # Whoever asks does so every few seconds; that it is not ready is their news.
+            raise Refused(503, "not_ready", why, headers={"Retry-After": "2"}, told=True)
         return Json({"status": "ready"})
 
     async def whole(self, _: Request) -> Response:
@@ -71,10 +72,12 @@ class Health:
         redis, why = await self._look_at_redis()
         reasons, views = [why] if why else [], {}
         try:
-            async with asyncio.timeout(PATIENCE):
-                views = await survey(self._stores, self._topology)
+            if redis != "unreachable":  # whoever asks has waited long enough for it
+                async with asyncio.timeout(PATIENCE):
+                    views = await survey(self._stores, self._topology)
         except (Unavailable, TimeoutError):
             redis = "unreachable"
+            reasons = reasons or ["the groups cannot be counted"]
         for name, view in views.items():
             reasons += _complaints(name, view)
         groups: dict[str, dict[str, float]] = {
@@ -95,7 +98,7 @@ class Health:
         try:
             async with asyncio.timeout(PATIENCE):
                 replies: list[Any] = await store.pipeline(
-                    [("XLEN", keys.stream(INBOUND)), ("SET", test, "1", "PX", 10_000), ("DEL", test)]
+                    [("SET", test, "1", "PX", 10_000), ("XLEN", keys.stream(INBOUND)), ("DEL", test)]
                 )
                 share = await pressure.measure()
         except (Unavailable, TimeoutError) as error:
@@ -106,7 +109,7 @@ class Health:
         for reply in replies:
             if isinstance(reply, Exception):
                 return "refusing", f"Redis does not take writes: {reply}"
-        if replies[0] >= self._topology.streams[INBOUND].max_len:
+        if replies[1] >= self._topology.streams[INBOUND].max_len:
             return "full", f"the stream {INBOUND} is at its max_len"
         return "ok", ""
 

@@ -7,6 +7,7 @@ Reads, and deletes only keys of our own table.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 from collections import Counter
@@ -62,8 +63,18 @@ class Operations:
             async with asyncio.timeout(PATIENCE):
                 metrics.observe_groups(await survey(self._stores, self._topology))
         except (Unavailable, TimeoutError):
-            pass  # what this process counted is worth having without Redis
+            # What this process counted is worth having without Redis; of the groups nobody knows anything now.
+            metrics.forget_groups(self._topology.groups)
+        else:
+            await self._try_to_write()
         return Response(metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _try_to_write(self) -> None:
+        """So that cauce_redis_up is right also where no message has come for long."""
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                for store in self._stores:
+                    await store.command("SET", store.keys.of("test", secrets.token_hex(8)), "1", "PX", 10_000)
 
     async def test(self, _: Request) -> Response:
         """GET /redis/test"""

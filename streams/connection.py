@@ -32,6 +32,7 @@ from redis.exceptions import TimeoutError as TooSlow
 
 from streams.errors import Unavailable
 from streams.keys import Keys
+from streams.outage import LOST_AFTER, Outage
 from streams.routes import Direct, Route
 
 Argument = bytes | str | int | float
@@ -75,10 +76,11 @@ class Store:
     Connections are made when first needed; a lost one is replaced.  Safe for many tasks at once.
     """
 
-    def __init__(self, route: Route, keys: Keys, patience: float = 5.0) -> None:
+    def __init__(self, route: Route, keys: Keys, patience: float = 5.0, outage: Outage | None = None) -> None:
         self.keys = keys
         self.patience = patience
         """Seconds for which a call is repeated while Redis cannot be reached."""
+        self._outage = outage or Outage()
         self._route = route
         self._void = [keys.of("void")] if route.clustered else []
 
@@ -127,10 +129,10 @@ class Store:
         declared = [*keys, *self._void]
         try:
             command: tuple[Argument, ...] = ("EVALSHA", script.sha, len(declared), *declared, *args)
-            return await self._repeat([command, *behind], raising=True, silence=silence)
+            return await self._repeat([command, *behind], raising=True, silence=silence, call=script.sha)
         except NoScriptError:
             command = ("EVAL", script.text, len(declared), *declared, *args)
-            return await self._repeat([command, *behind], raising=True, silence=silence)
+            return await self._repeat([command, *behind], raising=True, silence=silence, call=script.sha)
 
     async def command(self, *args: Argument) -> Any:
         """One command that may be repeated.  Raises Unavailable, redis.ResponseError."""
@@ -155,11 +157,16 @@ class Store:
         return Follower(self._route)
 
     async def _repeat(
-        self, commands: Sequence[Sequence[Argument]], *, raising: bool = False, silence: float | None = None
+        self,
+        commands: Sequence[Sequence[Argument]],
+        *,
+        raising: bool = False,
+        silence: float | None = None,
+        call: str = "",
     ) -> list[Any]:
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + self.patience
-        pause, maybe_written = 0.02, False
+        started, pause, maybe_written = loop.time(), 0.02, False
+        call = call or str(commands[0][0])
         pool = instead = None
         trouble: Exception | None
         while True:
@@ -170,23 +177,37 @@ class Store:
                     maybe_written = True
                     replies = await _exchange(pool, connection, commands, asking=instead is not None)
                 if (trouble := _trouble(replies, raising=raising)) is None:
-                    for reply in replies:
-                        if isinstance(reply, ResponseError) and code_of(reply) in _READ_ONLY:
-                            self._route.learn(pool, reply)  # the next call may find the new master
+                    self._heard(call, pool, replies)
                     return replies
                 why = f"Redis takes no {'calls' if code_of(trouble) in _AWAY else 'writes'} now: {trouble}"
             except (AuthenticationError, InvalidResponse) as error:
-                raise Unavailable(f"Redis refuses us: {error}") from error
+                raise self._lost(call, started, f"Redis refuses us: {error}") from error
             except _LOST as lost:
                 trouble, why = lost, f"Redis cannot be reached: {str(lost) or type(lost).__name__}"
                 if any(word in why for word in _REFUSED):
-                    raise Unavailable(f"Redis refuses us: {lost}") from lost
+                    raise self._lost(call, started, f"Redis refuses us: {lost}") from lost
             if pool is not None:
                 instead = self._route.learn(pool, trouble)
-            if loop.time() >= give_up:
-                raise Unavailable(why, maybe_written=maybe_written) from trouble
+            readable = code_of(trouble) in _READ_ONLY
+            if loop.time() >= started + self.patience:
+                raise self._lost(call, started, why, readable=readable, maybe_written=maybe_written) from trouble
+            if loop.time() >= started + LOST_AFTER:
+                self._outage.fails(call, started, why, readable=readable)
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 2, 0.5)
+
+    def _lost(
+        self, call: str, since: float, why: str, *, readable: bool = False, maybe_written: bool = False
+    ) -> Unavailable:
+        self._outage.fails(call, since, why, readable=readable)
+        return Unavailable(why, maybe_written=maybe_written, told=True)
+
+    def _heard(self, call: str, pool: ConnectionPool, replies: list[Any]) -> None:
+        refused = [each for each in replies if isinstance(each, ResponseError) and code_of(each) in _READ_ONLY]
+        for reply in refused:
+            self._route.learn(pool, reply)  # the next call may find the new master
+        if not refused:
+            self._outage.works(call, writes=call == "SET")
 
 
 def prefix(namespace: str) -> str:
@@ -301,19 +322,22 @@ class Follower:
                 reply = await connection.read_response()
         except (ResponseError, InvalidResponse) as error:
             await self._leave(error)
-            raise Unavailable(f"Redis refuses to be followed: {error}") from error
+            told = code_of(error) in _AWAY | _READ_ONLY
+            raise Unavailable(f"Redis refuses to be followed: {error}", told=told) from error
         except _LOST as error:
             await self._leave(error)
-            raise Unavailable(f"Redis cannot be reached: {error}") from error
+            raise Unavailable(f"Redis cannot be reached: {error}", told=True) from error
         except BaseException:
             await self.close()
             raise
         return [(name.decode(), entries(found)) for name, found in reply or []]
 
     async def _connected(self) -> AbstractConnection:
-        if self._connection is None:
-            self._pool = await self._route.pool()
-            self._connection = self._pool.make_connection()
+        pool = await self._route.pool()
+        if pool is not self._pool or self._connection is None:
+            # Others have found that the server is no longer the one; it would be silent for ever, and not lost.
+            await self.close()
+            self._pool, self._connection = pool, pool.make_connection()
         await self._connection.connect()
         return self._connection
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry as NoRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, MovedError
+from redis.exceptions import AskError, MovedError, ReadOnlyError
 from redis.exceptions import ConnectionError as LostConnection
 
 from streams.addresses import Address, Node
@@ -77,24 +77,34 @@ def connections(url: str, arrived: Arrived | None = None) -> ConnectionPool:
 
 
 class Direct:
-    """The server of the address, always."""
+    """The server of the address; where it is a replica by now, whichever the address leads to next."""
 
     clustered = False
 
     def __init__(self, url: str) -> None:
+        self._url = url
         self._pool = connections(url)
+        self._left: ConnectionPool | None = None
 
     def to(self, key: str) -> Route:
         return self
 
     async def pool(self) -> ConnectionPool:
+        if self._left is not None:
+            left, self._left = self._left, None
+            await left.disconnect()
         return self._pool
 
     def learn(self, pool: ConnectionPool, trouble: Exception) -> None:
-        """There is no other."""
+        # Its connections live on after a failover, and would be refused for ever; new ones lead to the new master.
+        demoted = isinstance(trouble, ReadOnlyError) or "READONLY" in str(trouble)[:300]
+        if demoted and pool is self._pool and self._left is None:
+            self._left, self._pool = pool, connections(self._url)
 
     async def close(self) -> None:
         await self._pool.disconnect()
+        if self._left is not None:
+            await self._left.disconnect()
 
 
 def open(address: Address) -> Direct | Sentinel | Cluster:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from streams import addresses, routes
 from streams.connection import Store, prefix
 from streams.keys import Keys, shard_of
+from streams.outage import Outage
 
 T = TypeVar("T")
 
@@ -65,10 +66,11 @@ class Stores(Each[Store]):
         """
         ways = routes.open(addresses.parse(url))
         tagged = shards > 1 or ways.clustered
+        outage = Outage()
         plain = Keys(namespace=prefix(namespace), shards=shards)
 
         def store(keys: Keys) -> Store:
-            return Store(ways.to(keys.of("layout")), keys, patience)
+            return Store(ways.to(keys.of("layout")), keys, patience, outage)
 
         each = [replace(plain, shard=shard, tag=str(shard) if tagged else "") for shard in range(shards)]
         return cls([store(keys) for keys in each], store(plain), ways.close, clustered=ways.clustered)

@@ -135,9 +135,12 @@ class Turns:
             },
         }
 
-    async def open(self) -> tuple[bool, int]:
+    async def open(self, *, anew: bool = False) -> tuple[bool, int]:
         """
         Make sure the group exists.
+
+        Args:
+            anew: it has existed, so without a cursor it begins at the start of the stream, wherever it once began.
 
         Returns:
             whether it was made, and how many entries that were taken but not settled are pending in it again.
@@ -146,7 +149,7 @@ class Turns:
         made, pending = await self._store.run(
             _OPEN,
             [*self._some("cursor", "leases", "due", first=self._stream), self._store.keys.of("groups")],
-            [self.group.name, self.group.from_, self.consumer, self._box, registration],
+            [self.group.name, "start" if anew else self.group.from_, self.consumer, self._box, registration],
         )
         return bool(made), int(pending)
 

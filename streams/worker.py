@@ -134,12 +134,14 @@ class Worker:
             try:
                 taken = await self._turns.take(room, READ_COUNT, 0 if self._room.suspects else 1)
             except Gone:
-                made, pending = await self._turns.open()
+                # What lies in a stream that Redis has lost is what came since, so a group `from = "now"` reads it all.
+                made, pending = await self._turns.open(anew=self.opened.is_set())
                 if made and self.opened.is_set():
                     self._log.warning("group.recreated", pending=pending, hint="Redis had lost it")
                 return None
         except Unavailable as error:
-            self._log.warning("redis.lost", why=str(error))
+            level = self._log.debug if error.told else self._log.warning
+            level("take.waiting", why=str(error))
             await asyncio.sleep(0.5)
             return None
         if not self.opened.is_set():

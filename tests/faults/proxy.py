@@ -134,6 +134,10 @@ class Proxy:
         self._hold = after, asyncio.Event()
         return self._hold[1]
 
+    def lead_to(self, target: Target) -> None:
+        """Where new connections go from now on; those that are there stay where they are."""
+        self._target = target
+
     def heal(self) -> None:
         """From now on all is well; what `lose` lost stays lost."""
         self._refusing, self._pace, self._spoil = False, None, _nothing

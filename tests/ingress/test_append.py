@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from conftest import Server, emptied
 
 from ingress import append
 from ingress.append import Appended, Appender, Arrival, Backlog, Waiter
@@ -192,6 +193,24 @@ async def test_a_full_redis_refuses_and_nothing_is_half_written(each_store: Stor
     assert sorted(await each_store.command("KEYS", "*")) == before
     assert await bodies(each_store) == ["hola"]
     await front.close()
+
+
+async def test_a_message_that_comes_during_a_failover_waits_for_a_server_that_takes_it(each_server: Server) -> None:
+    store = emptied(each_server)
+    front = Appender(store, a_topology())
+    await store.command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        before = await scripts_run(store)
+        appending = asyncio.create_task(front.append([arrival("m1")]))
+        while await scripts_run(store) < before + 3:
+            assert not appending.done()
+    finally:
+        await store.command("REPLICAOF", "NO", "ONE")
+    [one] = await appending
+    assert one.outcome == "new"
+    assert await bodies(store) == ["hola"]
+    await front.close()
+    await store.close()
 
 
 async def test_before_redis_is_full_the_ingress_sheds_and_takes_again_once_there_is_room(store: Store) -> None:

@@ -399,6 +399,17 @@ async def test_a_running_worker_heals_itself_and_consumes_again(store: Store, di
     assert sum('"before"' in reply for reply in await replies(store)) <= 1
 
 
+async def test_a_group_that_began_now_still_answers_what_came_after_redis_lost_everything(store: Store) -> None:
+    async def handle(turn: Turn) -> Effects:
+        return an_answer(turn)
+
+    async with working(store, handle, **{"from": "now"}):
+        entry = ("XADD", "inbound", "*", "key", "+1", "type", "text", "body", "after")
+        # In one act, so that the message is there before the group can be made again
+        await store.pipeline([("MULTI",), ("FLUSHALL",), entry, ("EXEC",)])
+        await until(lambda: _said(store, "after"))
+
+
 async def _said(store: Store, text: str) -> bool:
     return any(f'"{text}"' in reply for reply in await replies(store))
 
