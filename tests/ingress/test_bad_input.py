@@ -306,7 +306,7 @@ async def test_where_redis_is_away_the_answer_says_when_to_come_back(own_server:
 async def test_where_the_answer_was_lost_the_error_says_that_repeating_is_safe(store: Store) -> None:
     from streams.errors import Unavailable
 
-    async def lost(*_: Any) -> Any:
+    async def lost(*_: Any, **__: Any) -> Any:
         raise Unavailable("Redis cannot be reached", maybe_written=True)
 
     async with front(store, a_topology()) as door:
