@@ -23,6 +23,7 @@ from ingress.dashboard.page import Page
 from ingress.health import Health
 from ingress.history import History
 from ingress.observed import Observed
+from ingress.openapi import Description
 from ingress.operations import Operations
 from ingress.refusal import Refused
 from ingress.waiting import Waiting
@@ -108,6 +109,7 @@ def _routes(
         Route("/chat/{user_id}/resume", guard("operator", chat.resume), methods=["POST"]),
         Route("/model/info", guard("operator", operations.model)),
         Route("/metrics", guard("operator", operations.metrics)),
+        Route("/openapi.json", guard("operator", Description().show)),
         Route("/", guard("operator", page.show)),
     ]
     if not settings.production:

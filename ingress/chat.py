@@ -227,17 +227,17 @@ def person(given: str, topology: Topology) -> str:
 
 
 def message_id_of(request: Request, given: str | None) -> str:
-    """The body's, else the header's, else a new one, which makes no message a repeat."""
-    field = "`message_id`"
-    if given is None:
-        field = "Idempotency-Key"
-        given = request.headers.get("idempotency-key")
-        if given and len(given) > 2 and given[0] == given[-1] == '"':
-            given = given[1:-1]
-    if given is None:
-        return f"msg_{secrets.token_hex(12)}"
+    """The body's, else the header's, else a new one, which makes no message a repeat.  What is there has to be one."""
+    header = request.headers.get("idempotency-key")
+    if header and len(header) > 2 and header[0] == header[-1] == '"':
+        header = header[1:-1]
+    ids = [_usable("`message_id`", given), _usable("Idempotency-Key", header)]
+    return next(filter(None, ids), f"msg_{secrets.token_hex(12)}")
+
+
+def _usable(field: str, given: str | None) -> str | None:
     try:
-        return people.message_id(given)
+        return None if given is None else people.message_id(given)
     except people.Unusable as error:
         raise Refused(400, "invalid_field", f"{field} {error}") from None
 

@@ -109,9 +109,11 @@ class Operations:
     async def conversations(self, request: Request) -> Response:
         """GET /redis/conversations?cursor="""
         given = re.fullmatch(r"([0-9]{1,20})(?:\.([0-9]{1,3}))?", request.query_params.get("cursor") or "0")
-        at, shard = (int(given[1]), int(given[2] or 0)) if given else (0, len(self._stores))
-        if at >= 2**64 or shard >= len(self._stores):
+        if not given or int(given[1]) >= 2**64:
             raise Refused(400, "invalid_field", "`cursor` must be the one of the answer before, or 0")
+        at, shard = int(given[1]), int(given[2] or 0)
+        if shard >= len(self._stores):
+            return Json({"user_ids": [], "cursor": "0"})
         store = list(self._stores)[shard]
         prefix = store.keys.of("conversation") + ":"
         cursor, found = await store.command("SCAN", at, "MATCH", _literally(prefix) + "*", "COUNT", SCANNED)

@@ -193,7 +193,7 @@ async def _exchange(
     if asking:
         commands = [command for each in commands for command in (("ASKING",), each)]
     try:
-        await connection.send_packed_command(connection.pack_commands(commands))
+        await _send(connection, connection.pack_commands(commands))
         replies: list[Any] = []
         for _ in commands:
             try:
@@ -207,6 +207,14 @@ async def _exchange(
         raise
     finally:
         await pool.release(connection)
+
+
+async def _send(connection: AbstractConnection, packed: list[bytes]) -> None:
+    try:
+        await connection.send_packed_command(packed)
+    except RuntimeError as error:
+        # uvloop's word for a connection that was reset while it lay in the pool.
+        raise LostConnection(str(error)) from error
 
 
 def code_of(error: Exception) -> str:
@@ -280,9 +288,9 @@ class Follower:
         try:
             async with asyncio.timeout(block_ms / 1000 + SILENCE):
                 connection = await self._connected()
-                await connection.send_command(
-                    "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *after.keys(), *after.values()
-                )
+                streams: list[Argument] = [*after.keys(), *after.values()]
+                command = ["XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *streams]
+                await _send(connection, connection.pack_commands([command]))
                 reply = await connection.read_response()
         except (ResponseError, InvalidResponse) as error:
             await self._leave(error)

@@ -32,6 +32,8 @@ class Message(msgspec.Struct, kw_only=True, frozen=True):
     replayed: bool = False
     door: str | None = None
     """On outbound: the entry whose waiting HTTP request may claim this reply instead of the webhook."""
+    origin: str | None = None
+    """Of an entry that was put back from the dead letters: the id under which it first came."""
     count: int | None = None
     """Where the group has a meter: the how-many-th of its person's window this message was; None if not counted."""
 
@@ -45,8 +47,8 @@ class Message(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def at_ms(self) -> int:
-        """When Redis took it, Unix milliseconds."""
-        return int(self.id.partition("-")[0])
+        """When Redis first took it, Unix milliseconds."""
+        return int((self.origin or self.id).partition("-")[0])
 
 
 class Turn(msgspec.Struct, kw_only=True):

@@ -45,12 +45,14 @@ def ending(
     effects: Effects | None = None,
     bury: str | None = None,
     park: Park | None = None,
+    uncounted: bool = False,
 ) -> Ending:
     """
     Args:
         ids: the entries that are done with; those of the turn that are left out stay in the box.
         bury: a reason; the entries go to the dead letters as well.
         park: when what is left becomes due; None: at the end of its window.
+        uncounted: this start is taken back; a park says so itself.
 
     Raises:
         NotAllowed: an output to a stream that the group's `writes` does not name, or for a key of another shard.
@@ -68,10 +70,11 @@ def ending(
         plain["bury"] = bury
     if park is not None:
         plain |= {"delay_ms": park.delay_ms, "at_door": park.at_door}
-        if not park.counted:
-            plain["uncount"] = [message.id for message in turn.messages]
+        uncounted = uncounted or not park.counted
         if park.progress is not None:
             plain["progress"] = park.progress
+    if uncounted:
+        plain["uncount"] = [message.id for message in turn.messages]
     return Ending(_pack(plain), touched, len(ids))
 
 

@@ -26,6 +26,7 @@ class Kind(msgspec.Struct, frozen=True):
 TABLE: dict[str, Kind] = {
     "stream": Kind("<stream>", "stream", "append, settle", "`keep` after the last group settled; `max_len`", True),
     "dead": Kind("<stream>.dead", "stream", "settle", "30 days; 100,000 entries", True),
+    "redrive": Kind("redrive:<call>", "string", "redrive", "1 h", False),
     "conversation": Kind("conversation:<user>", "string, JSON", "settle", "SESSION_EXPIRE_TIME, sliding", True),
     "conversation_meta": Kind("conversation_meta:<user>", "string, JSON", "settle", "as its conversation", True),
     "rate_limit": Kind("rate_limit:<user>", "string, counter", "take", "60 s from the first message", True),

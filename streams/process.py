@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from streams import layout, log, probe, retention
+from streams import layout, log, probe, retention, watchdog
 from streams.handlers import find
 from streams.room import Room
 from streams.settings import Settings
@@ -53,6 +53,7 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
             beside = [
                 whole.create_task(retention.run(stores, topology)),
                 whole.create_task(layout.watch(stores)),
+                whole.create_task(watchdog.run()),
             ]
             async with asyncio.TaskGroup() as serving:
                 for worker in workers:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -58,7 +58,11 @@ class Route(Protocol):
         """Close what this route has opened."""
 
 
-def connections(url: str) -> ConnectionPool:
+Arrived = Callable[[AbstractConnection], Awaitable[None]]
+"""What a new connection goes through before it is used; it says `on_connect` to it."""
+
+
+def connections(url: str, arrived: Arrived | None = None) -> ConnectionPool:
     """Connections to one server, without anything of redis-py's that repeats or times out."""
     return ConnectionPool.from_url(
         url,
@@ -68,6 +72,7 @@ def connections(url: str) -> ConnectionPool:
         socket_connect_timeout=2,
         retry=NoRetry(NoBackoff(), 0),
         health_check_interval=0,
+        redis_connect_func=arrived,
     )
 
 
@@ -102,13 +107,14 @@ def open(address: Address) -> Direct | Sentinel | Cluster:
 class _Servers:
     """Connections to each of several servers, by address."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, arrived: Arrived | None = None) -> None:
         self._address = address
+        self._arrived = arrived
         self._pools: dict[Node, ConnectionPool] = {}
 
     def at(self, node: Node) -> ConnectionPool:
         if node not in self._pools:
-            self._pools[node] = connections(self._address.node(node))
+            self._pools[node] = connections(self._address.node(node), self._arrived)
         return self._pools[node]
 
     async def close(self) -> None:
@@ -126,7 +132,7 @@ class Sentinel:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._servers = _Servers(address)
+        self._servers = _Servers(address, self._arrived)
         self._master: ConnectionPool | None = None
         self._looking = asyncio.Lock()
 
@@ -147,17 +153,35 @@ class Sentinel:
         await self._servers.close()
 
     async def _find(self) -> ConnectionPool:
+        node = await self._named()
+        [(_, [role])] = await _ask_all([self._address.node(node)], ("ROLE",))
+        if role[0] != b"master":
+            raise LostConnection(f"{node[0]}:{node[1]}, which the sentinels name, is no master now")
+        return self._servers.at(node)
+
+    async def _named(self) -> Node:
+        """Whom the sentinels name.  Raises redis.ConnectionError: none of them tells."""
         urls = [self._address.sentinel(node) for node in self._address.hosts]
         told = [
             dict(zip(master[::2], master[1::2], strict=False))
             for _, [master] in await _ask_all(urls, ("SENTINEL", "MASTER", self._address.service))
         ]
         best = max(told, key=lambda master: int(master.get(b"config-epoch", 0)))
-        node = best[b"ip"].decode(), int(best[b"port"])
-        [(_, [role])] = await _ask_all([self._address.node(node)], ("ROLE",))
-        if role[0] != b"master":
-            raise LostConnection(f"{node[0]}:{node[1]}, which the sentinels name, is no master now")
-        return self._servers.at(node)
+        return best[b"ip"].decode(), int(best[b"port"])
+
+    async def _arrived(self, connection: AbstractConnection) -> None:
+        """
+        A master that comes back after a failover takes writes until it hears that it is none any more, and loses them
+        then; so no connection is used that was made to another than the sentinels name.
+        """
+        await connection.on_connect()
+        try:
+            named = await self._named()
+        except LostConnection:
+            return  # the sentinels are away; what they said last still holds
+        if named != (getattr(connection, "host", ""), getattr(connection, "port", 0)):
+            self._master = None
+            raise LostConnection("the sentinels name another master by now")
 
 
 class Cluster:

@@ -1,5 +1,5 @@
 """
-Streams as an operator reads them: followed line by line, and the dead letters with their reasons.
+Streams as an operator reads them, line by line.
 
 Numbers and wamids are masked unless asked for; what was said is shown, for that is what an operator looks for here.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from streams.connection import Entry, Store, entries, order
+from streams.connection import Entry, Store, entries
 from streams.errors import ConfigurationError
 from streams.masking import Mask
 from streams.stores import Stores
@@ -43,6 +43,10 @@ class Form(msgspec.Struct, kw_only=True):
         if not self.full:
             plain = {name: value if name == "id" else self.mask.field(name, value) for name, value in plain.items()}
         return json.dumps(plain, ensure_ascii=False) if self.as_json else _line(plain)
+
+    def hide(self, name: str, text: str) -> str:
+        """One field's text for a terminal, masked unless asked for."""
+        return _CONTROL.sub(" ", text if self.full else str(self.mask.field(name, text)))
 
 
 def _line(plain: dict[str, Any]) -> str:
@@ -120,17 +124,6 @@ async def _last(store: Store, name: str) -> str:
     """Now, as an id: unlike `$` it loses nothing between two reads."""
     newest = entries(await store.command("XREVRANGE", name, "+", "-", "COUNT", 1))
     return newest[0][0] if newest else "0-0"
-
-
-async def dead(stores: Stores, streams: Sequence[str], *, count: int, form: Form) -> None:
-    """Print the newest dead letters of each stream, oldest first.  Raises Unavailable."""
-    for stream in streams:
-        found: list[Entry] = []
-        for store in stores:
-            found += entries(await store.command("XREVRANGE", store.keys.dead(stream), "+", "-", "COUNT", count))
-        if found and not form.as_json:
-            sys.stdout.write(f"{stream}.dead\n")
-        _print(form, sorted(found, key=lambda each: order(each[0]))[-count:])
 
 
 def _print(form: Form, found: Sequence[Entry]) -> None:

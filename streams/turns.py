@@ -272,6 +272,7 @@ def _message(id: bytes, count: bytes, flat: list[bytes]) -> Message:
         trace=_text(fields, b"trace"),
         replayed=b"replayed" in fields,
         door=_text(fields, b"door") or None,
+        origin=_text(fields, b"origin") or None,
         count=int(count) if count else None,
     )
 

@@ -215,22 +215,23 @@ class Worker:
         return "parked", self._ending(grant, [], park=verdict)
 
     def _buried(self, grant: Grant, burial: fate.Burial) -> Ending:
-        turn = grant.turn
+        turn, unrun = grant.turn, int(burial.unrun)
         guilty = [
             message
             for message, starts in zip(turn.messages, grant.starts, strict=True)
-            if (not burial.exhausted_only or starts >= self.group.attempts) and burial.only in (None, message.id)
+            if (not burial.exhausted_only or starts - unrun >= self.group.attempts)
+            and burial.only in (None, message.id)
         ]
-        ids = [message.id for message in guilty]
-        self._log.error("turn.buried", turn=turn.id, messages=len(ids), attempt=turn.attempt, why=burial.why)
+        ids, how = [message.id for message in guilty], {"bury": burial.why, "uncounted": burial.unrun}
+        self._log.error("turn.buried", turn=turn.id, messages=len(ids), attempt=turn.attempt - unrun, why=burial.why)
         if self._handler.buried:
             last = Turn(**{field: getattr(turn, field) for field in turn.__struct_fields__})
             last.messages = guilty
             try:
-                return self._ending(grant, ids, effects=self._handler.buried(last, burial.why), bury=burial.why)
+                return self._ending(grant, ids, effects=self._handler.buried(last, burial.why), **how)
             except Exception as error:  # an apology that fails must not keep the dead alive
                 self._log.exception("apology.failed", turn=turn.id, why=type(error).__name__)
-        return self._ending(grant, ids, bury=burial.why)
+        return self._ending(grant, ids, **how)
 
     def _ending(self, grant: Grant, ids: list[str], **how: Any) -> Ending:
         return ending(self._store.keys, self.group, grant.turn, grant.token, ids, **how)

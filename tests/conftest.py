@@ -103,6 +103,9 @@ def promised() -> list[str]:
 class Server:
     """A redis-server of the tests' own, on a unix socket in a folder of its own."""
 
+    environment: dict[str, str] | None = None
+    """None: ours."""
+
     def __init__(self, binary: str, *options: str) -> None:
         # Not pytest's tmp_path: a unix socket's path has to be short.
         self.folder = Path(tempfile.mkdtemp(prefix="cauce-"))
@@ -116,7 +119,7 @@ class Server:
         self.process = subprocess.Popen(
             [self.binary, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", "",
              *self.options],
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, env=self.environment,
         )  # fmt: skip
         self.wait()
 

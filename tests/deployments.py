@@ -7,6 +7,7 @@ Real servers on ports of their own, started and killed by the tests.
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -52,6 +53,16 @@ class Node:
     def follows(self) -> None:
         """Wait until it has all that its master has."""
         until(lambda: "master_link_status:up" in (self.ask("INFO", "replication") or ""), "it does not follow")
+
+    def freeze(self) -> None:
+        """SIGSTOP"""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT"""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         assert self.process is not None
@@ -126,6 +137,14 @@ class Ground:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class Alone:
+    """One server."""
+
+    def __init__(self, ground: Ground, *options: str) -> None:
+        self.server = ground.node(*options)
+        self.url = f"redis://127.0.0.1:{self.server.port}"
+
+
 class Watched:
     """A master and its replica, watched by three sentinels."""
 
@@ -151,11 +170,15 @@ class Watched:
         return next(node for node in self.servers if node.port == port)
 
 
+    def replaced(self, dead: Node) -> None:
+        """Wait until another is the master."""
+        until(lambda: self.promoted() is not dead, "nobody was promoted")
+
     def fail_over(self, dying: Node) -> None:
         """kill -9 the master; once the other has taken over, the dead one comes back and follows it."""
         assert self.promoted() is dying, "it is not the master"
         dying.kill()
-        until(lambda: self.promoted() is not dying, "nobody was promoted")
+        self.replaced(dying)
         dying.start()
         master = self.promoted()
         until(lambda: "state=online" in (master.ask("INFO", "replication") or ""), "no replica came back")

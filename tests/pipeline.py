@@ -65,15 +65,15 @@ class Process:
             self.lines.append("(ended)")
             self._spoke.notify_all()
 
-    async def says(self, text: str, within: float = 60) -> str:
-        """Wait for a line that holds `text`; fails with all it said where it ends first."""
+    async def says(self, *texts: str, within: float = 60) -> str:
+        """Wait for a line that holds one of these; fails with all it said where it ends first."""
         async with asyncio.timeout(within), self._spoke:
             while True:
                 for line in self.lines:
-                    if text in line:
+                    if any(text in line for text in texts):
                         return line
                 if self.lines and self.lines[-1] == "(ended)":
-                    raise Ended(f"{self.name} ended without saying {text!r}:\n" + "\n".join(self.lines))
+                    raise Ended(f"{self.name} ended without saying {texts!r}:\n" + "\n".join(self.lines))
                 await self._spoke.wait()
 
     async def end(self, number: int = signal.SIGTERM) -> int:

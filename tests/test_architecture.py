@@ -18,9 +18,9 @@ FLOORS = {
     # 1: Redis's verbs, and what every process says and counts
     1: "routes connection stores watch turns batches endings handlers log metrics survey bell doors layout",
     # 2: the runtime
-    2: "worker room process committer housekeeping retention deadletters replay erase timeline probe embedded",
+    2: "worker room process committer housekeeping retention deadletters replay erase timeline probe watchdog embedded",
     # 4: the command line; 3 are the doors, ingress and processors
-    4: "cli entry check status tail console supervisor program screen welcome",
+    4: "cli entry check status tail dead console supervisor program screen welcome",
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["streams"] = 0

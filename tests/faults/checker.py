@@ -41,6 +41,8 @@ class Message:
     """Answers that say that nothing was appended."""
     unknown: int = 0
     """No answer, or one that says that it may have been."""
+    strange: list[str] = field(default_factory=list)
+    """Answers that docs/http.md does not let a client expect."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Evidence:
 
 def violations(found: Evidence) -> list[Violation]:
     """Everything that is wrong; empty where all promises were kept."""
-    rules = (_something_happened, _kept, _answered_once, _in_order, _remembered, _delivered, _at_rest)
+    rules = (_something_happened, _taken_once, _kept, _answered_once, _in_order, _remembered, _delivered, _at_rest)
     return [violation for rule in rules for violation in rule(found)]
 
 
@@ -133,26 +135,33 @@ def _something_happened(found: Evidence) -> Iterator[Violation]:
             yield Violation("empty", f"nothing was {name}")
 
 
-def _kept(found: Evidence) -> Iterator[Violation]:
+def _taken_once(found: Evidence) -> Iterator[Violation]:
     said = {(each.person, each.id): each for each in found.said}
-    there: dict[tuple[str, str], Entry] = {}
+    seen: set[tuple[str, str]] = set()
     for entry in found.inbound:
-        message = said.get((entry.person, entry.message_id))
-        if (entry.person, entry.message_id) in there:
+        key = entry.person, entry.message_id
+        message = said.get(key)
+        if key in seen:
             yield Violation("doubled", f"{entry.person} {entry.message_id} is on inbound twice, again as {entry.id}")
         elif message is None:
             yield Violation("forged", f"{entry.person} {entry.message_id} is on inbound and nobody said it")
         elif message.text != entry.text:
             yield Violation("forged", f"{entry.person} {entry.message_id} is on inbound as {entry.text!r}")
-        there.setdefault((entry.person, entry.message_id), entry)
-    for key, message in said.items():
-        kept = there.get(key)
+        seen.add(key)
+
+
+def _kept(found: Evidence) -> Iterator[Violation]:
+    there = {(entry.person, entry.message_id): entry for entry in reversed(found.inbound)}
+    for message in found.said:
+        kept = there.get((message.person, message.id))
         if message.entries and kept is None:
             yield Violation("lost", f"{message.person} {message.id} was accepted and is not on inbound")
         if kept is not None and set(message.entries) - {kept.id}:
             yield Violation("unstable", f"{message.person} {message.id} is {kept.id}; clients heard {message.entries}")
         if kept is not None and not message.entries and not message.unknown:
             yield Violation("refused", f"{message.person} {message.id} was refused each time, and is on inbound")
+        for answer in message.strange:
+            yield Violation("strange", f"{message.person} {message.id} was answered {answer}")
         if message.firsts > 1:
             yield Violation("doubled", f"{message.person} {message.id} was called new {message.firsts} times")
 

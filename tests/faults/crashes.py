@@ -59,6 +59,7 @@ class Crashes:
                 both.create_task(self._looks(load, look))
         finally:
             await asyncio.gather(*self._again)
+            look(load.done, len(self.kills))
 
     async def _looks(self, load: Load, look: Look) -> None:
         while True:

@@ -13,8 +13,8 @@ import itertools
 import json
 from collections.abc import AsyncIterator
 
-from pipeline import SECRET, Pipeline
-from sink import Received
+from pipeline import SECRET
+from sink import Received, Sink
 
 from streams.connection import Entry as Raw
 from streams.connection import Store, entries
@@ -44,23 +44,26 @@ async def quiet(stores: Stores) -> bool:
     return True
 
 
-async def gather(whole: Pipeline, said: list[Message]) -> Evidence:
+async def gather(stores: Stores, sink: Sink, said: list[Message], died: list[str]) -> Evidence:
     """All of it."""
-    stores = whole.stores
     histories, counts = await _conversations(stores, {message.person for message in said})
     return Evidence(
         said=said,
-        inbound=[_entry(store, raw) for store in stores async for raw in _stream(store, "inbound")],
+        inbound=await inbound(stores),
         outbound=[_reply(raw) for store in stores async for raw in _stream(store, "outbound")],
         histories=histories,
         counts=counts,
-        deliveries=[_delivery(each) for each in whole.sink.requests],
+        deliveries=[_delivery(each) for each in sink.requests],
         buried=[f"{stream}: {id} {fields['reason'].decode()}" for store in stores
                 for stream in READS.values() async for id, fields in _stream(store, f"{stream}.dead")],
         unsettled=[each for store in stores for each in await _unsettled(store)],
-        died=[f"{name} ended by itself with {process.child.returncode}"
-              for name, process in whole.processes.items() if process.child.returncode is not None],
+        died=died,
     )  # fmt: skip
+
+
+async def inbound(stores: Stores) -> list[Entry]:
+    """Every message that is on the stream."""
+    return [_entry(store, raw) for store in stores async for raw in _stream(store, "inbound")]
 
 
 async def _stream(store: Store, name: str) -> AsyncIterator[Raw]:

@@ -45,6 +45,7 @@ class Load:
         self._people = [f"+591{70000000 + number}" for number in range(people)]
         self._speaking = {person: asyncio.Lock() for person in self._people}
         self._counts: Counter[str] = Counter()
+        self._failed: list[BaseException] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession
 
@@ -63,6 +64,8 @@ class Load:
                 self._spawn(self._burst(self._random.choice(self._people), size))
             while self._tasks:
                 await asyncio.wait(self._tasks)
+        for error in self._failed:
+            raise error
 
     def stop(self) -> None:
         """Begin no more bursts; `run` ends when what has begun has been taken."""
@@ -75,7 +78,8 @@ class Load:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        task.result()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed.append(error)
 
     async def _burst(self, person: str, size: int) -> None:
         async with self._speaking[person]:
@@ -127,8 +131,10 @@ class Load:
             message.entries.append(answer["entry_id"])
             message.firsts += not answer["duplicate"]
             return True
-        assert status == 503, f"{message.id}: {status} {answer}"
-        if "same message_id" in answer["detail"]:
+        if status != 503:
+            message.strange.append(f"{status} {answer}")
+            message.unknown += 1
+        elif "same message_id" in answer["detail"]:
             message.unknown += 1
         else:
             message.refused += 1

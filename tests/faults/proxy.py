@@ -61,6 +61,7 @@ class Proxy:
         self._passing = asyncio.Event()
         self._passing.set()
         self._pace: tuple[float, float] | None = None
+        self._hold: tuple[int, asyncio.Event] | None = None
         self._spoil: Callable[[_Connection, bytes], int | None] = _nothing
 
     @property
@@ -103,24 +104,35 @@ class Proxy:
             connection.mute = True
             connection.client[1].write_eof()
 
-    def spoil(self, times: int, *, after: int = 0, of: str = "") -> None:
+    def spoil(self, times: int, *, after: int = 0, of: str = "") -> asyncio.Event:
         """
         The next replies are cut off: what was asked has been done, and the connection is closed.
 
         Args:
             after: so many bytes of each come through.
             of: only those to a request in which this text stands.
+
+        Returns:
+            set when so many have been.
         """
-        left = times
+        left, done = times, asyncio.Event()
 
         def spoil(connection: _Connection, _reply: bytes) -> int | None:
             nonlocal left
             if left == 0 or of.encode() not in connection.asked:
                 return None
             left -= 1
+            if left == 0:
+                done.set()
             return after
 
         self._spoil = spoil
+        return done
+
+    def hold(self, after: int) -> asyncio.Event:
+        """The next reply stops after so many bytes, which sets the event returned; the rest comes with `heal`."""
+        self._hold = after, asyncio.Event()
+        return self._hold[1]
 
     def heal(self) -> None:
         """From now on all is well; what `lose` lost stays lost."""
@@ -182,7 +194,8 @@ class Proxy:
             await self._delay(connection, piece)
             writer.write(piece)
             await writer.drain()
-        writer.write_eof()
+        if not writer.transport.is_closing():
+            writer.write_eof()
 
     async def _down(self, connection: _Connection) -> None:
         reader, writer = connection.server[0], connection.client[1]
@@ -190,6 +203,8 @@ class Proxy:
             await self._delay(connection, piece)
             if connection.mute:
                 continue
+            if self._hold is not None:
+                piece = await self._held(writer, piece, *self._hold)
             cut = self._spoil(connection, piece)
             if cut is not None:
                 self.hits += 1
@@ -199,6 +214,17 @@ class Proxy:
             writer.write(piece)
             await writer.drain()
         connection.close()
+
+    async def _held(self, writer: asyncio.StreamWriter, piece: bytes, after: int, stopped: asyncio.Event) -> bytes:
+        """Pass the beginning of a reply; the rest, once it may go on."""
+        self._hold = None
+        self.hits += 1
+        self._passing.clear()
+        writer.write(piece[:after])
+        await writer.drain()
+        stopped.set()
+        await self._passing.wait()
+        return piece[after:]
 
     async def _delay(self, connection: _Connection, piece: bytes) -> None:
         await self._passing.wait()

@@ -89,6 +89,7 @@ def test_a_run_in_which_nothing_was_taken_fails() -> None:
     ("forged", lambda it: change(it.said, 0, text="otra cosa")),
     ("unstable", lambda it: change(it.said, 0, entries=["1-0", "7-0"])),
     ("refused", lambda it: change(it.said, 0, entries=[], firsts=0, refused=1)),
+    ("strange", lambda it: it.said[0].strange.append("500 internal")),
 ])  # fmt: skip
 def test_at_the_front_door(rule: str, how: Callable[[Evidence], object]) -> None:
     assert rule in broken(how)

@@ -26,6 +26,6 @@ async def test_whoever_is_killed_under_load_nothing_is_lost_doubled_or_out_of_or
     recovered = recoveries(kills, trial.evidence)
     for name, seconds in by_group(recovered).items():
         print(f"{name}: {len(seconds)} kills, recovered in {median(seconds):.1f} s, {max(seconds):.1f} s at most")  # noqa: T201 - the figures
-    assert max(each.seconds for each in recovered if each.undisturbed) < PROMISED
+    assert [each for each in recovered if each.undisturbed and each.seconds > PROMISED] == []
     # And nobody was spared
     assert {kill.name for kill in kills} == {"redis", *PROCESSES}

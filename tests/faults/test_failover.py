@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from conftest import binary
-from deployments import Cluster, Ground, Watched
-from pipeline import Pipeline
+from deployments import Alone, Cluster, Ground, Watched
+from pipeline import Pipeline, Redis, pipeline
 
+from tests.faults import evidence
 from tests.faults.load import Load
-from tests.faults.trial import trial
+from tests.faults.trial import both, trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(170)]
 
@@ -81,3 +82,51 @@ async def _taken(load: Load, count: int) -> None:
     async with asyncio.timeout(60):
         while load.done < count:  # noqa: ASYNC110 - a load in other hands
             await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("durability", ["memory", "replica"])
+async def test_what_a_failover_takes_from_memory_it_leaves_to_a_replica(ground: Ground, durability: str) -> None:
+    # Given a master whose replica hears nothing any more
+    watched = Watched(ground)
+
+    async def cut_off(whole: Pipeline, load: Load) -> None:
+        await _taken(load, 50)
+        watched.replica.freeze()
+        watched.master.ask("CLIENT", "KILL", "TYPE", "replica")
+        await asyncio.sleep(1)  # for so long is the replica behind
+        await asyncio.to_thread(watched.master.kill)
+        watched.replica.thaw()
+        # When it takes over
+        await asyncio.to_thread(watched.replaced, watched.master)
+        watched.master.start()
+        await _taken(load, load.done + 50)
+
+    lost = await _lost(watched, cut_off, durability)
+    # Then what it never heard of is lost, unless its sender was told so only when a replica had it
+    assert lost == 0 if durability == "replica" else lost > 0
+
+
+@pytest.mark.parametrize("durability", ["memory", "fsync"])
+async def test_what_a_restart_takes_from_memory_it_leaves_to_the_disk(ground: Ground, durability: str) -> None:
+    alone = Alone(ground, *([] if durability == "memory" else ["appendonly yes", "appendfsync always"]))
+
+    async def restarted(whole: Pipeline, load: Load) -> None:
+        await _taken(load, 100)
+        await asyncio.to_thread(alone.server.kill)
+        await asyncio.to_thread(alone.server.start)
+        await _taken(load, load.done + 50)
+
+    lost = await _lost(alone, restarted, durability)
+    assert lost == 0 if durability == "fsync" else lost > 0
+
+
+async def _lost(redis: Redis, disturb: Callable[[Pipeline, Load], Awaitable[None]], durability: str) -> int:
+    """How many of the messages that clients were told to be accepted are not on the stream."""
+    async with pipeline(redis, "ingress", placement=f'durability = "{durability}"') as whole:
+        load = Load(whole.url, people=PEOPLE, messages=10**9, rate=50, seed=1, token="none", duplicates=0)
+        await both(load, disturb(whole, load))
+        there = {each.message_id + each.person for each in await evidence.inbound(whole.stores)}
+    accepted = [message for message in load.said if message.entries]
+    lost = sum(message.id + message.person not in there for message in accepted)
+    print(f"\n{durability}: {lost} of {len(accepted)} accepted messages lost")  # noqa: T201 - the figure
+    return lost

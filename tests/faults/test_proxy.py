@@ -115,6 +115,19 @@ async def test_slow_both_ways() -> None:
         assert asyncio.get_running_loop().time() - start >= 0.3
 
 
+async def test_held_in_the_middle_of_a_reply_and_healed() -> None:
+    async with shouting([]) as wire:
+        client = await wire.client()
+        stopped = wire.hold(after=2)
+        client[1].write(b"hola\n")
+        await stopped.wait()
+        assert await client[0].readexactly(2) == b"HO"
+        rest = await nothing_comes(client, b"ana")
+        wire.heal()
+        assert await rest == b"LA\n"
+        assert await client[0].readline() == b"ANA\n"
+
+
 async def test_half_closed_the_other_side_still_hears() -> None:
     heard: list[bytes] = []
     async with shouting(heard) as wire:

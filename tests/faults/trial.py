@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pipeline import Pipeline, Redis, pipeline
 from sink import Sink
 
+from streams.stores import Stores
 from tests.faults import evidence
 from tests.faults.checker import Evidence, Violation, violations
 from tests.faults.load import Load
@@ -64,14 +65,24 @@ async def trial(
         whole.sink.plan(delay=latency, count=None)
         load = Load(whole.url, people=people, messages=messages, rate=rate, seed=seed, token=TOKEN)
         start = time.time()
-        await _both(load, disturb(whole, load))
-        await _until_quiet(whole)
-        found = await evidence.gather(whole, load.said)
+        await both(load, disturb(whole, load))
+        died = [f"{name} ended by itself with {process.child.returncode}: {process.lines[-12:]}"
+                for name, process in whole.processes.items() if process.child.returncode is not None]  # fmt: skip
+        return await judged(whole.stores, whole.sink, load, start, died)
+
+
+async def judged(stores: Stores, sink: Sink, load: Load, start: float, died: list[str]) -> Trial:
+    """Once nothing is left to do, or that takes too long: what the checker says to what is there."""
+    until = time.monotonic() + QUIET_WITHIN
+    while time.monotonic() < until and not await evidence.quiet(stores):  # noqa: ASYNC110 - Redis alone knows
+        await asyncio.sleep(0.2)
+    found = await evidence.gather(stores, sink, load.said, died)
     last = max((each.at for each in found.deliveries), default=start)
     return Trial(found, violations(found), dict(sorted(load.answers.items())), last - start)
 
 
-async def _both(load: Load, disturbing: Awaitable[None]) -> None:
+async def both(load: Load, disturbing: Awaitable[None]) -> None:
+    """Until one of them has ended, which ends the other."""
     speaking, disturbed = asyncio.create_task(load.run()), asyncio.ensure_future(disturbing)
     try:
         await asyncio.wait({speaking, disturbed}, return_when=asyncio.FIRST_COMPLETED)
@@ -85,10 +96,3 @@ async def _both(load: Load, disturbing: Awaitable[None]) -> None:
         await asyncio.wait({speaking, disturbed})
     if not disturbed.cancelled():
         disturbed.result()
-
-
-async def _until_quiet(whole: Pipeline) -> None:
-    """Until nothing is left to do, or it takes too long: then the checker says what is left."""
-    until = time.monotonic() + QUIET_WITHIN
-    while time.monotonic() < until and not await evidence.quiet(whole.stores):  # noqa: ASYNC110 - Redis alone knows
-        await asyncio.sleep(0.2)

@@ -245,6 +245,29 @@ async def test_a_request_that_waits_registers_in_the_same_act(each_store: Store)
     await front.close()
 
 
+async def test_a_late_copy_of_an_append_takes_no_reply_from_who_waits(each_store: Store) -> None:
+    # Given a message, its repeat that waits, and a still newer repeat that waits in its place
+    front, copies = Appender(each_store, a_topology()), list[Any]()
+    call = each_store.run
+
+    async def copied(*given: Any) -> Any:
+        copies.append(given)
+        return await call(*given)
+
+    each_store.run = copied  # type: ignore[method-assign]
+    tickets = [Waiter(ms=60_000, bell="b", ticket=name) for name in ("first", "older", "newest")]
+    [one, *_] = [(await front.append([arrival("m1", waiter=waiter)]))[0] for waiter in tickets]
+    # When a copy of the first call comes late, nothing changes
+    await call(*copies[0])
+    assert (await each_store.command("HGET", "waiting:inbound", one.entry_id)).endswith(b"|b|newest")
+    # When one of the repeat's comes late, it waits again and the newest is told so: no reply has gone anywhere yet
+    await call(*copies[1])
+    assert (await each_store.command("HGET", "waiting:inbound", one.entry_id)).endswith(b"|b|older")
+    assert [ring["ticket"] for ring in await entries(each_store, "bell:b")] == ["first", "older", "newest"]
+    assert len(await bodies(each_store)) == 1
+    await front.close()
+
+
 async def test_a_namespace_keeps_two_bots_apart(any_server: Any, store: Store) -> None:
     other = Store.open(any_server.url, namespace="bot2")
     try:

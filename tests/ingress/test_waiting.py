@@ -234,10 +234,10 @@ class Trouble:
         self._run, self.told = store.run, list(told)
         store.run = self  # type: ignore[method-assign, assignment]
 
-    async def __call__(self, script: Any, *given: Any, **more: Any) -> Any:
+    async def __call__(self, script: Any, *given: Any, **how: Any) -> Any:
         trouble = self.told.pop(0) if script is doors._CLAIM and self.told else ""
         if trouble != "away":
-            reply = await self._run(script, *given, **more)
+            reply = await self._run(script, *given, **how)
         if trouble:
             raise Unavailable("Redis cannot be reached", maybe_written=trouble == "answer lost")
         return reply

@@ -15,6 +15,7 @@ from streams import wire
 from streams.connection import Store
 from streams.effects import Effects, Handler, Output, Turn
 from streams.errors import Retry
+from streams.watch import Consumer, Watch
 from streams.worker import Worker
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -125,6 +126,52 @@ async def test_a_handler_that_fails_is_tried_again_and_then_buried_with_an_apolo
     assert attempts == [1, 2, 3]
     assert await replies(store) == ['{"sorry":"ValueError: no"}']
     assert await store.command("XLEN", "inbound.dead") == 1
+
+
+async def test_an_apology_is_said_once_though_two_workers_bury(store: Store) -> None:
+    stuck, taken_over = asyncio.Event(), asyncio.Event()
+
+    async def handle(turn: Turn) -> None:
+        if turn.attempt == 1:
+            stuck.set()
+            await taken_over.wait()
+        raise ValueError("no")
+
+    def buried(turn: Turn, why: str) -> Effects:
+        return Effects(outputs=[Output(stream="outbound", type="reply", body={"sorry": why})])
+
+    handler = Handler(handle=handle, buried=buried)
+    async with working(store, handler, attempts=1) as first:
+        await say(store, "+1", "poison")
+        await stuck.wait()
+        # Given a worker in its last attempt, whom the others take for dead
+        await store.command("DEL", first._turns._heartbeat)
+        dead = Consumer("g", first._turns.consumer)
+        assert await Watch(store, a_topology()).sweep(dead) == 1
+        async with working(store, handler, attempts=1):
+            await until(settled(store))
+            # When it fails at last, after another has buried the message
+            taken_over.set()
+    assert await replies(store) == ['{"sorry":"its worker died or lost it 1 times"}']
+    assert await store.command("XLEN", "inbound.dead") == 1
+
+
+async def test_a_start_that_only_buries_is_nobodys_attempt(store: Store) -> None:
+    handled = []
+
+    async def handle(turn: Turn) -> None:
+        handled.append([(message.body.decode(), turn.attempt) for message in turn.messages])
+
+    # Given two messages of one person, whose worker died: one had its three starts, the other two
+    guilty, other = await say(store, "+1", "guilty"), await say(store, "+1", "other")
+    await store.command("HSET", "group:g:attempts", guilty, "3:1::1728123456789:", other, "2:1::1728123456789:")
+    async with working(store, handle, attempts=3):
+        await until(settled(store))
+    # Then the one is buried after three attempts, and the other has its third
+    [[_, flat]] = await store.command("XRANGE", "inbound.dead", "-", "+")
+    letter = dict(zip(flat[::2], flat[1::2], strict=True))
+    assert (letter[b"body"], letter[b"attempts"], letter[b"first_ms"]) == (b"guilty", b"3", b"1728123456789")
+    assert handled == [[("other", 3)]]
 
 
 async def test_one_persons_failure_does_not_touch_the_others(store: Store) -> None:

@@ -1,0 +1,85 @@
+"""`cauce up` whose processes, Redis among them, are killed at random under load: each comes back, and all is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from pipeline import ROOT, SECRET
+from sink import Sink
+from up import Up
+
+from streams import embedded
+from streams.stores import Stores
+from tests.faults.load import Load
+from tests.faults.trial import TOKEN, both, judged
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(170)]
+
+CHILDREN = ("redis-server", " ingress", "work inference", "work egress")
+"""What stands in the command line of each."""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not pytest's: a unix socket's path has to be short."""
+    path = Path(tempfile.mkdtemp(prefix="cauce-"))
+    shipped = (ROOT / "streams.toml").read_text(encoding="utf-8")
+    (path / "streams.toml").write_text(f"{shipped}\n[history]\nmax_messages = 5000\n", encoding="utf-8")
+    (path / "data").mkdir()
+    (path / "data" / "redis.conf").write_text("appendfsync always\n", encoding="utf-8")
+    yield path
+    shutil.rmtree(path)
+
+
+async def test_the_supervisor_brings_back_whoever_is_killed_and_nothing_is_lost(folder: Path) -> None:
+    seed = int(os.environ.get("SEED") or random.randrange(10**6))  # noqa: S311 - printed, no secret
+    print(f"\nSEED={seed}")  # noqa: T201 - what a failure is repeated with
+    async with Sink() as sink:
+        up = Up(
+            folder, INGRESS_TOKENS=TOKEN, OUTBOUND_URL=sink.url, OUTBOUND_SECRET=SECRET, MODEL="echo?latency=0.2",
+            DEBOUNCE="0.1", RATE_LIMIT_PER_MINUTE="0", TIMEZONE="America/La_Paz",
+        )  # fmt: skip
+        try:
+            ready = await asyncio.to_thread(up.until, "Cauce is ready")
+            address = re.search(r"http://\S+", ready)
+            assert address
+            url = embedded.running(folder / "data")
+            assert url
+            sink.plan(delay=0.2, count=None)
+            load = Load(address[0], people=30, messages=10**9, rate=40, seed=seed, token=TOKEN)
+            start = time.time()
+            await both(load, kill_each_twice(up, random.Random(seed)))  # noqa: S311 - seeded randomness is the point
+            stores = Stores.open(url)
+            ended = await judged(stores, sink, load, start, [])
+            await stores.close()
+        finally:
+            await asyncio.to_thread(up.stop)
+    assert not ended.violations, f"SEED={seed}: {ended.says()}"
+
+
+async def kill_each_twice(up: Up, luck: random.Random) -> None:
+    victims = [*CHILDREN, *CHILDREN]
+    luck.shuffle(victims)
+    for victim in victims:
+        await asyncio.sleep(luck.uniform(1.5, 4.5))
+        async with asyncio.timeout(20):
+            while not killed(up, victim):  # noqa: ASYNC110 - it may be on its way back from its first death
+                await asyncio.sleep(0.1)
+
+
+def killed(up: Up, victim: str) -> bool:
+    with contextlib.suppress(StopIteration, psutil.NoSuchProcess):
+        up.child(victim).kill()
+        return True
+    return False
