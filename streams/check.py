@@ -32,7 +32,7 @@ from streams.topology import Topology, suggest
 
 OLDEST_REDIS = (6, 2)
 
-TESTED = {"Redis": ("6.2", "7.0", "7.2", "7.4", "8.0", "8.6"), "Valkey": ("8.0", "8.1", "9.1")}
+TESTED = {"Redis": ("6.2", "7.0", "7.2", "7.4", "8.0", "8.6"), "Valkey": ("7.2", "8.0", "8.1", "9.1")}
 """What the conformance tests have been run on (docs/servers.md)."""
 
 _WRITES = """redis.call('TIME'); redis.call('SET', KEYS[1], '1', 'PX', 10000); return redis.call('DEL', KEYS[1])"""

@@ -60,11 +60,11 @@ TOO_OLD = re.compile(r"redis-([1-5]|6\.[01])\.")
 
 @functools.cache
 def named(path: str) -> str:
-    """What a server says it is: `redis-7.0.15`; a Valkey by the name of redis-server is a Valkey."""
+    """What a server says it is: `redis-7.0.15`; whatever it is called here; Valkey 7.2 gives no name."""
     told = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
-    match = re.match(r"(Redis|Valkey) server v=([\d.]+)", told)
+    match = re.match(r"(?:(Redis|Valkey) s|S)erver v=([\d.]+)", told)
     assert match is not None, f"{path} is no server: {told!r}"
-    return f"{match[1].lower()}-{match[2]}"
+    return f"{(match[1] or 'Valkey').lower()}-{match[2]}"
 
 
 def binaries() -> dict[str, str]:

@@ -22,7 +22,7 @@ from streams.connection import Store
 
 ROOT = Path(__file__).parent.parent
 READMES = ["README.md", "README.es.md"]
-PAGES = [*READMES, "CHANGELOG.md", *(f"docs/{name}.md" for name in ("architecture", "guarantees", "privacy", "groups"))]
+PAGES = [*READMES, "CHANGELOG.md", *(f"docs/{name}.md" for name in ("architecture", "guarantees", "privacy", "groups", "servers"))]
 ANA = "+59112345678"
 
 
@@ -109,6 +109,8 @@ def test_every_setting_a_page_gives_a_value_is_one(page: str) -> None:
     known |= set(re.findall(r"\$\{([A-Z_0-9]+)", text("compose.yaml")))
     known |= set(re.findall(r"\$\{([A-Z_0-9]+)", text("deploy/venv.sh")))
     known |= set(re.findall(r"\$\(([A-Z_0-9]+)\)", text("Makefile")))
+    for tests in ("tests/conftest.py", "tests/property/test_property.py"):
+        known |= set(re.findall(r'environ\.get\("([A-Z_0-9]+)"', text(tests)))
     for words in code(page):
         for name in re.findall(r"(?<![\w$-])([A-Z][A-Z_0-9]{2,})=", words):
             assert name in known, f"{page}: `{words}`"
