@@ -41,7 +41,8 @@ async def show(topology: Topology, stores: Stores, address: str, *, as_json: boo
         return
     console = Console()
     where = f"{Mask().text(address)}{f', {len(stores)} shards' if len(stores) > 1 else ''}"
-    console.print(f"Redis {redis['version']}, {redis['memory_bytes'] / 1e6:.1f} MB   {where}", highlight=False)
+    server = f"{redis['name']} {redis['version']}, {redis['memory_bytes'] / 1e6:.1f} MB"
+    console.print(f"{server}   {where}", highlight=False)
     console.print(_streams(streams))
     console.print(_groups(views))
     for name, view in views.items():
@@ -54,13 +55,22 @@ async def _redis(stores: Stores) -> dict[str, Any]:
     told = [info(await store.command("INFO")) for store in stores]
     servers = {fields.get("run_id", ""): fields for fields in told}.values()
     memory = sum(int(fields.get("used_memory", 0)) for fields in servers)
-    return {"version": told[0].get("redis_version", "?"), "memory_bytes": memory}
+    name, version = release(told[0])
+    return {"name": name, "version": version or "?", "memory_bytes": memory}
 
 
 def info(reply: bytes) -> dict[str, str]:
     """Redis's INFO as a dict."""
     pairs = (line.partition(":") for line in reply.decode(errors="replace").splitlines() if ":" in line)
     return {name: value for name, _, value in pairs}
+
+
+def release(fields: dict[str, str]) -> tuple[str, str]:
+    """Whose server it is and its version, from INFO: others give Redis's version for the sake of old clients."""
+    for name in ("Valkey", "Dragonfly"):
+        if version := fields.get(f"{name.lower()}_version"):
+            return name, version
+    return "Redis", fields.get("redis_version", "")
 
 
 def _streams(streams: dict[str, dict[str, int]]) -> Table:

@@ -15,7 +15,7 @@ import pytest
 import typer.main
 from prometheus_client import REGISTRY
 
-from streams import cli, keys, log, metrics, settings, tables, topology
+from streams import check, cli, keys, log, metrics, settings, tables, topology
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -93,6 +93,11 @@ def test_every_key_in_redis_has_its_row() -> None:
     table = {kind.pattern: [kind.type, kind.writer, kind.lifetime, "yes" if kind.personal else "no"]
              for kind in keys.TABLE.values()}  # fmt: skip
     assert told == table
+
+
+def test_every_server_that_check_calls_tested_has_a_row() -> None:
+    tested = {f"{name} {version}" for name, versions in check.TESTED.items() for version in versions}
+    assert rows(page("servers.md")).keys() == tested
 
 
 EVENT = re.compile(r"[a-z_]+\.[a-z_]+")

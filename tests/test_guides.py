@@ -22,7 +22,11 @@ from streams.connection import Store
 
 ROOT = Path(__file__).parent.parent
 READMES = ["README.md", "README.es.md"]
-PAGES = [*READMES, "CHANGELOG.md", *(f"docs/{name}.md" for name in ("architecture", "guarantees", "privacy", "groups"))]
+PAGES = [
+    *READMES,
+    "CHANGELOG.md",
+    *(f"docs/{name}.md" for name in ("architecture", "guarantees", "privacy", "groups", "servers")),
+]
 ANA = "+59112345678"
 
 

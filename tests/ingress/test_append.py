@@ -213,16 +213,16 @@ async def test_a_message_that_comes_during_a_failover_waits_for_a_server_that_ta
     await store.close()
 
 
-async def test_before_redis_is_full_the_ingress_sheds_and_takes_again_once_there_is_room(store: Store) -> None:
-    front = Appender(store, a_topology())
-    used = int((await store.command("INFO", "memory")).decode().partition("used_memory:")[2].split()[0])
-    await store.command("CONFIG", "SET", "maxmemory", str(int(used * 1.1)))
+async def test_before_redis_is_full_the_ingress_sheds_and_takes_again_once_there_is_room(each_store: Store) -> None:
+    front = Appender(each_store, a_topology())
+    used = int((await each_store.command("INFO", "memory")).decode().partition("used_memory:")[2].split()[0])
+    await each_store.command("CONFIG", "SET", "maxmemory", str(int(used * 1.1)))
     try:
         await front.pressure.measure()
         with pytest.raises(Unavailable, match="maxmemory"):
             await front.append([arrival("m1")])
     finally:
-        await store.command("CONFIG", "SET", "maxmemory", "0")
+        await each_store.command("CONFIG", "SET", "maxmemory", "0")
     await front.pressure.measure()
     [one] = await front.append([arrival("m1")])
     assert one.outcome == "new"

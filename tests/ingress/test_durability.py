@@ -31,7 +31,7 @@ def ground() -> Iterator[Ground]:
 
 async def test_a_message_no_replica_has_is_not_acknowledged_and_its_repeat_is_once_one_has_it(ground: Ground) -> None:
     # Given a master without a replica
-    master = ground.node()
+    master = ground.node("repl-diskless-sync-delay 0")  # nobody else is going to ask for a copy
     store = Store.open(f"redis://127.0.0.1:{master.port}")
     front = Appender(store, a_topology("replica"))
     # When somebody says something, Then they are told to repeat it

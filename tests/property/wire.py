@@ -75,8 +75,15 @@ class Wire(Store):
     network: Network
 
     async def run(
-        self, script: Script, keys: Sequence[str], args: Sequence[Argument] = (), *, silence: float | None = None
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Argument] = (),
+        *,
+        silence: float | None = None,
+        then: Sequence[Argument] | None = None,
     ) -> Any:
+        assert then is None, "no story waits for a disk or a replica"
         call = Call(self.network.names[script.sha], script, tuple(keys), tuple(args))
         weather, self.network.weather = self.network.weather, Weather.CLEAR
         if weather in (Weather.COPIED, Weather.HELD):

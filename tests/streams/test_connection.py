@@ -154,8 +154,8 @@ def test_an_error_of_the_call_itself_is_not(told: str) -> None:
     assert code_of(ResponseError(told)) == ""
 
 
-async def test_a_write_waits_for_a_master_that_has_lost_its_replicas(own_server: Server) -> None:
-    store = Store.open(own_server.url)
+async def test_a_write_waits_for_a_master_that_has_lost_its_replicas(each_own_server: Server) -> None:
+    store = Store.open(each_own_server.url)
     await store.command("CONFIG", "SET", "min-replicas-to-write", "1")
     writing = asyncio.create_task(store.command("SET", "k", "v"))
     assert await store.command("GET", "k") is None
