@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from ingress.app import create_app
 from ingress.refusal import Refused
 from streams import log as logs
-from streams import welcome, wire
+from streams import memory, welcome, wire
 from streams.connection import Store
 from streams.errors import ConfigurationError
 from streams.settings import Settings
@@ -49,7 +49,7 @@ async def serve(topology: Topology, settings: Settings, url: str) -> None:
         url: where Redis is.
 
     Raises:
-        ConfigurationError: it would be open to strangers, or the address is taken.
+        ConfigurationError: it would be open to strangers, the address is taken, or Redis throws messages away.
         Unavailable: Redis cannot be reached at the start.
     """
     store = Store.open(url, namespace=settings.namespace)
@@ -58,6 +58,7 @@ async def serve(topology: Topology, settings: Settings, url: str) -> None:
         sockets = _listen(settings)
         await store.ping()
         _log.info("redis.connected", url=url)
+        await memory.refuse_eviction(store, production=settings.production)
         server = _Server(config(app, settings), welcome.address(settings, sockets[0].getsockname()[1]))
         await server.serve(sockets=sockets)
     finally:

@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from streams import log, probe, retention
+from streams import log, memory, probe, retention
 from streams.connection import Store
 from streams.handlers import find
 from streams.settings import Settings
@@ -25,7 +25,7 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
     Serve these groups in this process until the first SIGTERM or SIGINT; then drain.  A second signal stops at once.
 
     Raises:
-        ConfigurationError: a group or its handler is not there.
+        ConfigurationError: a group or its handler is not there, or Redis throws messages away.
         Unavailable: Redis cannot be reached at the start.
     """
     topology = topology.debounced(settings.debounce)
@@ -35,6 +35,7 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
         stack.push_async_callback(store.close)
         await store.ping()
         log.get("worker").info("redis.connected", url=url)
+        await memory.refuse_eviction(store, production=settings.production)
         workers: list[Worker] = []
         _stop_on_signals(workers, len(handlers))
         for name, handler in handlers.items():
