@@ -16,13 +16,14 @@ from starlette.routing import Route
 
 from ingress import access, errors
 from ingress.access import Access
-from ingress.append import INBOUND, Appender, Backlog
+from ingress.append import INBOUND, Appender
 from ingress.chat import Chat
 from ingress.dashboard.page import Page
 from ingress.health import Health
 from ingress.history import History
 from ingress.observed import Observed
 from ingress.operations import Operations
+from ingress.pressure import Backlog
 from ingress.refusal import Refused
 from ingress.waiting import Waiting
 from ingress.webhooks import Webhooks

@@ -16,11 +16,11 @@ FLOORS = {
     # 0: the vocabulary; no Redis, no network
     0: "errors wire effects tables topology settings values keys fate signature masking",
     # 1: Redis's verbs, and what every process says and counts
-    1: "connection watch turns batches endings handlers log metrics survey bell doors",
+    1: "connection watch turns batches endings handlers log metrics survey bell doors memory groups backlog",
     # 2: the runtime
     2: "worker process committer housekeeping retention deadletters replay erase timeline probe embedded",
     # 4: the command line; 3 are the doors, ingress and processors
-    4: "cli entry check status tail console supervisor program screen welcome",
+    4: "cli entry check status tail console supervisor program screen welcome roster",
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["streams"] = 0
