@@ -154,7 +154,7 @@ class Appender:
                 _fail(request, error)
             return
         finally:
-            self.pressure.look()
+            self.pressure.look(sum(request.size for request in batch))
         for request, result in zip(batch, results, strict=True):
             if isinstance(result, bytes):
                 name = result.decode()

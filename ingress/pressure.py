@@ -18,6 +18,9 @@ from streams.topology import Topology
 EVERY = 1.0
 """Seconds for which an answer holds."""
 
+GULP = 0.01
+"""Of `maxmemory`: after so much was appended the answer no longer holds."""
+
 
 class Backlog(CauceError):
     """What was accepted is too much already, and nothing of the request was appended."""
@@ -32,6 +35,7 @@ class Pressure:
         self._seen = memory.Memory()
         self._full: dict[str, str] = {}
         self._looked = self._relieved = float("-inf")
+        self._appended = 0
         self._looking: asyncio.Task[None] | None = None
 
     @property
@@ -56,11 +60,18 @@ class Pressure:
             if self._looking is not None:
                 await asyncio.wait({self._looking})
 
-    def look(self) -> None:
-        """Ask in the background, unless somebody just has."""
+    def look(self, appended: int = 0) -> None:
+        """
+        Ask in the background, unless somebody just has.
+
+        Args:
+            appended: bytes that Redis has been given; where they would soon fill it, it is asked sooner.
+        """
+        self._appended += appended
         now = asyncio.get_running_loop().time()
-        if self._looking is None and now - self._looked >= EVERY:
-            self._looked = now
+        much = self._seen.limit is not None and self._appended > self._seen.limit * GULP > 0
+        if self._looking is None and (much or now - self._looked >= EVERY):
+            self._looked, self._appended = now, 0
             self._looking = asyncio.create_task(self._ask())
 
     async def measure(self, stream: str) -> str:

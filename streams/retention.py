@@ -107,8 +107,9 @@ class _Stream:
 
     async def trim(self, now_ms: int, share: float) -> int:
         unsettled = {group: await _unsettled(self._store, self._name, group) for group in self._readers}
-        kept = f"{now_ms - int(self._table.keep * 1000)}-0"
-        lost = await _trim(self._store, self._key, _lowest(kept, *unsettled.values()))
+        # Where the ingress has to shed, nothing is kept for its history's sake.
+        keep_ms = 0 if share >= memory.SHED and not self._awaited else int(self._table.keep * 1000)
+        lost = await _trim(self._store, self._key, _lowest(f"{now_ms - keep_ms}-0", *unsettled.values()))
         length = await self._store.command("XLEN", self._key)
         excess = self._excess(length, share)
         if excess and not self._awaited:

@@ -78,7 +78,8 @@ async def drop(
         if found and found.workers and not forced:
             raise ConfigurationError(_alive(group, found.workers))
         behind = found.backlog if found else 0
-        if ask and found and not ask(f"Drop group {group} of {stream}, which has not settled {groups.counted(behind)}?"):
+        question = f"Drop group {group} of {stream}, which has not settled {groups.counted(behind)}?"
+        if ask and found and not ask(question):
             raise ConfigurationError("nothing was dropped")
         try:
             await groups.drop(store, stream, group, forced=forced)
