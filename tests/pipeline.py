@@ -78,8 +78,8 @@ class Process:
 class Pipeline:
     """Ingress, inference and egress around one Redis and one sink."""
 
-    def __init__(self, server: Server, sink: Sink, folder: Path, **environment: str) -> None:
-        self.sink, self.folder = sink, folder
+    def __init__(self, server: Server, sink: Sink, folder: Path, config: Path, **environment: str) -> None:
+        self.sink, self.folder, self.config = sink, folder, config
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.store = Store.open(server.url)
@@ -104,7 +104,7 @@ class Pipeline:
         for name in names:
             command = [name] if name == "ingress" else ["work", name]
             child = await asyncio.create_subprocess_exec(
-                str(CAUCE), "-c", str(ROOT / "streams.toml"), *command,
+                str(CAUCE), "-c", str(self.config), *command,
                 cwd=self.folder, env=self.environment, limit=1 << 20,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
@@ -134,12 +134,14 @@ class Pipeline:
 
 
 @contextlib.asynccontextmanager
-async def pipeline(server: Server, *names: str, **environment: str) -> AsyncIterator[Pipeline]:
+async def pipeline(
+    server: Server, *names: str, config: Path = ROOT / "streams.toml", **environment: str
+) -> AsyncIterator[Pipeline]:
     """The pipeline while the context is open; all three processes unless some are named."""
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cauce-")))
         sink = await stack.enter_async_context(Sink())
-        whole = Pipeline(server, sink, folder, **environment)
+        whole = Pipeline(server, sink, folder, config, **environment)
         stack.push_async_callback(whole.store.close)
         await whole.store.command("FLUSHALL")
         whole.session = await stack.enter_async_context(aiohttp.ClientSession())

@@ -23,7 +23,7 @@ async def worked(store: Store, people: int = 3) -> None:
     turns = await a_consumer(store)
     for n in range(people):
         await say(store, f"+{n}")
-    first, *others = (await turns.take(2, 2000, 1)).grants
+    _, *others = (await turns.take(2, 2000, 1)).grants
     for grant in others:
         await end(turns, grant, delay_ms=60_000)
     await say(store, "+9")

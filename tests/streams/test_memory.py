@@ -38,7 +38,7 @@ async def redis_with(server: Server, policy: str, rights: str) -> AsyncIterator[
 @pytest.mark.parametrize("rights", TELLING)
 async def test_production_does_not_start_on_a_redis_that_evicts(each_server: Server, rights: str) -> None:
     async with redis_with(each_server, "allkeys-lru", rights) as store:
-        with pytest.raises(ConfigurationError, match="is allkeys-lru.*set maxmemory-policy to noeviction") as refused:
+        with pytest.raises(ConfigurationError, match=r"is allkeys-lru.*set maxmemory-policy to noeviction") as refused:
             await memory.refuse_eviction(store, production=True)
     assert "your host's console" in str(refused.value)
 
