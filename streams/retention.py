@@ -33,6 +33,9 @@ NEARLY_FULL, ENOUGH = 0.9, 0.8
 AT_A_TIME = 0.1
 """Of each stream's entries, while Redis is nearly full: its memory is looked at again before more go."""
 
+MOST = 50_000
+"""Entries that are stepped over in one round: a tenth of a second of Redis's time."""
+
 _ROOMY = memory.Memory()
 _SKIP = script(__file__, "skip.lua")
 _pack = msgspec.msgpack.Encoder().encode
@@ -110,12 +113,13 @@ class _Stream:
         # Where the ingress has to shed, nothing is kept for its history's sake.
         keep_ms = 0 if share >= memory.SHED and not self._awaited else int(self._table.keep * 1000)
         lost = await _trim(self._store, self._key, _lowest(f"{now_ms - keep_ms}-0", *unsettled.values()))
-        length = await self._store.command("XLEN", self._key)
+        length, oldest = await self._store.pipeline(
+            [("XLEN", self._key), ("XRANGE", self._key, "-", "+", "COUNT", 1)]
+        )
         excess = self._excess(length, share)
-        if excess and not self._awaited:
-            _, last = await walk(self._store, self._name, "-", excess)
+        if excess and oldest and not self._awaited:
             may_skip = self._full(length) or share >= memory.SKIPPED_GO
-            lost += await self._make_room(_next(last), unsettled, may_skip=may_skip)
+            lost += await self._make_room(oldest[0][0].decode(), excess, unsettled, may_skip=may_skip)
         for group, told in self._readers.items():
             if told.when_full == "skip" and told.max_backlog:
                 await self._shorten(group, told.max_backlog)
@@ -128,18 +132,21 @@ class _Stream:
         """How many of the oldest entries should make room."""
         too_long = math.ceil(length - ENOUGH * self._table.max_len) if self._full(length) else 0
         too_big = math.ceil(length * AT_A_TIME) if share >= memory.SETTLED_GO else 0
-        return max(too_long, too_big)
+        return min(max(too_long, too_big), MOST)
 
-    async def _make_room(self, cut: str, unsettled: dict[str, str], *, may_skip: bool) -> int:
-        """Forget what is settled below an id, and then what groups that may fall behind have not settled there."""
-        lost = await _trim(self._store, self._key, _lowest(cut, *unsettled.values()))
-        behind = [group for group, id in unsettled.items() if order(id) < order(cut)]
-        if not behind or not may_skip:
-            return lost
-        kept = [id for group, id in unsettled.items() if self._readers[group].when_full == "shed"]
-        below = _lowest(cut, *kept)
-        for group in behind:
-            if self._readers[group].when_full == "skip" and not await self._skip(group, below):
+    async def _make_room(self, oldest: str, excess: int, unsettled: dict[str, str], *, may_skip: bool) -> int:
+        """Forget the oldest entries if they are settled, or not settled only by groups that may fall behind."""
+        skipping = {group for group in unsettled if may_skip and self._readers[group].when_full == "skip"}
+        kept = [id for group, id in unsettled.items() if group not in skipping]
+        if kept and order(oldest) >= order(_lowest(*kept)):
+            return 0  # nothing to count steps for
+        _, last = await walk(self._store, self._name, "-", excess)
+        if not last:
+            return 0  # another worker was here meanwhile
+        below = _lowest(_next(last), *kept)
+        lost = await _trim(self._store, self._key, _lowest(below, *unsettled.values()))
+        for group in skipping:
+            if order(unsettled[group]) < order(below) and not await self._skip(group, below):
                 return lost
         return lost + await _trim(self._store, self._key, below)
 

@@ -5,7 +5,7 @@
 -- Returns {'nogroup'} | {'more', skipped, after}: call again | {'done', skipped, after}.
 --
 -- A script, because an entry must leave box, pending list and due list as one act, and not while its key is in work:
--- what is in work is left to end by itself.
+-- what is in work is left to end by itself.  Its first write is XACK or XREADGROUP, which a full Redis never refuses.
 local a = cmsgpack.unpack(ARGV[1])
 local stream, cursor, leases, due, attempts, hints, skipped =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
@@ -20,7 +20,6 @@ for _, row in ipairs(groups.err and {} or groups) do
 end
 -- Where Redis has lost the group, only its boxes know what it had taken: its next worker mends that.
 if not read_up_to or redis.call('EXISTS', cursor) == 0 then return {'nogroup'} end
-redis.call('HDEL', hints, '') -- a full Redis refuses the first write of a script, not the later ones, and never HDEL
 
 local function boxed(id)
   local ms, seq = string.match(id, '^(%d+)%-(%d+)$')

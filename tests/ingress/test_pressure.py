@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from protocol import end
 
@@ -98,6 +100,19 @@ async def test_a_full_stream_first_forgets_what_is_settled_though_no_worker_is_t
     # Then they are taken
     assert [one.outcome for one in taken] == ["new", "new"]
     assert await each_store.command("XLEN", "inbound") == 10
+    await appender.close()
+
+
+async def test_what_would_just_not_fit_makes_room_for_itself(each_store: Store) -> None:
+    # Given a stream that is nearly full, which no look has found wanting
+    top = a_topology(streams={"inbound": {"max_len": 10}})
+    puppet = await Puppet(each_store, top).start()
+    appender = Appender(each_store, top)
+    await appender.append([arrival(f"m{n}") for n in range(9)])
+    await end(puppet.turns, (await puppet.turns.take(1, 100, 1)).grants[0])
+    # When one request brings more than there is room for, beside one that fits
+    found = await asyncio.gather(appender.append([arrival("a1"), arrival("a2")]), appender.append([arrival("b1")]))
+    assert [[one.outcome for one in each] for each in found] == [["new", "new"], ["new"]]
     await appender.close()
 
 

@@ -60,8 +60,20 @@ async def test_a_redis_that_is_nearly_full_loses_the_oldest_of_what_is_settled(e
     assert await ids(each_store) == [left]
 
 
+async def test_where_the_ingress_sheds_all_that_is_settled_goes_at_once(each_store: Store) -> None:
+    turns = await a_consumer(each_store)
+    an_hour_ago = await redis_ms(each_store) - 3_600_000
+    for n in range(20):
+        await say(each_store, "+1", id=f"{an_hour_ago}-{n}")
+    await end(turns, (await turns.take(5, 100, 1)).grants[0])
+    left = await say(each_store, "+1")
+    assert (await trim(each_store, a_topology(), Memory(used=85, limit=100)))["inbound"] == 20
+    assert await ids(each_store) == [left]
+
+
 async def test_what_may_be_wanted_by_a_reader_that_has_not_come_yet_stays(each_store: Store) -> None:
-    said = [await say(each_store, "+1") for _ in range(10)]
+    an_hour_ago = await redis_ms(each_store) - 3_600_000
+    said = [await say(each_store, "+1", id=f"{an_hour_ago}-{n}") for n in range(10)]
     top = a_topology()
     top.streams["inbound"].max_len = 10
     await trim(each_store, top, Memory(used=99, limit=100))
