@@ -23,7 +23,7 @@ from starlette.applications import Starlette
 from ingress.app import create_app
 from ingress.durability import Durability
 from ingress.protocol import Protocol
-from streams import layout, welcome
+from streams import layout, memory, welcome
 from streams import log as logs
 from streams.errors import ConfigurationError
 from streams.settings import Settings
@@ -54,7 +54,7 @@ async def serve(topology: Topology, settings: Settings, url: str) -> None:
 
     Raises:
         ConfigurationError: it would be open to strangers, the address is taken, Redis holds another layout,
-                or cannot keep messages as durably as is wanted.
+                throws messages away, or cannot keep them as durably as is wanted.
         Unavailable: Redis cannot be reached at the start.
     """
     stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards)
@@ -64,6 +64,8 @@ async def serve(topology: Topology, settings: Settings, url: str) -> None:
         await layout.agree(stores)
         await Durability(topology.durability).prepare(stores.first)
         _log.info("redis.connected", url=url)
+        for store in stores:
+            await memory.refuse_eviction(store, production=settings.production)
         server = _Server(config(app, settings), welcome.address(settings, sockets[0].getsockname()[1]))
         async with asyncio.TaskGroup() as whole:
             watching = whole.create_task(layout.watch(stores))

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from ingress import access, errors
 from ingress.access import Access
-from ingress.append import INBOUND, Backlog
+from ingress.append import INBOUND
 from ingress.appenders import Appenders
 from ingress.chat import Chat
 from ingress.dashboard.page import Page
@@ -25,6 +25,7 @@ from ingress.history import History
 from ingress.observed import Observed
 from ingress.openapi import Description
 from ingress.operations import Operations
+from ingress.pressure import Backlog
 from ingress.refusal import Refused
 from ingress.waiting import Waiting
 from ingress.webhooks import Webhooks

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 digest (the key of our hashes)  2 waiting  3 groups, then whatever the arguments point to
 -- ARGV  1 msgpack: {digest, mark_ms, door = prefix, bells = prefix, durable, streams = {{index in KEYS, name, max_len,
---         whether streams.toml has a reader}, …}}
+--         whether streams.toml has a reader, whether it takes nothing new now}, …}}
 --       2… msgpack, one for each request: a list of {stream = index in ARGV 1, mark = index in KEYS, text, call, fields,
 --       wait = {ms, bell, ticket, group = {key, cursor, box, due, hints, bell} of who answers, in KEYS, or nil} or nil}
 -- Returns {'ok', of each request: the name of the stream that is full, or a list of
@@ -59,6 +59,7 @@ local function judge(request)
   end
   for index, count in pairs(more) do
     local stream = head.streams[index]
+    if stream[5] then return stream[2] end
     if stream.length + count > stream[3] then
       if stream.drops == nil then stream.drops = unread(stream) end
       if not stream.drops then return stream[2] end

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from ingress.durability import Durability
-from ingress.pressure import Pressure
+from ingress.pressure import Backlog, Pressure
 from streams import metrics, wire
 from streams.connection import Store, script
 from streams.errors import CauceError, Unavailable
@@ -31,15 +31,14 @@ INBOUND, STATUSES = "inbound", "statuses"
 MARK_MS = 8 * 86_400_000
 """How long a message is known by its id: Meta repeats for up to seven days."""
 
+SCARCE_MARK_MS = 3_600_000
+"""The same for what comes while Redis is nearly full: its marks are not to fill the rest (docs/decisions/marks.md)."""
+
 MOST, MOST_BYTES = 100, 1 << 20
 """What one write carries at most; one request may be larger, for it is never split."""
 
 _APPEND = script(__file__, "append.lua")
 _pack = msgspec.msgpack.Encoder().encode
-
-
-class Backlog(CauceError):
-    """The stream is at its `max_len` and nothing of the request was appended."""
 
 
 class Waiter(msgspec.Struct, frozen=True):
@@ -97,7 +96,7 @@ class Appender:
         """Keys the hashes; the first write leaves it in Redis, where every ingress finds the same."""
         self._waiting: deque[_Request] = deque()
         self._writing: asyncio.Task[None] | None = None
-        self.pressure = Pressure(store)
+        self.pressure = Pressure(store, topology)
 
     def takes(self, stream: str) -> bool:
         """Whether streams.toml has it."""
@@ -108,7 +107,7 @@ class Appender:
         Append all of these or none; returns when Redis has them.
 
         Raises:
-            Backlog: a stream is full.
+            Backlog: a stream is full, or a group too far behind.
             Unavailable: Redis is away or full.  With `maybe_written` the same call again is safe, and tells.
         """
         if not arrivals:
@@ -120,7 +119,7 @@ class Appender:
             raise
 
     async def _appended(self, arrivals: Sequence[Arrival]) -> list[Appended]:
-        self.pressure.check()
+        await self.pressure.refresh()
         size = sum(len(arrival.body) + 500 for arrival in arrivals)
         done: asyncio.Future[list[Appended]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Request(arrivals, secrets.token_hex(8), done, size))
@@ -150,15 +149,20 @@ class Appender:
         metrics.APPEND_MESSAGES.observe(sum(len(request.arrivals) for request in batch))
         try:
             results = await self._run(batch)
+            full = [index for index, result in enumerate(results) if isinstance(result, bytes)]
+            if full and await self.pressure.relieve():
+                for index, result in zip(full, await self._run([batch[index] for index in full]), strict=True):
+                    results[index] = result
         except Exception as error:
             for request in batch:
                 _fail(request, error)
             return
         finally:
-            self.pressure.look()
+            self.pressure.look(sum(request.size for request in batch))
         for request, result in zip(batch, results, strict=True):
             if isinstance(result, bytes):
-                _fail(request, Backlog(f"the stream {result.decode()} is at its max_len"))
+                name = result.decode()
+                _fail(request, self.pressure.fault(name) or Backlog(f"the stream {name} is at its max_len"))
             elif not request.done.done():
                 request.done.set_result([Appended(outcome.decode(), entry.decode()) for outcome, entry in result])
 
@@ -210,16 +214,17 @@ class Appender:
             requests.append(_pack(packed))
         head = {
             "digest": self.digest.decode(),  # Redis's msgpack knows text but no binary
-            "mark_ms": MARK_MS,
+            "mark_ms": SCARCE_MARK_MS if self.pressure.scarce else MARK_MS,
             "door": names.of("door") + ":",
             "bells": names.of("bell") + ":",
             "durable": self._durability.command is not None,
-            "streams": [
-                [index[names.stream(name)], name, self._topology.streams[name].max_len, self._read[name]]
-                for name in streams
-            ],
+            "streams": [[index[names.stream(name)], name, *self._limits(name)] for name in streams],
         }
         return keys, [_pack(head), *requests]
+
+    def _limits(self, name: str) -> tuple[int, bool, bool]:
+        """Of a stream: its `max_len`, whether somebody reads it, and whether it takes nothing new now."""
+        return self._topology.streams[name].max_len, self._read[name], self.pressure.fault(name) is not None
 
     def _answering(self, arrival: Arrival, place: Callable[[str], int]) -> dict[str, Any]:
         """Where the group that will answer keeps what it knows of this person: a repeat may find it there."""

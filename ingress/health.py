@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ingress.append import INBOUND
-from ingress.pressure import SHED, Pressure
+from ingress.pressure import Pressure
 from ingress.refusal import Json, Refused
 from streams.connection import Store
 from streams.errors import Unavailable
@@ -97,20 +97,16 @@ class Health:
         test = keys.of("test", secrets.token_hex(8))
         try:
             async with asyncio.timeout(PATIENCE):
-                replies: list[Any] = await store.pipeline(
-                    [("SET", test, "1", "PX", 10_000), ("XLEN", keys.stream(INBOUND)), ("DEL", test)]
-                )
-                share = await pressure.measure()
+                replies: list[Any] = await store.pipeline([("SET", test, "1", "PX", 10_000), ("DEL", test)])
+                crowded = await pressure.measure(INBOUND)
         except (Unavailable, TimeoutError) as error:
             return "unreachable", str(error) or "Redis does not answer"
         # Before what it refuses: one that is full refuses as well.
-        if share >= SHED:
-            return "full", f"Redis is at {share:.0%} of its maxmemory"
+        if crowded:
+            return "full", crowded
         for reply in replies:
             if isinstance(reply, Exception):
                 return "refusing", f"Redis does not take writes: {reply}"
-        if replies[1] >= self._topology.streams[INBOUND].max_len:
-            return "full", f"the stream {INBOUND} is at its max_len"
         return "ok", ""
 
 

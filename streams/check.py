@@ -21,7 +21,7 @@ import msgspec
 from processors.egress.webhook import Webhook
 from processors.inference import echo, prompt, remote, weights
 from processors.inference.actions import Detector
-from streams import embedded, entry, layout, settings
+from streams import embedded, entry, groups, layout, memory, settings
 from streams.errors import CauceError, ConfigurationError
 from streams.handlers import find
 from streams.masking import Mask
@@ -208,15 +208,15 @@ async def _redis(where: Settings, pipeline: Topology) -> list[Finding]:
     store = stores.first
     try:
         await layout.compare(stores)
-        groups = await store.command("HKEYS", store.keys.of("groups"))
+        known = await groups.roll(stores, pipeline)
         test = store.keys.of("test", secrets.token_hex(8))
         told, written = await store.pipeline([("INFO",), ("EVAL", _WRITES, 1, test)])
+        room = await memory.look(store)
     except CauceError as error:
         return [wrong("Redis", str(error))]
     finally:
         await stores.close()
-    unread = [name.decode() for name in groups if name.decode() not in pipeline.groups]
-    return [*_told(where, told), *_writable(written), *_abandoned(unread)]
+    return [*_told(where, told), *eviction(where, room), *_writable(written), *_deserted(known)]
 
 
 def _would_embed(where: Settings) -> Finding:
@@ -235,12 +235,12 @@ def _told(where: Settings, reply: object) -> Iterator[Finding]:
         yield from server(where, info(reply))
     else:
         remedy = "give it the right (`ACL SETUSER … +info`)"
-        why = "a failover goes unnoticed, and nobody can tell its version and maxmemory-policy"
+        why = "a failover goes unnoticed, and nobody can tell its version"
         yield warning("INFO", f"is refused ({reply}): {why}; {remedy}")
 
 
 def server(where: Settings, fields: dict[str, str]) -> Iterator[Finding]:
-    """Version and policy, from INFO: hosted servers often refuse CONFIG."""
+    """Version and persistence, from INFO: hosted servers often refuse CONFIG."""
     name, told = release(fields)
     version = tuple(int(part) for part in fields.get("redis_version", "").split(".")[:2] if part.isdigit())
     if version < OLDEST_REDIS:
@@ -250,17 +250,22 @@ def server(where: Settings, fields: dict[str, str]) -> Iterator[Finding]:
     else:
         tested = ", ".join(f"{name} {version}" for name, versions in TESTED.items() for version in versions)
         yield warning("Redis", f"{name} {told} has not been tested; these have: {tested}")
-    policy = fields.get("maxmemory_policy")
-    remedy = "set maxmemory-policy to noeviction (redis.conf, or your host's console)"
-    if policy is None:
-        yield warning("maxmemory-policy", f"this Redis does not tell; {remedy}")
-    elif policy != "noeviction":
-        serious = wrong if where.production else warning
-        yield serious("maxmemory-policy", f"is {policy}, which throws messages away when memory is full; {remedy}")
-    else:
-        yield good("maxmemory-policy", policy)
     if fields.get("aof_enabled") == "0":
         yield warning("appendonly", "is off: what came since the last snapshot is lost when Redis restarts")
+
+
+def eviction(where: Settings, room: memory.Memory) -> Iterator[Finding]:
+    """May Redis throw away what it holds, and does anything stop it before the machine's memory is full?"""
+    if room.fault:
+        serious = wrong if where.production else warning
+        yield serious("maxmemory-policy", room.fault)
+    elif room.policy is None:
+        yield warning("maxmemory-policy", memory.UNKNOWN)
+    else:
+        yield good("maxmemory-policy", room.policy)
+    if room.limit == 0:
+        why = "is not set: nothing is refused before the machine itself is full"
+        yield warning("maxmemory", f"{why}; give Redis some three quarters of its memory")
 
 
 def _writable(written: object) -> Iterator[Finding]:
@@ -268,9 +273,11 @@ def _writable(written: object) -> Iterator[Finding]:
         yield wrong("scripts", f"Redis refuses to run ours: {written}")
 
 
-def _abandoned(groups: Iterable[str]) -> Iterator[Finding]:
-    for name in groups:
-        yield warning(f"groups.{name}", "is registered in Redis but not in streams.toml: it holds back what is trimmed")
+def _deserted(known: Iterable[groups.Listed]) -> Iterator[Finding]:
+    """Registered groups that nobody consumes: what they have not settled is not trimmed."""
+    for each in known:
+        if each.deserted:
+            yield warning(f"groups.{each.name}", each.deserted)
 
 
 _MARKS = {"good": "\033[32m✓\033[0m", "warning": "\033[33m!\033[0m", "wrong": "\033[31m✗\033[0m"}

@@ -39,6 +39,7 @@ local function wake()
   end
 end
 
+redis.call('HDEL', KEYS[2], '') -- a full Redis refuses the first write of a script, not the later ones, and never HDEL
 local door = KEYS[1]
 local into = redis.call('HGET', door, 'into')
 if into then door = ARGV[4] .. into end

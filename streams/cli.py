@@ -36,7 +36,9 @@ app = typer.Typer(
 )
 breaker_app = typer.Typer(help="The breaker in front of OUTBOUND_URL.", no_args_is_help=True)
 dead_app = typer.Typer(help="What could not be handled: the dead letters.", no_args_is_help=True)
+group_app = typer.Typer(help="The groups that Redis knows.", no_args_is_help=True)
 app.add_typer(breaker_app, name="breaker")
+app.add_typer(group_app, name="group")
 app.add_typer(dead_app, name="dead")
 
 
@@ -237,6 +239,34 @@ def breaker_close(context: typer.Context) -> None:
 
     settings = context.obj.settings
     entry.ask(context.obj, lambda stores: status.close_breaker(settings, stores))
+
+
+@group_app.command("list", epilog=_examples("cauce group list", "cauce group list --json | jq '.[].backlog'"))
+def group_list(context: typer.Context, as_json: Json = False) -> None:
+    """List the groups of each stream: who consumes them, and how far behind they are."""
+    from streams import roster
+
+    topology = context.obj.topology
+    entry.ask(context.obj, lambda stores: roster.show(stores, topology, as_json=as_json))
+
+
+@group_app.command("drop", epilog=_examples("cauce group drop outbound bookings", "cauce group drop inbound x --yes"))
+def group_drop(
+    context: typer.Context,
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="The stream that it reads.")],
+    group: Annotated[str, typer.Argument(metavar="GROUP", help="The group's name.")],
+    yes: Yes = False,
+    force: Annotated[bool, typer.Option("--force", help="Although a worker of it is alive.")] = False,
+) -> None:
+    """
+    Forget a group: what it has not settled is lost to it, and nothing is kept for it any more.
+
+    Stop its workers and take it out of streams.toml first.  Cut off in the middle, the same command ends it.
+    """
+    from streams import roster
+
+    topology, ask = context.obj.topology, None if yes else typer.confirm
+    entry.ask(context.obj, lambda stores: roster.drop(stores, topology, stream, group, ask=ask, forced=force))
 
 
 @dead_app.command("list", epilog=_examples("cauce dead list", "cauce dead list outbound --reason 503 --since 2h"))

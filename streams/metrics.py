@@ -33,6 +33,7 @@ WAITING = Gauge("cauce_waiting_requests", "Requests that wait for their reply.",
 
 TURNS = Counter("cauce_turns", "Turns: settled, parked, buried, refused, failed.", ["group", "outcome"])
 TURN_SECONDS = Histogram("cauce_turn_seconds", "From a turn's start to its commit.", ["group"], buckets=_SLOW)
+SKIPPED = Counter("cauce_skipped", "Entries that a group lost by falling too far behind.", ["group"])
 LOOP_LAG = Gauge("cauce_loop_lag_seconds", "How late the event loop was lately.", multiprocess_mode="livemax")
 
 GENERATION_SECONDS = Histogram("cauce_generation_seconds", "One reply, its queue included.", buckets=_SLOW)

@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from streams import layout, log, probe, retention, watchdog
+from streams import layout, log, memory, probe, retention, watchdog
 from streams.handlers import find
 from streams.room import Room
 from streams.settings import Settings
@@ -26,7 +26,7 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
     Serve these groups in this process until the first SIGTERM or SIGINT; then drain.  A second signal stops at once.
 
     Raises:
-        ConfigurationError: a group or its handler is not there.
+        ConfigurationError: a group or its handler is not there, or Redis throws messages away.
         Unavailable: Redis cannot be reached at the start.
     """
     topology = topology.debounced(settings.debounce)
@@ -36,6 +36,8 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
         stack.push_async_callback(stores.close)
         await layout.agree(stores)
         log.get("worker").info("redis.connected", url=url)
+        for store in stores:
+            await memory.refuse_eviction(store, production=settings.production)
         workers: list[Worker] = []
         _stop_on_signals(workers, len(handlers) * len(stores))
         for name, handler in handlers.items():

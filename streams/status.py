@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from processors.egress import breaker as breakers
+from streams import groups
 from streams.errors import ConfigurationError
 from streams.masking import Mask
 from streams.settings import Settings
@@ -33,10 +34,12 @@ async def show(topology: Topology, stores: Stores, address: str, *, as_json: boo
         Unavailable: Redis cannot be reached.
     """
     views = await survey(stores, topology)
+    known = await groups.roll(stores, topology)
     streams = await lengths(stores, topology)
     redis = await _redis(stores)
     if as_json:
-        picture = {"redis": redis, "streams": streams, "groups": msgspec.to_builtins(views)}
+        deserted = {each.name: each.deserted for each in known if each.deserted}
+        picture = {"redis": redis, "streams": streams, "groups": msgspec.to_builtins(views), "deserted": deserted}
         sys.stdout.write(msgspec.json.encode(picture).decode() + "\n")
         return
     console = Console()
@@ -45,9 +48,11 @@ async def show(topology: Topology, stores: Stores, address: str, *, as_json: boo
     console.print(f"{server}   {where}", highlight=False)
     console.print(_streams(streams))
     console.print(_groups(views))
-    for name, view in views.items():
-        if view.lag and not view.workers:
-            console.print(f"[red]{name} has no worker[/red]: start one with `cauce work {name}`", highlight=False)
+    for each in known:
+        if each.deserted:
+            console.print(f"[red]{each.name}[/red]: {each.deserted}", highlight=False)
+        elif each.backlog and not each.workers:
+            console.print(f"[red]{each.name} has no worker[/red]: start one with `cauce work {each.name}`")
 
 
 async def _redis(stores: Stores) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def _groups(views: dict[str, GroupView]) -> Table:
     for name, view in views.items():
         workers = str(view.workers) if view.workers else "[red]0[/red]"
         counts = (view.lag, view.pending, view.in_work)
-        table.add_row(name, workers, *map(str, counts), _age(view.oldest_s), _alarming(view.dead))
+        table.add_row(name, workers, *map(str, counts), age(view.oldest_s), _alarming(view.dead))
     return table
 
 
@@ -95,7 +100,7 @@ def _alarming(count: int) -> str:
     return f"[red]{count}[/red]" if count else "0"
 
 
-def _age(seconds: float) -> str:
+def age(seconds: float) -> str:
     if not seconds:
         return "–"
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):

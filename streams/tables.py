@@ -17,6 +17,8 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Handful = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 """A count of what is held in memory at once."""
 
+WhenFull = Literal["shed", "skip"]
+
 Span = Annotated[Seconds, msgspec.Meta(gt=0)]
 """A duration in which something has to happen."""
 
@@ -31,7 +33,7 @@ class Stream(Table):
     keep: Seconds = Seconds(7 * 86400)
     """How long an entry stays once every group has settled it."""
     max_len: Count = 1_000_000
-    """At this length the ingress answers 503."""
+    """Near this length settled entries go before `keep` is up; at it the ingress answers 503."""
 
 
 class Group(Table, kw_only=True):
@@ -62,6 +64,10 @@ class Group(Table, kw_only=True):
     """Where a new group begins: "start", "now", or an entry id."""
     replay: bool = False
     """Take entries marked as replayed too; others settle them unseen."""
+    when_full: WhenFull = "shed"
+    """Where it is too far behind: the ingress answers 503, or it loses its oldest entries (only if it writes none)."""
+    max_backlog: Count | None = None
+    """Entries that it may be behind; None: as many as its stream holds."""
 
 
 class Slot(Table, kw_only=True):

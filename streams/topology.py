@@ -67,6 +67,14 @@ class Topology(File, kw_only=True):
             groups[name] = group
         return msgspec.structs.replace(self, groups=groups)
 
+    def downstream(self, stream: str) -> list[str]:
+        """This stream and all that its groups, and theirs, write to."""
+        found = [stream]
+        for name in found:
+            more = [each for group in self.readers(name) for each in group.writes]
+            found += [each for each in dict.fromkeys(more) if each not in found]
+        return found
+
     def readers(self, stream: str) -> list[Group]:
         """The groups that read this stream."""
         return [group for group in self.groups.values() if group.reads == stream]
@@ -224,6 +232,9 @@ def _check_group(group: Group, file: File, name: str) -> None:
                 _fail(name, f"{where}.{key}", stream, f"is not a stream{suggest(stream, file.streams)}")
     if not re.fullmatch(r"[\w.]+:\w+", group.handler):
         _fail(name, f"{where}.handler", group.handler, "is not of the form 'module:function'")
+    if group.when_full == "skip" and group.writes:
+        # What it left out would be missing further on, where nobody counts it: a reply, for one.
+        _fail(name, f"{where}.when_full", "skip", "is only for a group that writes nothing; this one has `writes`")
     if group.debounce > group.debounce_max:
         _fail(name, f"{where}.debounce", group.debounce, f"is longer than debounce_max ({group.debounce_max:g})")
     if not re.fullmatch(r"start|now|\d+-\d+", group.from_):

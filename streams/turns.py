@@ -21,6 +21,7 @@ from streams.connection import Store, script
 from streams.effects import Handler, Message, Turn
 from streams.endings import Ending
 from streams.errors import CauceError
+from streams.groups import Registration
 from streams.tables import Group
 from streams.topology import Topology
 from streams.watch import Consumer, Watch
@@ -145,7 +146,7 @@ class Turns:
         Returns:
             whether it was made, and how many entries that were taken but not settled are pending in it again.
         """
-        registration = wire.encode({"reads": self.group.reads, "handler": self.group.handler})
+        registration = wire.encode(Registration.of(self.group))
         made, pending = await self._store.run(
             _OPEN,
             [*self._some("cursor", "leases", "due", first=self._stream), self._store.keys.of("groups")],

@@ -172,6 +172,7 @@ async def pipeline(
     *names: str,
     streams: str = "",
     placement: str = "",
+    config: Path = ROOT / "streams.toml",
     own: dict[str, dict[str, str]] | None = None,
     sink: Sink | None = None,
     **environment: str,
@@ -182,13 +183,13 @@ async def pipeline(
     Args:
         streams: tables to add to the shipped streams.toml.
         placement: what is to stand before its tables.
+        config: another one in its place.
         own: process → what stands in its environment alone.
         sink: one that is open already, where something stands between it and egress; None: a new one.
     """
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cauce-")))
         sink = sink or await stack.enter_async_context(Sink())
-        config = ROOT / "streams.toml"
         if streams or placement:
             shipped, config = config.read_text(encoding="utf-8"), folder / "streams.toml"
             config.write_text(f"{placement}\n{shipped}\n{streams}", "utf-8")

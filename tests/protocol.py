@@ -75,6 +75,11 @@ def bodies(grant: Grant) -> list[str]:
     return [message.body.decode() for message in grant.turn.messages]
 
 
+async def ids(store: Store, stream: str = "inbound") -> list[str]:
+    """What lies on a stream."""
+    return [id.decode() for id, _ in await store.command("XRANGE", store.keys.stream(stream), "-", "+")]
+
+
 async def redis_ms(store: Store) -> int:
     """Redis's clock, milliseconds."""
     seconds, micros = await store.command("TIME")

@@ -16,12 +16,13 @@ FLOORS = {
     # 0: the vocabulary; no Redis, no network
     0: "errors wire effects tables topology settings values keys fate signature masking addresses",
     # 1: Redis's verbs, and what every process says and counts
-    1: "routes connection stores watch turns batches endings handlers log metrics survey bell doors layout outage",
+    1: "routes connection stores watch turns batches endings handlers log metrics survey bell doors layout outage "
+       "memory groups backlog",
     # 2: the runtime
     2: "worker room process committer housekeeping retention deadletters mover replay erase timeline probe watchdog "
        "embedded",
     # 4: the command line; 3 are the doors, ingress and processors
-    4: "cli entry check status tail dead reshard console supervisor program screen welcome",
+    4: "cli entry check status tail dead reshard console supervisor program screen welcome roster",
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["streams"] = 0

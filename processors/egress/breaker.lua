@@ -74,6 +74,7 @@ end
 if state == "closed" then return { "closed", 0, 0, failures } end
 if left(b["until"]) > 0 then return { "open", left(b["until"]), wait, failures } end
 if b.probe and b.probe ~= who and left(b.probe_until) > 0 then return { "open", 0, wait, failures } end
+redis.call("HDEL", key, "") -- as above: at a full Redis nothing would ever be let through, and nothing ever drain
 redis.call("HSET", key, "probe", who, "probe_until", now + tonumber(ARGV[3]))
 redis.call("PEXPIRE", key, LIFETIME_MS)
 return { "probe", 0, wait, failures }

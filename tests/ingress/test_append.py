@@ -218,12 +218,12 @@ async def test_before_redis_is_full_the_ingress_sheds_and_takes_again_once_there
     used = int((await each_store.command("INFO", "memory")).decode().partition("used_memory:")[2].split()[0])
     await each_store.command("CONFIG", "SET", "maxmemory", str(int(used * 1.1)))
     try:
-        await front.pressure.measure()
+        await front.pressure.measure("inbound")
         with pytest.raises(Unavailable, match="maxmemory"):
             await front.append([arrival("m1")])
     finally:
         await each_store.command("CONFIG", "SET", "maxmemory", "0")
-    await front.pressure.measure()
+    await front.pressure.measure("inbound")
     [one] = await front.append([arrival("m1")])
     assert one.outcome == "new"
     await front.close()

@@ -23,6 +23,7 @@ from up import Up
 
 from streams import check, cli, entry, signature, wire
 from streams.connection import Store, entries
+from streams.memory import Memory
 from streams.settings import Settings
 from streams.stores import Stores
 
@@ -459,6 +460,65 @@ async def test_check_warns_of_a_user_who_may_not_run_info(cauce, any_server, sto
     assert "+info" in found["text"]
 
 
+async def test_check_and_status_name_a_registered_group_that_nobody_consumes(cauce, any_server, store) -> None:
+    await store.command("HSET", "groups", "archive", '{"reads":"inbound","handler":"archive:keep"}')
+    await store.command("XADD", "inbound", "*", "key", "+1")
+    looked = cauce("check", "--json", REDIS_URL=any_server.url)
+    [found] = [finding for finding in json.loads(looked.stdout) if finding["subject"] == "groups.archive"]
+    assert found["verdict"] == "warning"
+    assert "`cauce group drop inbound archive`" in found["text"]
+    assert json.loads(cauce("status", "--json", REDIS_URL=any_server.url).stdout)["deserted"].keys() == {"archive"}
+    assert "what it has not settled is kept (1 entry of inbound)" in " ".join(
+        cauce("status", REDIS_URL=any_server.url, COLUMNS="300").stdout.split()
+    )
+
+
+async def test_a_group_is_listed_and_dropped_once_somebody_has_said_yes(cauce, any_server, store) -> None:
+    await store.command("HSET", "groups", "archive", '{"reads":"inbound","handler":"a:b","when_full":"skip"}')
+    await store.command("XADD", "inbound", "*", "key", "+1")
+    here = {"REDIS_URL": any_server.url}
+    listed = {each["name"]: each for each in json.loads(cauce("group", "list", "--json", **here).stdout)}
+    assert listed.keys() == {"inference", "egress", "archive"}
+    assert (listed["archive"]["workers"], listed["archive"]["backlog"], listed["archive"]["registered"]) == (0, 1, True)
+    assert "skip" in cauce("group", "list", **here).stdout
+    # Neither on another stream, nor where the answer is no, nor where there is nobody to ask
+    assert_one_line(cauce("group", "drop", "outbound", "archive", "--yes", **here), "reads inbound, not outbound")
+    assert_one_line(cauce("group", "drop", "inbound", "archive", given="n\n", **here), "nothing was dropped")
+    assert cauce("group", "drop", "inbound", "archive", **here).returncode != 0
+    assert await store.command("HEXISTS", "groups", "archive")
+    asked = cauce("group", "drop", "inbound", "archive", given="y\n", **here)
+    assert (asked.returncode, "dropped; it had not settled 1 entry" in asked.stdout) == (0, True)
+    assert not await store.command("HEXISTS", "groups", "archive")
+    again = cauce("group", "drop", "inbound", "archive", "--yes", **here)
+    assert (again.returncode, again.stdout) == (0, "there is no group 'archive'\n")
+    assert_one_line(cauce("group", "drop", "inbund", "archive", "--yes", **here), "did you mean 'inbound'?")
+
+
+async def test_a_group_with_a_live_worker_is_dropped_only_by_force(cauce, any_server, store) -> None:
+    await store.command("HSET", "groups", "egress", '{"reads":"outbound","handler":"a:b"}')
+    await store.command("HSET", "group:egress:consumers", "c1", "x")
+    await store.command("SET", "group:egress:heartbeat:c1", "1")
+    here = {"REDIS_URL": any_server.url}
+    assert_one_line(cauce("group", "drop", "outbound", "egress", "--yes", **here), "has a live worker", "--force")
+    dropped = cauce("group", "drop", "outbound", "egress", "--yes", "--force", **here)
+    assert dropped.stdout.splitlines()[-1].startswith("it stands in streams.toml")
+
+
+@pytest.mark.parametrize("command", [["ingress"], ["work", "egress"]], ids=" ".join)
+@pytest.mark.slow
+async def test_production_does_not_start_on_a_redis_that_evicts(cauce, any_server, store, command) -> None:
+    await store.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        refused = cauce(
+            *command, REDIS_URL=any_server.url, ENVIRONMENT="production", INGRESS_TOKENS="a-token-for-tests-0123456789",
+            INGRESS_PORT="0", LOG_LEVEL="error",
+        )  # fmt: skip
+    finally:
+        await store.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    assert refused.returncode == 2
+    assert "maxmemory-policy is allkeys-lru" in refused.stdout + refused.stderr
+
+
 def test_check_names_a_handler_that_cannot_be_imported(cauce, tmp_path) -> None:
     (tmp_path / "streams.toml").write_text('[groups.mine]\nreads = "inbound"\nhandler = "mine:handel"\n')
     (tmp_path / "mine.py").write_text("async def handle(turn): pass\n")
@@ -477,10 +537,9 @@ def test_check_names_a_handler_that_cannot_be_imported(cauce, tmp_path) -> None:
     ],
 )
 def test_a_policy_that_throws_messages_away_is_wrong_in_production(production, policy, verdict) -> None:
-    told = {"redis_version": "7.0.15", "aof_enabled": "1", **({"maxmemory_policy": policy} if policy else {})}
     where = Settings(environment="production" if production else "development")
-    found = {finding.subject: finding.verdict for finding in check.server(where, told)}
-    assert found == {"Redis": "good", "maxmemory-policy": verdict}
+    found = {finding.subject: finding.verdict for finding in check.eviction(where, Memory(limit=1, policy=policy))}
+    assert found == {"maxmemory-policy": verdict}
 
 
 @pytest.mark.parametrize(

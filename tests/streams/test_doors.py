@@ -94,6 +94,23 @@ async def test_a_reply_nobody_claims_in_time_goes_by_the_webhook_and_cannot_be_c
     assert (await claim(stage, entry, "t1"))[0] == "webhook"
 
 
+async def test_at_a_full_redis_a_reply_still_goes_through_one_of_its_doors(each_store: Store, stage: Stage) -> None:
+    await stage.set()
+    late, in_time = await stage.ask("t1"), ""
+    await stage.reply()
+    await each_store.command("HSET", f"door:{late}", "deadline", await redis_ms(each_store))
+    in_time = await stage.ask("t2")
+    await stage.reply()
+    await each_store.command("CONFIG", "SET", "maxmemory", "1")
+    try:
+        assert await release(each_store, late) == 0
+        assert (await claim(stage, late, "t1"))[0] == "webhook"
+        assert await claim(stage, in_time, "t2") == ("claimed", b'{"reply":"hola"}')
+        assert await release(each_store, in_time) == -1
+    finally:
+        await each_store.command("CONFIG", "SET", "maxmemory", "0")
+
+
 async def test_a_request_that_stops_waiting_leaves_the_reply_to_the_webhook(each_store: Store, stage: Stage) -> None:
     await stage.set()
     entry = await stage.ask("t1")

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from protocol import a_consumer, a_topology, end, redis_ms, say
+from protocol import a_consumer, a_topology, end, ids, redis_ms, say
 
 from streams import retention
 from streams.connection import Store
+from streams.memory import Memory
 from streams.retention import trim
 
 DAY = 86_400_000
-
-
-async def ids(store: Store, stream: str = "inbound") -> list[str]:
-    return [id.decode() for id, _ in await store.command("XRANGE", stream, "-", "+")]
 
 
 async def test_what_is_settled_and_older_than_keep_goes_and_nothing_else(each_store: Store) -> None:
@@ -38,16 +35,49 @@ async def test_what_a_group_has_not_even_read_stays_however_old(each_store: Stor
     assert (await trim(each_store, a_topology()))["inbound"] == 0
 
 
-async def test_near_the_cap_what_is_settled_goes_before_its_time(each_store: Store) -> None:
+async def test_near_the_cap_what_is_settled_goes_before_its_time_and_no_more_than_makes_room(each_store: Store) -> None:
     turns = await a_consumer(each_store)
-    for _ in range(9):
-        await say(each_store, "+1")
+    said = [await say(each_store, "+1") for _ in range(9)]
     await end(turns, (await turns.take(5, 100, 1)).grants[0])
     left = await say(each_store, "+1")
     top = a_topology()
     top.streams["inbound"].max_len = 10
-    assert (await trim(each_store, top))["inbound"] == 9
+    assert (await trim(each_store, top))["inbound"] == 2
+    assert await ids(each_store) == [*said[2:], left]
+
+
+async def test_a_redis_that_is_nearly_full_loses_the_oldest_of_what_is_settled(each_store: Store) -> None:
+    turns = await a_consumer(each_store)
+    said = [await say(each_store, "+1") for _ in range(20)]
+    await end(turns, (await turns.take(5, 100, 1)).grants[0])
+    left = await say(each_store, "+1")
+    nearly_full = Memory(used=71, limit=100)
+    assert (await trim(each_store, a_topology(), nearly_full))["inbound"] == 3
+    assert await ids(each_store) == [*said[3:], left]
+    # Round after round, but never what is not settled
+    while (await trim(each_store, a_topology(), nearly_full))["inbound"]:
+        pass
     assert await ids(each_store) == [left]
+
+
+async def test_where_the_ingress_sheds_all_that_is_settled_goes_at_once(each_store: Store) -> None:
+    turns = await a_consumer(each_store)
+    an_hour_ago = await redis_ms(each_store) - 3_600_000
+    for n in range(20):
+        await say(each_store, "+1", id=f"{an_hour_ago}-{n}")
+    await end(turns, (await turns.take(5, 100, 1)).grants[0])
+    left = await say(each_store, "+1")
+    assert (await trim(each_store, a_topology(), Memory(used=85, limit=100)))["inbound"] == 20
+    assert await ids(each_store) == [left]
+
+
+async def test_what_may_be_wanted_by_a_reader_that_has_not_come_yet_stays(each_store: Store) -> None:
+    an_hour_ago = await redis_ms(each_store) - 3_600_000
+    said = [await say(each_store, "+1", id=f"{an_hour_ago}-{n}") for n in range(10)]
+    top = a_topology()
+    top.streams["inbound"].max_len = 10
+    await trim(each_store, top, Memory(used=99, limit=100))
+    assert await ids(each_store) == said
 
 
 async def test_a_stream_that_no_group_reads_keeps_what_is_young(each_store: Store) -> None:
@@ -63,6 +93,22 @@ async def test_dead_letters_go_after_thirty_days(each_store: Store) -> None:
     for age in (31, 29):
         await each_store.command("XADD", "inbound.dead", f"{now - age * DAY}-0", "key", "+1")
     assert (await trim(each_store, a_topology()))["inbound.dead"] == 1
+
+
+async def test_dead_letters_are_never_more_than_their_cap(each_store: Store) -> None:
+    # Buried by many turns, or put there by whatever else
+    turns = await a_consumer(each_store)
+    turns._dead_max = 200
+    for n in range(500):
+        await say(each_store, f"+{n}")
+    while grants := (await turns.take(100, 500, 1)).grants:
+        for grant in grants:
+            await end(turns, grant, bury="never")
+    assert await each_store.command("XLEN", "inbound.dead") < 300
+    top = a_topology()
+    top.dead.max_len = 100
+    await trim(each_store, top)
+    assert await each_store.command("XLEN", "inbound.dead") == 100
 
 
 async def test_while_redis_has_lost_the_group_nothing_of_its_stream_goes(each_store: Store) -> None:

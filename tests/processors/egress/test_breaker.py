@@ -117,6 +117,22 @@ async def test_half_open_it_lets_exactly_one_delivery_through(each_store, client
     assert None not in asked[2:]
 
 
+async def test_at_a_full_redis_it_opens_lets_one_try_and_closes_all_the_same(each_store, client):
+    # Else nothing is delivered, nothing is settled, and Redis stays full
+    both = Two(each_store)
+    client.config_set("maxmemory", 1)
+    try:
+        await both.open()
+        client.config_set("maxmemory", 0)
+        both.let_the_wait_pass(client)
+        client.config_set("maxmemory", 1)
+        assert await both.one.admit("reply_1") is None
+        await both.one.succeeded("reply_1")
+    finally:
+        client.config_set("maxmemory", 0)
+    assert not client.exists(breaker.key_of(both.store, URL))
+
+
 async def test_each_failed_try_doubles_the_wait_up_to_the_longest(each_store, client):
     both = Two(each_store)
     await both.open()
