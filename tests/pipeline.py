@@ -166,6 +166,12 @@ def group_of(name: str) -> str:
     return name.rstrip("0123456789")
 
 
+def _extended(config: Path, folder: Path, placement: str, streams: str) -> Path:
+    shipped, own = config.read_text(encoding="utf-8"), folder / "streams.toml"
+    own.write_text(f"{placement}\n{shipped}\n{streams}", "utf-8")
+    return own
+
+
 @contextlib.asynccontextmanager
 async def pipeline(
     redis: Redis,
@@ -191,8 +197,7 @@ async def pipeline(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cauce-")))
         sink = sink or await stack.enter_async_context(Sink())
         if streams or placement:
-            shipped, config = config.read_text(encoding="utf-8"), folder / "streams.toml"
-            config.write_text(f"{placement}\n{shipped}\n{streams}", "utf-8")
+            config = _extended(config, folder, placement, streams)
         whole = Pipeline(redis, sink, folder, config, **environment)
         whole.own = own or {}
         stack.push_async_callback(whole.stores.close)

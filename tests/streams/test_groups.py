@@ -85,7 +85,7 @@ async def test_a_drop_cut_off_in_the_middle_is_still_listed_and_the_same_drop_en
             self.calls += 1
             return await super().run(*args, **how)
 
-    cutting = Cutting(each_store._pool, each_store.keys)
+    cutting = Cutting(each_store._route, each_store.keys)
     with pytest.raises(Cut):
         await drop(cutting, "inbound", "g")
     # Then it is still listed, and what it holds back is still held back
