@@ -8,11 +8,12 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test quick check clean
+.PHONY: help setup run test faults quick check clean
 
 help:
 	@echo 'make run     set up .venv and start everything: Redis, ingress, inference, egress'
 	@echo 'make test    set up .venv and pass all tests'
+	@echo 'make faults  kill everything at random for minutes, 100,000 messages long (FAULTS="--seed 7" …)'
 	@echo 'make quick   the tests that take less than a minute together'
 	@echo 'make check   ruff, mypy, and the tests of architecture and documentation'
 	@echo 'make setup   only set up .venv'
@@ -26,6 +27,9 @@ run: setup
 
 test: setup
 	@$(PYTEST)
+
+faults: setup
+	@PYTHONPATH=tests $(PY) -m tests.faults $(FAULTS)
 
 quick: setup
 	@$(PYTEST) -m 'not slow'

@@ -1,42 +1,46 @@
 """
 `python -m ingress`, and what `cauce ingress` runs: uvicorn around the application.
 
-Knows sockets, signals and what may come over a connection before it is a request.  The first signal stops listening,
-lets whoever waits for a reply go and finishes the rest; the second one stops at once.
+Knows sockets, descriptors and signals; what may come over a connection stands in protocol.py.  The first signal stops
+listening, lets whoever waits for a reply go and finishes the rest; the second one stops at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Iterator
 
-import httptools
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ingress.app import create_app
-from ingress.refusal import Refused
+from ingress.durability import Durability
+from ingress.protocol import Protocol
+from streams import layout, memory, welcome
 from streams import log as logs
-from streams import memory, welcome, wire
-from streams.connection import Store
 from streams.errors import ConfigurationError
 from streams.settings import Settings
+from streams.stores import Stores
 from streams.topology import Topology
-
-MOST_HEADERS = 64 * 1024
-"""Bytes of a request's first line and headers; the parser itself knows no limit."""
-
-PART_COST = 32
-"""Bytes that each of them counts for besides its own: many small ones cost as well."""
 
 KEEP_ALIVE = 75
 """Seconds an idle connection is kept: longer than the reverse proxies in front (60 s) keep theirs."""
+
+MOST_CONNECTIONS = 16_384
+"""Of one process, where it may have as many descriptors."""
+
+SPARE = 128
+"""Descriptors that connections leave for Redis and the rest."""
+
+LINGER = 1.0
+"""Seconds after the signal in which a connection that is open may still bring a request."""
 
 _log = logs.get("ingress")
 
@@ -49,28 +53,38 @@ async def serve(topology: Topology, settings: Settings, url: str) -> None:
         url: where Redis is.
 
     Raises:
-        ConfigurationError: it would be open to strangers, the address is taken, or Redis throws messages away.
+        ConfigurationError: it would be open to strangers, the address is taken, Redis holds another layout,
+                throws messages away, or cannot keep them as durably as is wanted.
         Unavailable: Redis cannot be reached at the start.
     """
-    store = Store.open(url, namespace=settings.namespace)
+    stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards)
     try:
-        app = create_app(topology, settings, store)
+        app = create_app(topology, settings, stores)
         sockets = _listen(settings)
-        await store.ping()
+        await layout.agree(stores)
+        await Durability(topology.durability).prepare(stores.first)
         _log.info("redis.connected", url=url)
-        await memory.refuse_eviction(store, production=settings.production)
+        await memory.refuse_eviction(stores, production=settings.production)
         server = _Server(config(app, settings), welcome.address(settings, sockets[0].getsockname()[1]))
-        await server.serve(sockets=sockets)
+        async with asyncio.TaskGroup() as whole:
+            watching = whole.create_task(layout.watch(stores))
+            await server.serve(sockets=sockets)
+            watching.cancel()
     finally:
-        await store.close()
+        await stores.close()
     _log.info("redis.disconnected")
 
 
 def config(app: Starlette, settings: Settings) -> uvicorn.Config:
-    """How uvicorn is to serve: our log, our headers, no more than HTTP/1.1."""
+    """
+    How uvicorn is to serve: our log, our headers, no more than HTTP/1.1.
+
+    No `limit_concurrency`: it counts idle connections too, so that whoever opens enough of them would lock out all.
+    """
+    protocol = functools.partial(Protocol, patience=settings.ingress_timeout, most=_most_connections())
     return uvicorn.Config(
         app,
-        http=_Protocol,
+        http=protocol,  # type: ignore[arg-type]  # a class to uvicorn, which only calls it
         ws="none",
         lifespan="on",
         log_config=None,
@@ -80,6 +94,18 @@ def config(app: Starlette, settings: Settings) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace)),
     )
+
+
+def _most_connections() -> int:
+    """As many as the descriptors allow: all that the system grants, not the 1,024 that many a shell begins with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + SPARE
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MOST_CONNECTIONS, soft - SPARE))
 
 
 def _listen(settings: Settings) -> list[socket.socket]:
@@ -106,6 +132,16 @@ def _listen(settings: Settings) -> list[socket.socket]:
     return sockets
 
 
+def _queued(listener: socket.socket) -> Iterator[socket.socket]:
+    """The connections that nobody has accepted yet."""
+    listener.setblocking(False)
+    with contextlib.suppress(OSError):  # none is left, or no descriptor for one
+        while True:
+            accepted, _ = listener.accept()
+            accepted.setblocking(False)
+            yield accepted
+
+
 class _Server(uvicorn.Server):
     """uvicorn's, with our signals and without its ten wake-ups a second."""
 
@@ -123,6 +159,34 @@ class _Server(uvicorn.Server):
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), 1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """
+        As uvicorn's, but whoever has got through to us is heard.
+
+        It would close what has not brought a request yet, and with the listener all that the kernel has let in and
+        nobody has accepted; their requests are on the way by then, and whoever sent one would see it reset.
+        """
+        late = [accepted for listener in sockets or [] for accepted in _queued(listener)]
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        for accepted in late:
+            await loop.connect_accepted_socket(self._protocol, accepted)
+        self.server_state.default_headers.append((b"connection", b"close"))  # in every answer to what comes now
+        for connection in self.server_state.connections:
+            if (cycle := getattr(connection, "cycle", None)) is not None:  # and to what is in work
+                cycle.keep_alive = False
+        until = loop.time() + LINGER
+        while self.server_state.connections and loop.time() < until:  # noqa: ASYNC110 - uvicorn tells nobody
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """For one connection, as uvicorn makes it."""
+        return self.config.http_protocol_class(  # type: ignore[call-arg]  # known to uvicorn as any protocol
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -143,80 +207,8 @@ class _Server(uvicorn.Server):
         _log.info("ingress.draining", requests=len(self.server_state.tasks))
         self.should_exit = True
         self._ending.set()
-        self.config.app.state.waiting.stop()  # type: ignore[union-attr]
-
-
-class _Protocol(HttpToolsProtocol):
-    """HTTP/1.1 with bounded headers, and our errors also for what is no request."""
-
-    _received = 0
-
-    def on_message_begin(self) -> None:
-        self._received = 0
-        super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        self._bound(url)
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._bound(name, value)
-        super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        if not self._wants_another_protocol():
-            super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        if not self._wants_another_protocol():
-            super().on_message_complete()
-
-    def data_received(self, data: bytes) -> None:
-        """
-        As uvicorn's, but who would rather speak another protocol (`Upgrade: h2c` of curl and Java) is answered in this
-        one, as RFC 9110 (7.8) allows.  The parser stops behind such a head, and would take the body for the next
-        request; so another one is given the head once more, without the wish.
-        """
-        self._unset_keepalive_if_required()
-        while data:
-            try:
-                self.parser.feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as stopped:
-                if not self._wants_another_protocol():
-                    return
-                data = self._head_without_upgrade() + data[stopped.args[0] :]
-                self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
-            except httptools.HttpParserError:
-                message = "Invalid HTTP request received."
-                self.logger.warning(message)
-                self.send_400_response(message)
-                return
-
-    def _wants_another_protocol(self) -> bool:
-        # CONNECT stops the parser as well, with whatever head.
-        return bool(self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT")
-
-    def _head_without_upgrade(self) -> bytes:
-        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
-        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
-        return b"\r\n".join(lines) + b"\r\n\r\n"
-
-    def _bound(self, *parts: bytes) -> None:
-        self._received += sum(map(len, parts)) + len(parts) * PART_COST
-        if self._received > MOST_HEADERS:
-            raise httptools.HttpParserError("the headers are too long")
-
-    def send_400_response(self, msg: str) -> None:
-        refused = Refused(400, "malformed_http", f"this is no HTTP request we can read: {msg}")
-        body = wire.encode(refused.body)
-        head = (
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
+        for waiting in self.config.app.state.waiting:  # type: ignore[union-attr]
+            waiting.stop()
 
 
 if __name__ == "__main__":

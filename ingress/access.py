@@ -29,6 +29,10 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 Need = Literal["ingress", "operator", "whatsapp"]
 
 CHAT_BYTES, WHATSAPP_BYTES = 64 * 1024, 3 * 1024 * 1024
+LARGE, MOST_LARGE = 64 * 1024, 64
+"""From how many bytes on a body is large, and how many such may be on their way at once: of a webhook's, which may have
+3 MiB, the signature can only be checked when all of it is here.  What people write is never large."""
+
 DEEPEST = 32
 """Levels of nesting that a body may have: what is deeper could not be read again further down."""
 
@@ -175,22 +179,32 @@ def _loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+_large: set[Request] = set()
+
+
 async def body_of(request: Request, most: int) -> bytes:
     """
     The body, of which no more than `most` bytes are ever held.
 
     Raises:
-        Refused: too large, or not said to be JSON.
+        Refused: too large, one large one too many, or not said to be JSON.
     """
     too_large = Refused(413, "too_large", f"the body has more than {most} bytes", most=most)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > most:
         raise too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise too_large
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > most:
+                raise too_large
+            if len(body) > LARGE:
+                _large.add(request)
+                if len(_large) > MOST_LARGE:
+                    raise Refused(503, "busy", "too many large bodies are on their way", headers={"Retry-After": "5"})
+    finally:
+        _large.discard(request)
     if body:
         _check_type(request)
     return bytes(body)

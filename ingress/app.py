@@ -1,7 +1,7 @@
 """
 The front door, put together: routes, middleware, lifespan, nothing else.
 
-Each route says here who may ask.  `store` is where a Redis of one's own is passed in.
+Each route says here who may ask.  `stores` is where a Redis of one's own is passed in.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ from starlette.routing import Route
 
 from ingress import access, errors
 from ingress.access import Access
-from ingress.append import INBOUND, Appender
+from ingress.append import INBOUND
+from ingress.appenders import Appenders
 from ingress.chat import Chat
 from ingress.dashboard.page import Page
 from ingress.health import Health
 from ingress.history import History
 from ingress.observed import Observed
+from ingress.openapi import Description
 from ingress.operations import Operations
 from ingress.pressure import Backlog
 from ingress.refusal import Refused
 from ingress.waiting import Waiting
 from ingress.webhooks import Webhooks
-from streams.connection import Store
 from streams.errors import ConfigurationError, Unavailable
 from streams.settings import Settings
+from streams.stores import Each, Stores
 from streams.topology import Topology
 
 
-def create_app(topology: Topology, settings: Settings, store: Store | None = None) -> Starlette:
+def create_app(topology: Topology, settings: Settings, stores: Stores | None = None) -> Starlette:
     """
-    The ingress as an ASGI application.  `app.state.waiting.stop()` lets go of whoever waits for a reply.
+    The ingress as an ASGI application.  `app.state.waiting` knows whoever waits for a reply.
 
     Args:
-        store: None opens REDIS_URL, and closes it in the end.
+        stores: None opens REDIS_URL, and closes it in the end.
 
     Raises:
         ConfigurationError: it would be open to strangers, has no Redis, or streams.toml has no `inbound`.
@@ -46,20 +48,23 @@ def create_app(topology: Topology, settings: Settings, store: Store | None = Non
     access.check(settings)
     if INBOUND not in topology.streams:
         raise ConfigurationError(f"{topology.path.name}: [streams.{INBOUND}] is missing: the ingress appends to it")
-    ours = store is None
-    store = store or _open(settings)
-    appender, waiting = Appender(store, topology), Waiting(store, topology)
+    ours = stores is None
+    stores = stores or _open(topology, settings)
+    appenders = Appenders(stores, topology)
+    waiting = Each([Waiting(store, topology) for store in stores])
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await appenders.prepare()
         yield
-        await waiting.close()
-        await appender.close()
+        for one in waiting:
+            await one.close()
+        await appenders.close()
         if ours:
-            await store.close()
+            await stores.close()
 
     app = Starlette(
-        routes=_routes(topology, settings, store, appender, waiting),
+        routes=_routes(topology, settings, stores, appenders, waiting),
         middleware=[Middleware(Observed)],
         exception_handlers={
             Refused: errors.refused,
@@ -74,20 +79,22 @@ def create_app(topology: Topology, settings: Settings, store: Store | None = Non
     return app
 
 
-def _open(settings: Settings) -> Store:
+def _open(topology: Topology, settings: Settings) -> Stores:
     if settings.embedded or settings.redis_url is None:
         raise ConfigurationError(
             "environment: REDIS_URL is not set; `cauce ingress` finds the embedded Redis by itself"
         )
-    return Store.open(settings.redis_url.reveal(), namespace=settings.namespace)
+    return Stores.open(settings.redis_url.reveal(), namespace=settings.namespace, shards=topology.shards)
 
 
-def _routes(topology: Topology, settings: Settings, store: Store, appender: Appender, waiting: Waiting) -> list[Route]:
+def _routes(
+    topology: Topology, settings: Settings, stores: Stores, appenders: Appenders, waiting: Each[Waiting]
+) -> list[Route]:
     doorkeeper = Access(settings)
-    chat = Chat(store, topology, appender, waiting)
-    webhooks = Webhooks(topology, settings, appender, doorkeeper)
-    health = Health(store, topology, appender.pressure)
-    history, operations, page = History(store, topology), Operations(store, topology), Page(settings, health)
+    chat = Chat(stores, topology, appenders, waiting)
+    webhooks = Webhooks(topology, settings, appenders, doorkeeper)
+    health = Health(stores, topology, [appender.pressure for appender in appenders])
+    history, operations, page = History(stores, topology), Operations(stores, topology), Page(settings, health)
 
     guard = doorkeeper.guard
     routes = [
@@ -103,6 +110,7 @@ def _routes(topology: Topology, settings: Settings, store: Store, appender: Appe
         Route("/chat/{user_id}/resume", guard("operator", chat.resume), methods=["POST"]),
         Route("/model/info", guard("operator", operations.model)),
         Route("/metrics", guard("operator", operations.metrics)),
+        Route("/openapi.json", guard("operator", Description().show)),
         Route("/", guard("operator", page.show)),
     ]
     if not settings.production:

@@ -1,7 +1,7 @@
 -- append: take what several requests bring, each all or nothing: dedupe mark, entry and waiting request as one act.
 --
 -- KEYS  1 digest (the key of our hashes)  2 waiting  3 groups, then whatever the arguments point to
--- ARGV  1 msgpack: {digest, mark_ms, door = prefix, bells = prefix, streams = {{index in KEYS, name, max_len,
+-- ARGV  1 msgpack: {digest, mark_ms, door = prefix, bells = prefix, durable, streams = {{index in KEYS, name, max_len,
 --         whether streams.toml has a reader, whether it takes nothing new now}, …}}
 --       2… msgpack, one for each request: a list of {stream = index in ARGV 1, mark = index in KEYS, text, call, fields,
 --       wait = {ms, bell, ticket, group = {key, cursor, box, due, hints, bell} of who answers, in KEYS, or nil} or nil}
@@ -121,11 +121,19 @@ local function append(message)
   return entry
 end
 
+-- A server that takes no writes now, in a failover for one, is the caller's to repeat, as for every script.
+local function refusal(why)
+  for _, passing in ipairs({'READONLY', 'NOREPLICAS', 'MISCONF'}) do
+    if string.find(why, passing, 1, true) then return redis.error_reply(why) end
+  end
+  return {'refused', why}
+end
+
 local writing = false
 local function may_write()
   if not writing then
     local reply = redis.pcall('SET', KEYS[1], head.digest)
-    if reply.err then return reply.err end
+    if reply.err then return refusal(reply.err) end
     writing = true
   end
 end
@@ -139,7 +147,7 @@ for r = 2, #ARGV do
       local verdict = verdicts[i]
       if not verdict then
         local refused = may_write()
-        if refused then return {'refused', refused} end
+        if refused then return refused end
         verdict = {'new', append(message)}
         verdicts[i] = verdict
         if message.wait then wait(message, verdict[2]) end
@@ -147,12 +155,17 @@ for r = 2, #ARGV do
         verdict[2] = verdicts[verdict[2]][2]
       elseif verdict[1] == 'duplicate' and message.wait and unanswered(verdict[2], message.wait.group) then
         local refused = may_write()
-        if refused then return {'refused', refused} end
+        if refused then return refused end
         wait(message, verdict[2])
         hurry(verdict[2], message.wait.group)
       end
     end
   end
   results[r] = verdicts
+end
+-- A WAIT behind us waits for our own writes only; what was here already may have reached no replica yet.
+if head.durable then
+  local refused = may_write()
+  if refused then return refused end
 end
 return results

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ingress.durability import Durability
 from ingress.pressure import Backlog, Pressure
 from streams import metrics, wire
 from streams.connection import Store, script
@@ -82,13 +83,16 @@ class _Request(msgspec.Struct):
 
 
 class Appender:
-    """Appends for one process; safe for many tasks at once."""
+    """Appends for one process, in one shard; safe for many tasks at once."""
 
-    def __init__(self, store: Store, topology: Topology) -> None:
+    def __init__(
+        self, store: Store, topology: Topology, digest: bytes | None = None, durability: Durability | None = None
+    ) -> None:
         self._store = store
+        self._durability = durability or Durability(topology.durability)
         self._topology = topology
         self._read = {name: bool(topology.readers(name)) for name in topology.streams}
-        self._digest = secrets.token_hex(32).encode()
+        self.digest = digest or secrets.token_hex(32).encode()
         """Keys the hashes; the first write leaves it in Redis, where every ingress finds the same."""
         self._waiting: deque[_Request] = deque()
         self._writing: asyncio.Task[None] | None = None
@@ -165,14 +169,19 @@ class Appender:
     async def _run(self, batch: list[_Request]) -> list[Any]:
         while True:
             keys, args = self._packed(batch)
-            reply: list[Any] = await self._store.run(_APPEND, keys, args)
+            reply: list[Any]
+            if self._durability.command is None:
+                reply = await self._store.run(_APPEND, keys, args)
+            else:
+                reply, kept = await self._store.run_and(_APPEND, keys, args, self._durability.command)
+                self._durability.check(kept)
             word, rest = reply[0], reply[1:]
             if word == b"ok":
                 return rest
             if word == b"refused":
                 raise Unavailable(f"Redis does not take it: {rest[0].decode(errors='replace')}", retry_after=5)
             # Another process was here first, or the whole of Redis is new: hash as they do.
-            self._digest = rest[0]
+            self.digest = rest[0]
 
     def _packed(self, batch: list[_Request]) -> tuple[list[str], list[bytes]]:
         names = self._store.keys
@@ -204,10 +213,11 @@ class Appender:
                 packed.append(message)
             requests.append(_pack(packed))
         head = {
-            "digest": self._digest.decode(),  # Redis's msgpack knows text but no binary
+            "digest": self.digest.decode(),  # Redis's msgpack knows text but no binary
             "mark_ms": SCARCE_MARK_MS if self.pressure.scarce else MARK_MS,
             "door": names.of("door") + ":",
             "bells": names.of("bell") + ":",
+            "durable": self._durability.command is not None,
             "streams": [[index[names.stream(name)], name, *self._limits(name)] for name in streams],
         }
         return keys, [_pack(head), *requests]
@@ -229,7 +239,7 @@ class Appender:
     def _hash(self, *parts: str) -> str:
         """Redis is not to tell who wrote, nor what; lengths keep ("a", "bc") and ("ab", "c") apart."""
         whole = "".join(f"{len(part)}:{part}" for part in parts)
-        return hashlib.blake2b(whole.encode(errors="replace"), key=self._digest[:64], digest_size=16).hexdigest()
+        return hashlib.blake2b(whole.encode(errors="replace"), key=self.digest[:64], digest_size=16).hexdigest()
 
     async def close(self) -> None:
         """Let what is being written end."""

@@ -17,14 +17,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ingress import access, people
-from ingress.append import INBOUND, Appended, Appender, Arrival
+from ingress.append import INBOUND, Appended, Arrival
+from ingress.appenders import Appenders
 from ingress.refusal import Json, Refused
 from ingress.waiting import Ticket, Waiting, preferred
 from streams import log as logs
 from streams import metrics, wire
-from streams.connection import Store
 from streams.doors import Claim
 from streams.errors import Unavailable
+from streams.stores import Each, Stores
 from streams.topology import Topology
 from streams.wire import Inbound
 
@@ -63,10 +64,10 @@ class Pause(msgspec.Struct):
 class Chat:
     """The routes under /chat that write."""
 
-    def __init__(self, store: Store, topology: Topology, appender: Appender, waiting: Waiting) -> None:
-        self._store = store
+    def __init__(self, stores: Stores, topology: Topology, appenders: Appenders, waiting: Each[Waiting]) -> None:
+        self._stores = stores
         self._topology = topology
-        self._appender = appender
+        self._appenders = appenders
         self._waiting = waiting
 
     async def post(self, request: Request) -> Response:
@@ -81,7 +82,7 @@ class Chat:
         seconds = preferred(request.headers.getlist("prefer"), self._topology.wait.max_seconds)
         if not seconds:
             return await self._accepted(request, inbound)
-        with self._waiting.ticket(seconds) as ticket:
+        with self._waiting.of(inbound.user_id).ticket(seconds) as ticket:
             response = await self._answered(request, inbound, ticket)
         response.headers["Preference-Applied"] = f"wait={seconds}"
         return response
@@ -111,7 +112,8 @@ class Chat:
         if not 1 <= seconds <= LONGEST_PAUSE:
             raise Refused(400, "invalid_field", f"`seconds` must be from 1 to {LONGEST_PAUSE}")
         until = (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
-        await self._store.command("SET", self._store.keys.of("paused", user_id), until, "PX", int(seconds * 1000))
+        store = self._stores.of(user_id)
+        await store.command("SET", store.keys.of("paused", user_id), until, "PX", int(seconds * 1000))
         _log.info("conversation.paused", user_id=user_id, until=until)
         return Json({"user_id": user_id, "paused": True, "until": until})
 
@@ -119,7 +121,8 @@ class Chat:
         """POST /chat/{user_id}/resume: the bot speaks again."""
         user_id = person(request.path_params["user_id"], self._topology)
         await access.body_of(request, access.CHAT_BYTES)
-        await self._store.command("DEL", self._store.keys.of("paused", user_id))
+        store = self._stores.of(user_id)
+        await store.command("DEL", store.keys.of("paused", user_id))
         _log.info("conversation.resumed", user_id=user_id)
         return Json({"user_id": user_id, "paused": False, "until": None})
 
@@ -132,7 +135,8 @@ class Chat:
         repeat = appended.outcome == "duplicate"
         gone = asyncio.create_task(hung_up(request))
         try:
-            claim = await self._waiting.reply(ticket, inbound.user_id, appended.entry_id, gone, repeat=repeat)
+            waiting = self._waiting.of(inbound.user_id)
+            claim = await waiting.reply(ticket, inbound.user_id, appended.entry_id, gone, repeat=repeat)
         except Unavailable as error:
             if not error.maybe_written:
                 return Json(receipt, 202)
@@ -142,6 +146,7 @@ class Chat:
                 "the message was accepted, but whether this request got its reply is unknown; repeat it with the same "
                 "message_id to read it",
                 headers={"Retry-After": str(error.retry_after)},
+                told=error.told,
                 **{key: receipt[key] for key in ("entry_id", "message_id")},
             ) from error
         finally:
@@ -151,7 +156,7 @@ class Chat:
     async def _append(self, request: Request, inbound: Inbound, ticket: Ticket | None = None) -> Appended:
         arrival = arrival_of(inbound, request, ticket)
         try:
-            [appended] = await self._appender.append([arrival])
+            [appended] = await self._appenders.append([arrival])
         except Unavailable as error:
             # So that the client can repeat it even where we made the id.
             raise unavailable(error, message_id=inbound.message_id) from error
@@ -200,7 +205,8 @@ def unavailable(error: Unavailable, **more: Any) -> Refused:
     if error.maybe_written:
         detail += "; the answer was lost, so it may have been accepted: repeating with the same message_id is safe"
     headers = {"Retry-After": str(error.retry_after)}
-    return Refused(503, "redis_unavailable", detail, headers=headers, **(more if error.maybe_written else {}))
+    more = more if error.maybe_written else {}
+    return Refused(503, "redis_unavailable", detail, headers=headers, told=error.told, **more)
 
 
 async def hung_up(request: Request) -> None:
@@ -223,17 +229,17 @@ def person(given: str, topology: Topology) -> str:
 
 
 def message_id_of(request: Request, given: str | None) -> str:
-    """The body's, else the header's, else a new one, which makes no message a repeat."""
-    field = "`message_id`"
-    if given is None:
-        field = "Idempotency-Key"
-        given = request.headers.get("idempotency-key")
-        if given and len(given) > 2 and given[0] == given[-1] == '"':
-            given = given[1:-1]
-    if given is None:
-        return f"msg_{secrets.token_hex(12)}"
+    """The body's, else the header's, else a new one, which makes no message a repeat.  What is there has to be one."""
+    header = request.headers.get("idempotency-key")
+    if header and len(header) > 2 and header[0] == header[-1] == '"':
+        header = header[1:-1]
+    ids = [_usable("`message_id`", given), _usable("Idempotency-Key", header)]
+    return next(filter(None, ids), f"msg_{secrets.token_hex(12)}")
+
+
+def _usable(field: str, given: str | None) -> str | None:
     try:
-        return people.message_id(given)
+        return None if given is None else people.message_id(given)
     except people.Unusable as error:
         raise Refused(400, "invalid_field", f"{field} {error}") from None
 

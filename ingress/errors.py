@@ -20,7 +20,8 @@ _log = logs.get("ingress")
 async def refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)  # noqa: S101 - registered for it
     # Telling strangers apart from mistakes: who is turned away at the door, or by us, is worth a warning.
-    level = _log.warning if error.status in (401, 403) or error.status >= 500 else _log.info
+    ours = error.status >= 500 and not error.told
+    level = _log.warning if error.status in (401, 403) or ours else _log.info
     level("request.refused", route=route_of(request), status=error.status, error=error.code)
     return answer(error)
 

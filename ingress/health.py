@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from ingress.pressure import Pressure
 from ingress.refusal import Json, Refused
 from streams.connection import Store
 from streams.errors import Unavailable
+from streams.stores import Stores
 from streams.survey import GroupView, survey
 from streams.topology import Topology
 
@@ -43,10 +45,10 @@ class Picture(msgspec.Struct):
 class Health:
     """The three pages."""
 
-    def __init__(self, store: Store, topology: Topology, pressure: Pressure) -> None:
-        self._store = store
+    def __init__(self, stores: Stores, topology: Topology, pressures: Sequence[Pressure]) -> None:
+        self._stores = stores
         self._topology = topology
-        self._pressure = pressure
+        self._pressures = pressures
 
     async def live(self, _: Request) -> Response:
         """The loop turns, or this would not be answered."""
@@ -54,7 +56,8 @@ class Health:
 
     async def ready(self, _: Request) -> Response:
         if why := (await self._look_at_redis())[1]:
-            raise Refused(503, "not_ready", why, headers={"Retry-After": "2"})
+            # Whoever asks does so every few seconds; that it is not ready is their news.
+            raise Refused(503, "not_ready", why, headers={"Retry-After": "2"}, told=True)
         return Json({"status": "ready"})
 
     async def whole(self, _: Request) -> Response:
@@ -69,10 +72,12 @@ class Health:
         redis, why = await self._look_at_redis()
         reasons, views = [why] if why else [], {}
         try:
-            async with asyncio.timeout(PATIENCE):
-                views = await survey(self._store, self._topology)
+            if redis != "unreachable":  # whoever asks has waited long enough for it
+                async with asyncio.timeout(PATIENCE):
+                    views = await survey(self._stores, self._topology)
         except (Unavailable, TimeoutError):
             redis = "unreachable"
+            reasons = reasons or ["the groups cannot be counted"]
         for name, view in views.items():
             reasons += _complaints(name, view)
         groups: dict[str, dict[str, float]] = {
@@ -82,13 +87,20 @@ class Health:
         return Picture("degraded" if reasons else "ok", redis, groups, reasons), not why
 
     async def _look_at_redis(self) -> tuple[str, str]:
-        """How it does, and why nothing can be appended now; empty where it can."""
-        keys = self._store.keys
+        """How it does, and why nothing can be appended now, not for everybody at least; empty where it can."""
+        shards = zip(self._stores, self._pressures, strict=True)
+        found = await asyncio.gather(*(self._look_at_shard(store, pressure) for store, pressure in shards))
+        return next((trouble for trouble in found if trouble[1]), ("ok", ""))
+
+    async def _look_at_shard(self, store: Store, pressure: Pressure) -> tuple[str, str]:
+        keys = store.keys
         test = keys.of("test", secrets.token_hex(8))
         try:
             async with asyncio.timeout(PATIENCE):
-                replies: list[Any] = await self._store.pipeline([("SET", test, "1", "PX", 10_000), ("DEL", test)])
-                crowded = await self._pressure.measure(INBOUND)
+                replies: list[Any] = await store.pipeline(
+                    [("SET", test, "1", "PX", 10_000), ("XLEN", keys.stream(INBOUND)), ("DEL", test)]
+                )
+                crowded = await pressure.measure(INBOUND)
         except (Unavailable, TimeoutError) as error:
             return "unreachable", str(error) or "Redis does not answer"
         # Before what it refuses: one that is full refuses as well.

@@ -14,23 +14,23 @@ from starlette.responses import Response
 from ingress.chat import person
 from ingress.refusal import Json, Refused
 from streams import wire
-from streams.connection import Store
+from streams.stores import Stores
 from streams.topology import Topology
 
 
 class History:
     """Reads conversations."""
 
-    def __init__(self, store: Store, topology: Topology) -> None:
-        self._store = store
+    def __init__(self, stores: Stores, topology: Topology) -> None:
+        self._stores = stores
         self._topology = topology
 
     async def read(self, request: Request) -> Response:
         user_id = person(request.path_params["user_id"], self._topology)
-        keys = self._store.keys
+        store = self._stores.of(user_id)
         # MGET takes a key of another type for none.
-        conversation, paused = await self._store.command(
-            "MGET", keys.of("conversation", user_id), keys.of("paused", user_id)
+        conversation, paused = await store.command(
+            "MGET", store.keys.of("conversation", user_id), store.keys.of("paused", user_id)
         )
         if conversation is None:
             raise Refused(404, "no_conversation", "this person has no conversation, or it has expired")

@@ -7,6 +7,7 @@ Reads, and deletes only keys of our own table.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 from collections import Counter
@@ -23,7 +24,9 @@ from streams import keys as table
 from streams import metrics
 from streams.connection import Store
 from streams.errors import Unavailable
-from streams.survey import survey
+from streams.keys import Keys
+from streams.stores import Stores
+from streams.survey import lengths, survey
 from streams.topology import Topology
 
 SCANNED = 500
@@ -33,14 +36,15 @@ SCANNED = 500
 class Operations:
     """The pages of one ingress."""
 
-    def __init__(self, store: Store, topology: Topology) -> None:
-        self._store = store
+    def __init__(self, stores: Stores, topology: Topology) -> None:
+        self._stores = stores
         self._topology = topology
 
     async def model(self, _: Request) -> Response:
         """GET /model/info: what the live inference workers have published, counted."""
-        names = [name async for name in self._scan(self._store.keys.of("model") + ":")]
-        replies = await self._store.pipeline([("GET", name) for name in names])
+        store = self._stores.first
+        names = [name async for name in _scan(store, store.keys.of("model") + ":")]
+        replies = await store.pipeline([("GET", name) for name in names])
         counts = Counter(reply for reply in replies if isinstance(reply, bytes))
         models = [
             model | {"workers": count}
@@ -57,16 +61,27 @@ class Operations:
         """GET /metrics: this process's, and the pipeline's gauges as of now."""
         try:
             async with asyncio.timeout(PATIENCE):
-                metrics.observe_groups(await survey(self._store, self._topology))
+                metrics.observe_groups(await survey(self._stores, self._topology))
         except (Unavailable, TimeoutError):
-            pass  # what this process counted is worth having without Redis
+            # What this process counted is worth having without Redis; of the groups nobody knows anything now.
+            metrics.forget_groups(self._topology.groups)
+        else:
+            await self._try_to_write()
         return Response(metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _try_to_write(self) -> None:
+        """So that cauce_redis_up is right also where no message has come for long."""
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                for store in self._stores:
+                    await store.command("SET", store.keys.of("test", secrets.token_hex(8)), "1", "PX", 10_000)
 
     async def test(self, _: Request) -> Response:
         """GET /redis/test"""
-        key, value = self._store.keys.of("test", secrets.token_hex(8)), secrets.token_hex(8)
-        seconds = await self._store.ping()
-        written, read, deleted, told = await self._store.pipeline(
+        store = self._stores.first
+        key, value = store.keys.of("test", secrets.token_hex(8)), secrets.token_hex(8)
+        seconds = await store.ping()
+        written, read, deleted, told = await store.pipeline(
             [("SET", key, value, "PX", 10_000), ("GET", key), ("DEL", key), ("INFO", "server")]
         )
         good = written == b"OK" and read == value.encode() and deleted == 1
@@ -74,24 +89,23 @@ class Operations:
 
     async def stats(self, _: Request) -> Response:
         """GET /redis/stats"""
-        keys, names = self._store.keys, list(self._topology.streams)
-        views = await survey(self._store, self._topology)
-        told, *lengths = await self._store.pipeline(
-            [("INFO",), *(("XLEN", key) for name in names for key in (keys.stream(name), keys.dead(name)))]
-        )
+        views = await survey(self._stores, self._topology)
+        counted = await lengths(self._stores, self._topology)
+        [told] = await self._stores.first.pipeline([("INFO",)])
         fields = _info(told)
         conversations = 0
-        async for _name in self._scan(keys.of("conversation") + ":"):
-            conversations += 1
+        for store in self._stores:
+            async for _name in _scan(store, store.keys.of("conversation") + ":"):
+                conversations += 1
         streams = {
             name: {
-                "length": _count(lengths[2 * number]),
+                "length": row["length"],
                 "groups": {
                     group.name: {"lag": views[group.name].lag, "pending": views[group.name].pending}
                     for group in self._topology.readers(name)
                 },
             }
-            for number, name in enumerate(names)
+            for name, row in counted.items()
         }
         return Json(
             {
@@ -99,42 +113,50 @@ class Operations:
                 "memory_bytes": int(fields.get("used_memory", 0)),
                 "conversations": conversations,
                 "streams": streams,
-                "dead": {name: _count(lengths[2 * number + 1]) for number, name in enumerate(names)},
+                "dead": {name: row["dead"] for name, row in counted.items()},
             }
         )
 
     async def conversations(self, request: Request) -> Response:
         """GET /redis/conversations?cursor="""
-        given = request.query_params.get("cursor") or "0"
-        if not re.fullmatch(r"[0-9]{1,20}", given) or int(given) >= 2**64:
+        given = re.fullmatch(r"([0-9]{1,20})(?:\.([0-9]{1,3}))?", request.query_params.get("cursor") or "0")
+        if not given or int(given[1]) >= 2**64:
             raise Refused(400, "invalid_field", "`cursor` must be the one of the answer before, or 0")
-        prefix = self._store.keys.of("conversation") + ":"
-        cursor, found = await self._store.command("SCAN", given, "MATCH", _literally(prefix) + "*", "COUNT", SCANNED)
+        at, shard = int(given[1]), int(given[2] or 0)
+        if shard >= len(self._stores):
+            return Json({"user_ids": [], "cursor": "0"})
+        store = list(self._stores)[shard]
+        prefix = store.keys.of("conversation") + ":"
+        cursor, found = await store.command("SCAN", at, "MATCH", _literally(prefix) + "*", "COUNT", SCANNED)
         people = [name.decode(errors="replace").removeprefix(prefix) for name in found]
-        return Json({"user_ids": people, "cursor": cursor.decode()})
+        shard += cursor == b"0"
+        where = f".{shard}" if shard else ""
+        return Json({"user_ids": people, "cursor": "0" if shard == len(self._stores) else cursor.decode() + where})
 
     async def clear(self, request: Request) -> Response:
         """DELETE /redis/clear?confirm=yes: keys of our table, whatever else lies in this Redis."""
         if request.query_params.get("confirm") != "yes":
             raise Refused(400, "not_confirmed", "this deletes everything of this bot; add ?confirm=yes")
-        whole, prefixes = self._ours()
+        return Json({"deleted": sum([await self._clear(store) for store in self._stores])})
+
+    async def _clear(self, store: Store) -> int:
+        whole, prefixes = self._ours(store.keys)
         deleted = 0
         batch: list[bytes] = []
-        async for name in self._scan(self._store.keys.namespace):
+        async for name in _scan(store, store.keys.namespace):
             if name in whole or name.startswith(prefixes):
                 batch.append(name)
                 if len(batch) >= SCANNED:
-                    deleted += await self._store.command("UNLINK", *batch)
+                    deleted += await store.command("UNLINK", *batch)
                     batch.clear()
         if batch:
-            deleted += await self._store.command("UNLINK", *batch)
-        return Json({"deleted": deleted})
+            deleted += await store.command("UNLINK", *batch)
+        return deleted
 
-    def _ours(self) -> tuple[set[bytes], tuple[bytes, ...]]:
-        """Every key we may have: whole names, and what names begin with."""
-        keys = self._store.keys
+    def _ours(self, keys: Keys) -> tuple[set[bytes], tuple[bytes, ...]]:
+        """Every key that a shard may have: whole names, and what names begin with."""
         whole = {key for name in self._topology.streams for key in (keys.stream(name), keys.dead(name))}
-        prefixes = {keys.namespace + "group:"}
+        prefixes = {keys.group("due", "").partition(":due")[0]}
         for kind, row in table.TABLE.items():
             if not row.pattern.startswith(("<", "group:")):
                 if ":" in row.pattern:
@@ -143,15 +165,15 @@ class Operations:
                     whole.add(keys.of(kind))
         return {name.encode() for name in whole}, tuple(prefix.encode() for prefix in prefixes)
 
-    async def _scan(self, prefix: str) -> AsyncIterator[bytes]:
-        """Every key that begins so, once or (as SCAN has it) more often; not everybody's are text."""
-        cursor, pattern = b"0", _literally(prefix) + "*"
-        while True:
-            cursor, found = await self._store.command("SCAN", cursor, "MATCH", pattern, "COUNT", SCANNED)
-            for name in found:
-                yield name
-            if cursor == b"0":
-                return
+async def _scan(store: Store, prefix: str) -> AsyncIterator[bytes]:
+    """Every key that begins so, once or (as SCAN has it) more often; not everybody's are text."""
+    cursor, pattern = b"0", _literally(prefix) + "*"
+    while True:
+        cursor, found = await store.command("SCAN", cursor, "MATCH", pattern, "COUNT", SCANNED)
+        for name in found:
+            yield name
+        if cursor == b"0":
+            return
 
 
 def _literally(text: str) -> str:
@@ -165,11 +187,6 @@ def _published(reply: bytes) -> dict[str, Any] | None:
         return msgspec.json.decode(reply, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-
-
-def _count(reply: Any) -> int:
-    """Of a key of another type, which has no length, none."""
-    return reply if isinstance(reply, int) else 0
 
 
 def _info(reply: Any) -> dict[str, str]:

@@ -24,13 +24,22 @@ class Refused(CauceError):
         status: HTTP's.
         code: for programs; one row of docs/http.md.
         detail: for people.
+        told: the log has said why already, once for all requests.
         more: further fields of the answer.
     """
 
     def __init__(
-        self, status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        told: bool = False,
+        **more: Any,
     ) -> None:
         super().__init__(detail)
+        self.told = told
         self.status = status
         self.code = code
         self.headers = dict(headers or {})

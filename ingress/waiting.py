@@ -120,7 +120,9 @@ class Waiting:
                 lost = lost or error.maybe_written
                 if not in_time:
                     # Any of the claims may have taken the reply, also where the last one certainly did not.
-                    raise Unavailable(str(error), maybe_written=lost, retry_after=error.retry_after) from error
+                    raise Unavailable(
+                        str(error), maybe_written=lost, retry_after=error.retry_after, told=error.told
+                    ) from error
                 await asyncio.sleep(RETRY_SECONDS)
                 ticket.rung.set()  # ask again: the same claim gets the same answer
                 continue
@@ -148,7 +150,7 @@ class Waiting:
 
     async def _follow(self) -> None:
         """Wake whom the bell names, for as long as somebody waits."""
-        bell, last = self._store.keys.of("bell", self._bell), "0"
+        bell, last, deaf = self._store.keys.of("bell", self._bell), "0", False
         follower = self._store.follower()
         try:
             while True:
@@ -156,9 +158,12 @@ class Waiting:
                 try:
                     found = await follower.read({bell: last}, BLOCK_MS, count=100)
                 except Unavailable as error:
-                    _log.warning("bell.lost", why=str(error))
+                    if not (error.told or deaf):
+                        _log.warning("bell.lost", why=str(error))
+                    deaf = deaf or not error.told
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
+                deaf = False
                 for _, rings in found:
                     for last, fields in rings:  # noqa: B007 - the last one is where to go on
                         if ticket := self._tickets.get(fields.get("ticket", b"").decode(errors="replace")):

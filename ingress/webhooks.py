@@ -14,7 +14,8 @@ from starlette.responses import PlainTextResponse, Response
 
 from ingress import access, whatsapp
 from ingress.access import Access
-from ingress.append import INBOUND, STATUSES, Appended, Appender, Arrival
+from ingress.append import INBOUND, STATUSES, Appended, Arrival
+from ingress.appenders import Appenders
 from ingress.chat import arrival_of, note, unavailable
 from ingress.refusal import Json, Refused
 from streams import log as logs
@@ -30,10 +31,10 @@ _log = logs.get("ingress")
 class Webhooks:
     """The two routes /whatsapp."""
 
-    def __init__(self, topology: Topology, settings: Settings, appender: Appender, doorkeeper: Access) -> None:
+    def __init__(self, topology: Topology, settings: Settings, appenders: Appenders, doorkeeper: Access) -> None:
         self._topology = topology
         self._verify_token = settings.whatsapp_verify_token
-        self._appender = appender
+        self._appenders = appenders
         self._access = doorkeeper
 
     async def verify(self, request: Request) -> Response:
@@ -59,13 +60,13 @@ class Webhooks:
             raise Refused(422, "not_whatsapp", str(error)) from None
         except whatsapp.TooMany as error:
             raise Refused(413, "too_large", str(error), most=whatsapp.MOST) from None
-        if not self._appender.takes(STATUSES):
+        if not self._appenders.takes(STATUSES):
             found.ignored += ["status"] * len(found.statuses)
             found.statuses = []
         arrivals = [arrival_of(inbound, request) for inbound in found.messages]
         arrivals += [_arrival(status) for status in found.statuses]
         try:
-            appended = await self._appender.append(arrivals)
+            appended = await self._appenders.append(arrivals)
         except Unavailable as error:
             raise unavailable(error) from error
         return Json(_counted(found, appended))

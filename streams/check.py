@@ -21,16 +21,19 @@ import msgspec
 from processors.egress.webhook import Webhook
 from processors.inference import echo, prompt, remote, weights
 from processors.inference.actions import Detector
-from streams import embedded, entry, groups, memory, settings
-from streams.connection import Store
+from streams import embedded, entry, groups, layout, memory, settings
 from streams.errors import CauceError, ConfigurationError
 from streams.handlers import find
 from streams.masking import Mask
 from streams.settings import Settings
-from streams.status import info
+from streams.status import info, release
+from streams.stores import Stores
 from streams.topology import Topology, suggest
 
 OLDEST_REDIS = (6, 2)
+
+TESTED = {"Redis": ("6.2", "7.0", "7.2", "7.4", "8.0", "8.6"), "Valkey": ("7.2", "8.0", "8.1", "9.1")}
+"""What the conformance tests have been run on (docs/servers.md)."""
 
 _WRITES = """redis.call('TIME'); redis.call('SET', KEYS[1], '1', 'PX', 10000); return redis.call('DEL', KEYS[1])"""
 """A write after TIME: what every script of ours does, and what a Redis without effect replication refuses."""
@@ -201,16 +204,18 @@ async def _redis(where: Settings, pipeline: Topology) -> list[Finding]:
         url = running
     else:
         url = entry.redis_url(where)
-    store = Store.open(url, namespace=where.namespace, patience=1)
+    stores = Stores.open(url, namespace=where.namespace, shards=pipeline.shards, patience=1)
+    store = stores.first
     try:
-        known = await groups.roll(store, pipeline)
+        await layout.compare(stores)
+        known = await groups.roll(stores, pipeline)
         test = store.keys.of("test", secrets.token_hex(8))
         told, written = await store.pipeline([("INFO",), ("EVAL", _WRITES, 1, test)])
-        room = await memory.look(store)
+        room = memory.worst([await memory.look(each) for each in stores])
     except CauceError as error:
         return [wrong("Redis", str(error))]
     finally:
-        await store.close()
+        await stores.close()
     return [*_told(where, told), *eviction(where, room), *_writable(written), *_deserted(known)]
 
 
@@ -236,12 +241,15 @@ def _told(where: Settings, reply: object) -> Iterator[Finding]:
 
 def server(where: Settings, fields: dict[str, str]) -> Iterator[Finding]:
     """Version and persistence, from INFO: hosted servers often refuse CONFIG."""
-    told = fields.get("redis_version", "")
-    version = tuple(int(part) for part in told.split(".")[:2] if part.isdigit())
+    name, told = release(fields)
+    version = tuple(int(part) for part in fields.get("redis_version", "").split(".")[:2] if part.isdigit())
     if version < OLDEST_REDIS:
         yield wrong("Redis", f"version {told or 'unknown'} is too old; Cauce needs 6.2 or newer")
+    elif ".".join(told.split(".")[:2]) in TESTED.get(name, ()):
+        yield good("Redis", f"{name} {told}")
     else:
-        yield good("Redis", f"version {told}")
+        tested = ", ".join(f"{name} {version}" for name, versions in TESTED.items() for version in versions)
+        yield warning("Redis", f"{name} {told} has not been tested; these have: {tested}")
     if fields.get("aof_enabled") == "0":
         yield warning("appendonly", "is off: what came since the last snapshot is lost when Redis restarts")
 

@@ -71,7 +71,8 @@ class Committer:
                 results = await self._turns.settle([ending for ending, _ in batch])
                 break
             except Unavailable as error:
-                self._log.warning("commit.waiting", turns=len(batch), why=str(error))
+                level = self._log.debug if error.told else self._log.warning
+                level("commit.waiting", turns=len(batch), why=str(error))
                 await asyncio.sleep(0.5)
             except ResponseError as error:
                 if len(batch) == 1:

@@ -1,9 +1,10 @@
 """
-The one place that knows redis-py.
+What is said to Redis, and what becomes of it when no answer comes.
 
-Commands go out as bytes and replies come back as Redis sent them: no callbacks, no decoding.  redis-py's own retries
-are off; what is lost on the way is repeated here, the same call with the same arguments, so every script and every
-command given to a `Store` must be safe to repeat.
+Which server it is said to is for routes.py to know; these two alone know redis-py.  Commands go out as bytes and
+replies come back as Redis sent them: no callbacks, no decoding.  redis-py's own retries are off; what is lost on the
+way is repeated here, the same call with the same arguments, so every script and every command given to a `Store` must
+be safe to repeat.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from typing import Any
 
 import msgspec
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.asyncio.retry import Retry as NoRetry
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     InvalidResponse,
@@ -33,6 +32,8 @@ from redis.exceptions import TimeoutError as TooSlow
 
 from streams.errors import Unavailable
 from streams.keys import Keys
+from streams.outage import LOST_AFTER, Outage
+from streams.routes import Direct, Route
 
 Argument = bytes | str | int | float
 
@@ -41,11 +42,14 @@ SILENCE = 5.0
 
 _LOST = (LostConnection, TooSlow, OSError, asyncio.IncompleteReadError)
 _FULL = "OOM"
-_AWAY = frozenset({"BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"})
-"""Answers of a server that can do nothing now, not even read; the same call will be taken soon."""
+_AWAY = frozenset({"BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK"})
+"""Answers of a server that can do nothing now, not even read; the same call will be taken soon, there or elsewhere."""
 
-_READ_ONLY = frozenset({"READONLY", "NOREPLICAS", "MISCONF"})
-"""Answers of one that takes no writes now: it is failing over, has lost its replicas, or cannot write to its disk."""
+_READ_ONLY = frozenset({"READONLY", "NOREPLICAS", "MISCONF", "UNBLOCKED"})
+"""
+Answers of one that takes no writes now: it is failing over (also while we waited), has lost its replicas, or cannot
+write to its disk.
+"""
 
 _CODE = re.compile(rf"\b({'|'.join([_FULL, *sorted(_AWAY), *sorted(_READ_ONLY)])})\b")
 _REFUSED = ("WRONGPASS", "NOAUTH", "invalid username-password", "DB index is out of range")
@@ -67,35 +71,29 @@ def script(module_file: str, name: str) -> Script:
 
 class Store:
     """
-    A Redis, as the rest of Cauce sees it.
+    One shard in its Redis, as the rest of Cauce sees it.
 
     Connections are made when first needed; a lost one is replaced.  Safe for many tasks at once.
     """
 
-    def __init__(self, pool: ConnectionPool, keys: Keys, patience: float = 5.0) -> None:
+    def __init__(self, route: Route, keys: Keys, patience: float = 5.0, outage: Outage | None = None) -> None:
         self.keys = keys
         self.patience = patience
         """Seconds for which a call is repeated while Redis cannot be reached."""
-        self._pool = pool
+        self._outage = outage or Outage()
+        self._route = route
+        self._void = [keys.of("void")] if route.clustered else []
 
     @classmethod
     def open(cls, url: str, *, namespace: str = "", patience: float = 5.0) -> Store:
         """
+        The only shard of one server; stores.py opens several, and what lies behind sentinels or in a cluster.
+
         Args:
             url: `redis://…`, `rediss://…` or `unix:///path/to.sock`.
             namespace: prefix of every key; its `:` is added where it is missing.
         """
-        pool = ConnectionPool.from_url(
-            url,
-            protocol=2,
-            # Not redis-py's own: its wait_for swallows a cancellation that comes as the write ends (Python 3.11).
-            socket_timeout=None,
-            socket_connect_timeout=2,
-            retry=NoRetry(NoBackoff(), 0),
-            health_check_interval=0,
-        )
-        prefix = namespace if not namespace or namespace.endswith(":") else namespace + ":"
-        return cls(pool, Keys(namespace=prefix), patience)
+        return cls(Direct(url), Keys(namespace=prefix(namespace)), patience)
 
     async def run(
         self, script: Script, keys: Sequence[str], args: Sequence[Argument] = (), *, silence: float | None = None
@@ -110,12 +108,31 @@ class Store:
             Unavailable: Redis cannot be reached, is full, or takes no writes.
             redis.ResponseError: the script is wrong.
         """
+        return (await self._run(script, keys, args, [], silence))[0]
+
+    async def run_and(
+        self, script: Script, keys: Sequence[str], args: Sequence[Argument], then: Sequence[Argument]
+    ) -> list[Any]:
+        """Run a script, and behind it over the same connection a command that waits for what it wrote; both replies."""
+        return await self._run(script, keys, args, [then], None)
+
+    async def _run(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Argument],
+        behind: list[Sequence[Argument]],
+        silence: float | None,
+    ) -> list[Any]:
+        # A script touches keys that it cannot declare.  While a slot moves, some of its keys here and some there, a
+        # call is turned away with TRYAGAIN if one of those it declares is missing; so it declares one that always is.
+        declared = [*keys, *self._void]
         try:
-            command: tuple[Argument, ...] = ("EVALSHA", script.sha, len(keys), *keys, *args)
-            return (await self._repeat([command], raising=True, silence=silence))[0]
+            command: tuple[Argument, ...] = ("EVALSHA", script.sha, len(declared), *declared, *args)
+            return await self._repeat([command, *behind], raising=True, silence=silence, call=script.sha)
         except NoScriptError:
-            command = ("EVAL", script.text, len(keys), *keys, *args)
-            return (await self._repeat([command], raising=True, silence=silence))[0]
+            command = ("EVAL", script.text, len(declared), *declared, *args)
+            return await self._repeat([command, *behind], raising=True, silence=silence, call=script.sha)
 
     async def command(self, *args: Argument) -> Any:
         """One command that may be repeated.  Raises Unavailable, redis.ResponseError."""
@@ -133,58 +150,99 @@ class Store:
         return loop.time() - start
 
     async def close(self) -> None:
-        await self._pool.disconnect()
+        await self._route.close()
 
     def follower(self) -> Follower:
         """A connection of its own for blocking reads."""
-        return Follower(self._pool.make_connection())
+        return Follower(self._route)
 
     async def _repeat(
-        self, commands: Sequence[Sequence[Argument]], *, raising: bool = False, silence: float | None = None
+        self,
+        commands: Sequence[Sequence[Argument]],
+        *,
+        raising: bool = False,
+        silence: float | None = None,
+        call: str = "",
     ) -> list[Any]:
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + self.patience
-        pause, maybe_written = 0.02, False
+        started, pause, maybe_written = loop.time(), 0.02, False
+        call = call or str(commands[0][0])
+        pool = instead = None
         trouble: Exception | None
         while True:
             try:
                 async with asyncio.timeout(silence or SILENCE):
-                    connection = await self._pool.get_connection()
+                    pool = instead or await self._route.pool()
+                    connection = await pool.get_connection()
                     maybe_written = True
-                    replies = await _exchange(self._pool, connection, commands)
+                    replies = await _exchange(pool, connection, commands, asking=instead is not None)
                 if (trouble := _trouble(replies, raising=raising)) is None:
+                    self._heard(call, pool, replies)
                     return replies
                 why = f"Redis takes no {'calls' if code_of(trouble) in _AWAY else 'writes'} now: {trouble}"
             except (AuthenticationError, InvalidResponse) as error:
-                raise Unavailable(f"Redis refuses us: {error}") from error
+                raise self._lost(call, started, f"Redis refuses us: {error}") from error
             except _LOST as lost:
                 trouble, why = lost, f"Redis cannot be reached: {str(lost) or type(lost).__name__}"
                 if any(word in why for word in _REFUSED):
-                    raise Unavailable(f"Redis refuses us: {lost}") from lost
-            if loop.time() >= give_up:
-                raise Unavailable(why, maybe_written=maybe_written) from trouble
+                    raise self._lost(call, started, f"Redis refuses us: {lost}") from lost
+            if pool is not None:
+                instead = self._route.learn(pool, trouble)
+            readable = code_of(trouble) in _READ_ONLY
+            if loop.time() >= started + self.patience:
+                raise self._lost(call, started, why, readable=readable, maybe_written=maybe_written) from trouble
+            if loop.time() >= started + LOST_AFTER:
+                self._outage.fails(call, started, why, readable=readable)
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 2, 0.5)
 
+    def _lost(
+        self, call: str, since: float, why: str, *, readable: bool = False, maybe_written: bool = False
+    ) -> Unavailable:
+        self._outage.fails(call, since, why, readable=readable)
+        return Unavailable(why, maybe_written=maybe_written, told=True)
+
+    def _heard(self, call: str, pool: ConnectionPool, replies: list[Any]) -> None:
+        refused = [each for each in replies if isinstance(each, ResponseError) and code_of(each) in _READ_ONLY]
+        for reply in refused:
+            self._route.learn(pool, reply)  # the next call may find the new master
+        if not refused:
+            self._outage.works(call, writes=call == "SET")
+
+
+def prefix(namespace: str) -> str:
+    """A namespace as keys begin with it: `bot2` → `bot2:`."""
+    return namespace if not namespace or namespace.endswith(":") else namespace + ":"
+
 
 async def _exchange(
-    pool: ConnectionPool, connection: AbstractConnection, commands: Sequence[Sequence[Argument]]
+    pool: ConnectionPool, connection: AbstractConnection, commands: Sequence[Sequence[Argument]], *, asking: bool
 ) -> list[Any]:
+    if asking:
+        commands = [command for each in commands for command in (("ASKING",), each)]
     try:
-        await connection.send_packed_command(connection.pack_commands(commands))
+        await _send(connection, connection.pack_commands(commands))
         replies: list[Any] = []
         for _ in commands:
             try:
                 replies.append(await connection.read_response())
             except ResponseError as error:
                 replies.append(error)
-        return replies
+        return replies[1::2] if asking else replies
     except BaseException:
         # Half an exchange leaves replies under way that the next user would take for its own.
         await connection.disconnect(nowait=True)
         raise
     finally:
         await pool.release(connection)
+
+
+async def _send(connection: AbstractConnection, packed: list[bytes]) -> None:
+    try:
+        await connection.send_packed_command(packed)
+    except RuntimeError as error:
+        # uvloop's word for a connection that was reset while it lay in the pool.
+        raise LostConnection(str(error)) from error
 
 
 def code_of(error: Exception) -> str:
@@ -243,8 +301,10 @@ def entries(reply: Any) -> list[Entry]:
 class Follower:
     """Blocking XREAD on a connection of its own: it wakes when something is appended, and polls nothing."""
 
-    def __init__(self, connection: AbstractConnection) -> None:
-        self._connection = connection
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._pool: ConnectionPool | None = None
+        self._connection: AbstractConnection | None = None
 
     async def read(self, after: dict[str, str], block_ms: int, count: int = 1) -> list[tuple[str, list[Entry]]]:
         """
@@ -255,20 +315,39 @@ class Follower:
         """
         try:
             async with asyncio.timeout(block_ms / 1000 + SILENCE):
-                await self._connection.connect()
-                await self._connection.send_command(
-                    "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *after.keys(), *after.values()
-                )
-                reply = await self._connection.read_response()
+                connection = await self._connected()
+                streams: list[Argument] = [*after.keys(), *after.values()]
+                command = ["XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *streams]
+                await _send(connection, connection.pack_commands([command]))
+                reply = await connection.read_response()
         except (ResponseError, InvalidResponse) as error:
-            raise Unavailable(f"Redis refuses to be followed: {error}") from error
+            await self._leave(error)
+            told = code_of(error) in _AWAY | _READ_ONLY
+            raise Unavailable(f"Redis refuses to be followed: {error}", told=told) from error
         except _LOST as error:
-            await self._connection.disconnect(nowait=True)
-            raise Unavailable(f"Redis cannot be reached: {error}") from error
+            await self._leave(error)
+            raise Unavailable(f"Redis cannot be reached: {error}", told=True) from error
         except BaseException:
-            await self._connection.disconnect(nowait=True)
+            await self.close()
             raise
         return [(name.decode(), entries(found)) for name, found in reply or []]
 
+    async def _connected(self) -> AbstractConnection:
+        pool = await self._route.pool()
+        if pool is not self._pool or self._connection is None:
+            # Others have found that the server is no longer the one; it would be silent for ever, and not lost.
+            await self.close()
+            self._pool, self._connection = pool, pool.make_connection()
+        await self._connection.connect()
+        return self._connection
+
+    async def _leave(self, trouble: Exception) -> None:
+        """The server of the next read may be another."""
+        if self._pool is not None:
+            self._route.learn(self._pool, trouble)
+        await self.close()
+
     async def close(self) -> None:
-        await self._connection.disconnect(nowait=True)
+        if self._connection is not None:
+            await self._connection.disconnect(nowait=True)
+            self._connection = None

@@ -32,6 +32,8 @@ class Message(msgspec.Struct, kw_only=True, frozen=True):
     replayed: bool = False
     door: str | None = None
     """On outbound: the entry whose waiting HTTP request may claim this reply instead of the webhook."""
+    origin: str | None = None
+    """Of an entry that was put back from the dead letters: the id under which it first came."""
     count: int | None = None
     """Where the group has a meter: the how-many-th of its person's window this message was; None if not counted."""
 
@@ -45,8 +47,8 @@ class Message(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def at_ms(self) -> int:
-        """When Redis took it, Unix milliseconds."""
-        return int(self.id.partition("-")[0])
+        """When Redis first took it, Unix milliseconds."""
+        return int((self.origin or self.id).partition("-")[0])
 
 
 class Turn(msgspec.Struct, kw_only=True):
@@ -67,6 +69,8 @@ class Turn(msgspec.Struct, kw_only=True):
     """Redis's clock when the turn was granted, Unix milliseconds."""
     meter_ms: int = 0
     """Where the group has a meter: until this person's window ends."""
+    shard: int | None = None
+    """Where there are several: two of them may have entries of the same id."""
 
     @property
     def id(self) -> str:
@@ -148,7 +152,7 @@ class Handler(msgspec.Struct, kw_only=True, frozen=True):
     outside: bool = False
     """It acts outside Redis (a webhook, a database): never run in a replay."""
     lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None
-    """`lifespan(group, topology, settings, context)`: opened once per worker, before the first turn."""
+    """`lifespan(group, topology, settings, stores)`: opened once per worker, before the first turn."""
     buried: Callable[[Turn, str], Effects | None] | None = None
     """What is committed beside the burial of a turn: an apology, say."""
 

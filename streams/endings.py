@@ -14,7 +14,7 @@ from streams import wire
 from streams.effects import Effects, Turn, Write
 from streams.errors import CauceError
 from streams.fate import Park
-from streams.keys import Keys
+from streams.keys import Keys, shard_of
 from streams.tables import Group
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -45,15 +45,17 @@ def ending(
     effects: Effects | None = None,
     bury: str | None = None,
     park: Park | None = None,
+    uncounted: bool = False,
 ) -> Ending:
     """
     Args:
         ids: the entries that are done with; those of the turn that are left out stay in the box.
         bury: a reason; the entries go to the dead letters as well.
         park: when what is left becomes due; None: at the end of its window.
+        uncounted: this start is taken back; a park says so itself.
 
     Raises:
-        NotAllowed: an output to a stream that the group's `writes` does not name.
+        NotAllowed: an output to a stream that the group's `writes` does not name, or for a key of another shard.
         TypeError, UnicodeDecodeError, KeyError: effects that cannot be encoded.
     """
     touched: list[str] = []
@@ -68,10 +70,11 @@ def ending(
         plain["bury"] = bury
     if park is not None:
         plain |= {"delay_ms": park.delay_ms, "at_door": park.at_door}
-        if not park.counted:
-            plain["uncount"] = [message.id for message in turn.messages]
+        uncounted = uncounted or not park.counted
         if park.progress is not None:
             plain["progress"] = park.progress
+    if uncounted:
+        plain["uncount"] = [message.id for message in turn.messages]
     return Ending(_pack(plain), touched, len(ids))
 
 
@@ -80,6 +83,8 @@ def _effects(keys: Keys, group: Group, turn: Turn, effects: Effects, touched: li
     for output in effects.outputs:
         if output.stream not in group.writes:
             raise NotAllowed(f"group {group.name} returned an output to {output.stream!r}, which its `writes` lacks")
+        if output.key and shard_of(output.key, keys.shards) != keys.shard:
+            raise NotAllowed(f"group {group.name} returned an output for a key that lies in another shard")
         fields = ["key", output.key or turn.key, "type", output.type, "body", wire.encode(output.body).decode()]
         fields += ["v", wire.VERSION, "trace", turn.messages[-1].trace]
         if turn.replayed:

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streams import embedded, topology, welcome
 from streams import settings as environment
 from streams.errors import CauceError, ConfigurationError
 from streams.settings import Settings
 from streams.topology import Topology
+
+if TYPE_CHECKING:
+    from streams.stores import Stores
 
 
 class Place:
@@ -74,6 +77,32 @@ def ingress_url(settings: Settings, url: str | None) -> str:
     if url is None:
         redis_url(settings)  # so that "nothing is running" is said in one way
     return (url or welcome.address(settings)).rstrip("/")
+
+
+def ask(place: Place, asking: Callable[[Stores], Awaitable[Any]]) -> Any:
+    """
+    Run what a command asks of Redis, with its shards opened and closed around it.
+
+    Raises:
+        ConfigurationError: no Redis is running.
+        Unavailable: it cannot be reached.
+    """
+
+    # Here, because `cauce --help` is to load nothing heavy.
+    from streams import layout
+    from streams.stores import Stores
+
+    async def main() -> Any:
+        topology, settings = place.topology, place.settings
+        url = redis_url(settings)
+        stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards, patience=1)
+        try:
+            await layout.compare(stores)
+            return await asking(stores)
+        finally:
+            await stores.close()
+
+    return run(main())
 
 
 def run(running: Awaitable[Any], *, fast: bool = True) -> Any:

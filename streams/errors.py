@@ -22,10 +22,14 @@ class Unavailable(CauceError):
     Attributes:
         maybe_written: the answer was lost after the command had left, so it may have happened.
         retry_after: seconds after which it is worth trying again.
+        told: Redis is away, which the log says once for all who find it so; whoever catches this need not.
     """
 
-    def __init__(self, why: str, *, maybe_written: bool = False, retry_after: int = 2) -> None:
+    def __init__(
+        self, why: str, *, maybe_written: bool = False, retry_after: int = 2, told: bool = False
+    ) -> None:
         super().__init__(why)
+        self.told = told
         self.maybe_written = maybe_written
         self.retry_after = retry_after
 

@@ -37,6 +37,8 @@ class Burial(msgspec.Struct, frozen=True):
     """Bury the messages whose attempts are used up; what came later gets its own chances."""
     only: str | None = None
     """Bury this entry alone: it is known to be the one to blame."""
+    unrun: bool = False
+    """It was not handled this time, so this start is no attempt."""
 
 
 Fate = Settle | Park | Burial
@@ -48,7 +50,7 @@ JITTER = 0.2
 def before(starts: Sequence[int], attempts: int) -> Burial | None:
     """A turn that was started more often than allowed is buried without running: its worker died each time."""
     if starts[0] > attempts:
-        return Burial(why=f"its worker died or lost it {attempts} times", exhausted_only=True)
+        return Burial(why=f"its worker died or lost it {attempts} times", exhausted_only=True, unrun=True)
     return None
 
 

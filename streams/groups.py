@@ -11,6 +11,7 @@ import msgspec
 
 from streams.connection import Store, script
 from streams.errors import CauceError
+from streams.stores import Stores
 from streams.survey import survey
 from streams.tables import Group, WhenFull
 from streams.topology import Topology
@@ -101,18 +102,24 @@ async def registered(store: Store, topology: Topology | None = None) -> dict[str
     return found
 
 
-async def roll(store: Store, topology: Topology) -> list[Listed]:
+async def roll(stores: Stores, topology: Topology) -> list[Listed]:
     """
-    Every group that is registered or stands in streams.toml, by stream.
+    Every group that is registered or stands in streams.toml, by stream, over all shards.
 
     Raises:
         Unavailable: Redis cannot be reached.
     """
-    known = await registered(store, topology)
+    known: dict[str, Registration] = {}
+    for store in stores:
+        known |= await registered(store, topology)
     both = {name: Registration.of(group) for name, group in topology.groups.items()} | known
     tables = {name: Group(name=name, reads=told.reads, handler=told.handler) for name, told in both.items()}
-    views = await survey(store, msgspec.structs.replace(topology, groups=tables))
-    skipped = await store.pipeline([("GET", store.keys.group("skipped", name)) for name in both])
+    views = await survey(stores, msgspec.structs.replace(topology, groups=tables))
+    skipped = dict.fromkeys(both, 0)
+    for store in stores:
+        counts = await store.pipeline([("GET", store.keys.group("skipped", name)) for name in both])
+        for name, count in zip(both, counts, strict=True):
+            skipped[name] += int(count) if isinstance(count, bytes) else 0
     found = [
         Listed(
             name=name,
@@ -124,16 +131,16 @@ async def roll(store: Store, topology: Topology) -> list[Listed]:
             oldest_s=views[name].oldest_s,
             when_full=told.when_full,
             max_backlog=told.max_backlog,
-            skipped=int(lost) if isinstance(lost, bytes) else 0,
+            skipped=skipped[name],
         )
-        for (name, told), lost in zip(both.items(), skipped, strict=True)
+        for name, told in both.items()
     ]
     return sorted(found, key=lambda each: (each.stream, each.name))
 
 
-async def drop(store: Store, stream: str, group: str, *, forced: bool = False) -> int:
+async def drop(stores: Stores, stream: str, group: str, *, forced: bool = False) -> int:
     """
-    Forget a group: its boxes, due times, leases, attempts and pending entries, and then that it ever was.
+    Forget a group in every shard: its boxes, due times, leases, attempts and pending entries, and then that it was.
 
     Safe to repeat, and after an interruption to be.  Its `own:` keys live as long as its handler has said.
 
@@ -144,9 +151,13 @@ async def drop(store: Store, stream: str, group: str, *, forced: bool = False) -
         how many keys (people) had something waiting.
 
     Raises:
-        Consumed: a worker of it is alive; nothing was done.
+        Consumed: a worker of it is alive.
         Unavailable: Redis cannot be reached.
     """
+    return sum([await _drop(store, stream, group, forced=forced) for store in stores])
+
+
+async def _drop(store: Store, stream: str, group: str, *, forced: bool = False) -> int:
     keys = store.keys
     state = [keys.group(kind, group) for kind in _STATE]
     declared = [keys.stream(stream), *state, keys.of("groups"), keys.of("bell", group)]

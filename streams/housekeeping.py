@@ -40,7 +40,8 @@ class Housekeeping:
         self._store = store
         self._turns = turns
         self._watch = watch
-        self._describe: Callable[[], dict[str, Any]] | None = getattr(resources, "describe", None)
+        describe: Callable[[], dict[str, Any]] | None = getattr(resources, "describe", None)
+        self._describe = describe if store.keys.shard == 0 else None  # a model is there once for all shards
         self._working: Callable[[], bool] = getattr(resources, "ready", lambda: True)
         self._log = log.get(turns.group.name)
         self._missing: set[Consumer] = set()

@@ -7,6 +7,8 @@ all of a shard's keys into one slot.  No key without a lifetime or a bound.
 
 from __future__ import annotations
 
+import binascii
+
 import msgspec
 
 
@@ -24,6 +26,7 @@ class Kind(msgspec.Struct, frozen=True):
 TABLE: dict[str, Kind] = {
     "stream": Kind("<stream>", "stream", "append, settle", "`keep` after the last group settled; `max_len`", True),
     "dead": Kind("<stream>.dead", "stream", "settle", "30 days; 100,000 entries", True),
+    "redrive": Kind("redrive:<call>", "string", "redrive", "1 h", False),
     "conversation": Kind("conversation:<user>", "string, JSON", "settle", "SESSION_EXPIRE_TIME, sliding", True),
     "conversation_meta": Kind("conversation_meta:<user>", "string, JSON", "settle", "as its conversation", True),
     "rate_limit": Kind("rate_limit:<user>", "string, counter", "take", "60 s from the first message", True),
@@ -33,7 +36,7 @@ TABLE: dict[str, Kind] = {
     "digest": Kind("digest", "string", "ingress", "for good; one key", False),
     "waiting": Kind("waiting:<stream>", "hash", "append", "until settled; while a request may wait", False),
     "door": Kind("door:<entry>", "hash", "settle, claim", "`wait.keep`", True),
-    "bell": Kind("bell:<name>", "stream", "append, settle, claim, sweep", "1 h; about 1,000 entries", False),
+    "bell": Kind("bell:<name>", "stream", "append, settle, claim, sweep, worker", "1 h; about 1,000 entries", False),
     "groups": Kind("groups", "hash", "worker", "until `cauce group drop`", False),
     "group.cursor": Kind("group:<group>:cursor", "string", "take", "as the group", False),
     "group.box": Kind("group:<group>:box:<key>", "sorted set", "take, settle", "until its entries are settled", True),
@@ -47,7 +50,19 @@ TABLE: dict[str, Kind] = {
     "model": Kind("model:<consumer>", "string, JSON", "worker", "8 s, renewed with the heartbeat", False),
     "breaker": Kind("breaker:<digest>", "hash", "egress", "1 day after the last failure", False),
     "test": Kind("test:<random>", "string", "ingress", "10 s", False),
+    "layout": Kind("layout", "string, JSON", "every process", "for good; one key, never tagged", False),
+    "void": Kind("void", "none: it is never there", "nobody", "named in calls on a Cluster", False),
 }
+
+
+def crc16(text: str) -> int:
+    """As Redis Cluster has it, CRC-16/XMODEM (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/)."""
+    return binascii.crc_hqx(text.encode(errors="surrogateescape"), 0)
+
+
+def shard_of(person: str, shards: int) -> int:
+    """Where everything of a person lies."""
+    return crc16(person) % shards if shards > 1 else 0
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -57,6 +72,8 @@ class Keys(msgspec.Struct, frozen=True):
     """Prefix with its separator, such as `bot2:`; empty for none."""
     tag: str = ""
     """Cluster hash tag without braces; empty for none."""
+    shard: int = 0
+    shards: int = 1
 
     def _name(self, head: str, rest: str = "") -> str:
         tag = f":{{{self.tag}}}" if self.tag else ""

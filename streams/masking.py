@@ -33,7 +33,7 @@ _BETWEEN = r"(?:[^\w…]|_){1,3}"
 _RUN = re.compile(rf"[+(]{{0,2}}(?<!\d)\d{{1,15}}(?!\d)(?:{_BETWEEN}\d{{1,15}}(?!\d))*")
 """A number, with whatever people put between digits.  A business-scoped id has more than 15 in a row."""
 
-_NOBODYS = re.compile(r"reply_\d{13}-\d+(?:\.\d+)?|msg_[0-9a-f]{24}|made-[0-9a-f]{24}|wamid\.[\w+/=%.-]+")
+_NOBODYS = re.compile(r"reply_\d{13}-\d+(?:\.s\d+)?(?:\.\d+)?|msg_[0-9a-f]{24}|made-[0-9a-f]{24}|wamid\.[\w+/=%.-]+")
 """Ids of messages that we made, and WhatsApp's, which become hashes; in those of others a number may hide."""
 
 _SECRETS_IN_URLS = (
@@ -44,6 +44,7 @@ _SECRETS_IN_URLS = (
     (re.compile(r"\bwhsec_[\w+/=-]+"), "whsec_…"),
 )
 _PASSWORD = re.compile(r"://[^:@/]*:([^/]*|.*)@", re.DOTALL)
+_SENTINEL = re.compile(r"[?&]sentinel_password=([^&#]+)")
 _EMPTY_USER = re.compile(r"(\b[a-z][a-z0-9+.-]*://)@")
 
 
@@ -56,9 +57,10 @@ def number(text: str) -> str:
 
 def passwords(address: str) -> Iterator[str]:
     """What stands as password in an address, as it is written and as it is meant."""
-    if found := _PASSWORD.search(address):
-        yield found[1]
-        yield unquote(found[1])
+    for pattern in (_PASSWORD, _SENTINEL):
+        if found := pattern.search(address):
+            yield found[1]
+            yield unquote(found[1])
 
 
 class Mask:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-__all__ = ["CONTENT_TYPE", "loop_lag", "observe_groups", "text", "turn"]
+__all__ = ["CONTENT_TYPE", "forget_groups", "loop_lag", "observe_groups", "text", "turn"]
 
 _QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -42,6 +42,8 @@ GENERATION_TOKENS = Counter("cauce_generation_tokens", "Tokens read (prompt) and
 DELIVERIES = Counter("cauce_deliveries", "Webhook posts: delivered, retried, buried, unsent, held.", ["outcome"])
 DELIVERY_SECONDS = Histogram("cauce_delivery_seconds", "One webhook post.", buckets=_QUICK)
 BREAKER = Gauge("cauce_breaker_open", "1 while the webhook's breaker is open.", multiprocess_mode="mostrecent")
+
+REDIS = Gauge("cauce_redis_up", "1 while Redis answers and takes our writes.", multiprocess_mode="livemin")
 
 GROUP_WORKERS = Gauge("cauce_group_workers", "Workers with a heartbeat.", ["group"], multiprocess_mode="mostrecent")
 GROUP_LAG = Gauge("cauce_group_lag", "Entries that are not settled.", ["group"], multiprocess_mode="mostrecent")
@@ -95,6 +97,13 @@ def observe_groups(views: Mapping[str, View]) -> None:
         GROUP_LAG.labels(name).set(view.lag)
         GROUP_OLDEST.labels(name).set(view.oldest_s)
         GROUP_DEAD.labels(name).set(view.dead)
+
+
+def forget_groups(names: Iterable[str]) -> None:
+    """Nobody can count them now, and what was counted last may be wrong: not a number."""
+    for name in names:
+        for gauge in (GROUP_WORKERS, GROUP_LAG, GROUP_OLDEST, GROUP_DEAD):
+            gauge.labels(name).set(float("nan"))
 
 
 def text() -> bytes:

@@ -12,10 +12,11 @@ import os
 import signal
 from collections.abc import Sequence
 
-from streams import log, memory, probe, retention
-from streams.connection import Store
+from streams import layout, log, memory, probe, retention, watchdog
 from streams.handlers import find
+from streams.room import Room
 from streams.settings import Settings
+from streams.stores import Stores
 from streams.topology import Topology
 from streams.worker import Worker
 
@@ -30,29 +31,36 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
     """
     topology = topology.debounced(settings.debounce)
     handlers = {name: find(topology.group(name), topology) for name in names}
-    store = Store.open(url, namespace=settings.namespace)
+    stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards)
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(store.close)
-        await store.ping()
+        stack.push_async_callback(stores.close)
+        await layout.agree(stores)
         log.get("worker").info("redis.connected", url=url)
-        await memory.refuse_eviction(store, production=settings.production)
+        await memory.refuse_eviction(stores, production=settings.production)
         workers: list[Worker] = []
-        _stop_on_signals(workers, len(handlers))
+        _stop_on_signals(workers, len(handlers) * len(stores))
         for name, handler in handlers.items():
             group = topology.group(name)
             resources = None
             if handler.lifespan is not None:
-                resources = await stack.enter_async_context(handler.lifespan(group, topology, settings, store))
-            workers.append(Worker(store, topology, group, handler, resources))
+                resources = await stack.enter_async_context(handler.lifespan(group, topology, settings, stores))
+            room = Room(group.concurrency, len(stores))
+            workers += [Worker(store, topology, group, handler, resources, room) for store in stores]
         if settings.worker_port is not None:
             await stack.enter_async_context(
                 probe.serve(settings.worker_port, ready=lambda: all(worker.ready for worker in workers))
             )
-        trimming = asyncio.create_task(retention.run(store, topology))
-        async with asyncio.TaskGroup() as serving:
-            for worker in workers:
-                serving.create_task(worker.run(settings.shutdown_grace))
-        trimming.cancel()
+        async with asyncio.TaskGroup() as whole:
+            beside = [
+                whole.create_task(retention.run(stores, topology)),
+                whole.create_task(layout.watch(stores)),
+                whole.create_task(watchdog.run()),
+            ]
+            async with asyncio.TaskGroup() as serving:
+                for worker in workers:
+                    serving.create_task(worker.run(settings.shutdown_grace))
+            for task in beside:
+                task.cancel()
     log.get("worker").info("redis.disconnected")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections.abc import Iterable
 
 import msgspec
 from redis.exceptions import RedisError
@@ -42,18 +43,20 @@ _pack = msgspec.msgpack.Encoder().encode
 _log = log.get("retention")
 
 
-async def run(store: Store, topology: Topology) -> None:
-    """Trim all streams of the topology now and then, until cancelled."""
+async def run(stores: Iterable[Store], topology: Topology) -> None:
+    """Trim all streams of the topology in every shard now and then, until cancelled."""
     wait = EVERY
     while True:
         await asyncio.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
         wait = EVERY
-        try:
-            seen = await memory.look(store)
-            wait = PRESSED_EVERY if seen.share >= memory.SETTLED_GO else EVERY
-            await make_room(store, topology, seen)
-        except Unavailable as error:
-            _log.debug("round.skipped", why=str(error))
+        for store in stores:
+            try:
+                seen = await memory.look(store)
+                if seen.share >= memory.SETTLED_GO:
+                    wait = PRESSED_EVERY
+                await make_room(store, topology, seen)
+            except Unavailable as error:
+                _log.debug("round.skipped", why=str(error))
 
 
 async def make_room(store: Store, topology: Topology, seen: memory.Memory) -> bool:

@@ -14,20 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from streams import groups
-from streams.connection import Store
 from streams.errors import ConfigurationError
-from streams.settings import Settings
 from streams.status import age
+from streams.stores import Stores
 from streams.topology import Topology, suggest
 
 
-async def show(url: str, settings: Settings, topology: Topology, *, as_json: bool) -> None:
+async def show(stores: Stores, topology: Topology, *, as_json: bool) -> None:
     """Print every group.  Raises Unavailable."""
-    store = Store.open(url, namespace=settings.namespace, patience=1)
-    try:
-        known = await groups.roll(store, topology)
-    finally:
-        await store.close()
+    known = await groups.roll(stores, topology)
     if as_json:
         sys.stdout.write(msgspec.json.encode(known).decode() + "\n")
         return
@@ -48,14 +43,7 @@ async def show(url: str, settings: Settings, topology: Topology, *, as_json: boo
 
 
 async def drop(
-    url: str,
-    settings: Settings,
-    topology: Topology,
-    stream: str,
-    group: str,
-    *,
-    ask: Callable[[str], bool] | None,
-    forced: bool,
+    stores: Stores, topology: Topology, stream: str, group: str, *, ask: Callable[[str], bool] | None, forced: bool
 ) -> None:
     """
     Drop a group and say what is lost.
@@ -67,26 +55,22 @@ async def drop(
         ConfigurationError: it reads another stream, is consumed, or whoever was asked said no.
         Unavailable: Redis cannot be reached.
     """
-    store = Store.open(url, namespace=settings.namespace, patience=1)
+    known = {each.name: each for each in await groups.roll(stores, topology)}
+    found = known.get(group)
+    if found and found.stream != stream:
+        raise ConfigurationError(f"group {group} reads {found.stream}, not {stream}")
+    if not found and stream not in topology.streams:
+        raise ConfigurationError(f"there is no stream {stream!r}{suggest(stream, topology.streams)}")
+    if found and found.workers and not forced:
+        raise ConfigurationError(_alive(group, found.workers))
+    behind = found.backlog if found else 0
+    question = f"Drop group {group} of {stream}, which has not settled {groups.counted(behind)}?"
+    if ask and found and not ask(question):
+        raise ConfigurationError("nothing was dropped")
     try:
-        known = {each.name: each for each in await groups.roll(store, topology)}
-        found = known.get(group)
-        if found and found.stream != stream:
-            raise ConfigurationError(f"group {group} reads {found.stream}, not {stream}")
-        if not found and stream not in topology.streams:
-            raise ConfigurationError(f"there is no stream {stream!r}{suggest(stream, topology.streams)}")
-        if found and found.workers and not forced:
-            raise ConfigurationError(_alive(group, found.workers))
-        behind = found.backlog if found else 0
-        question = f"Drop group {group} of {stream}, which has not settled {groups.counted(behind)}?"
-        if ask and found and not ask(question):
-            raise ConfigurationError("nothing was dropped")
-        try:
-            await groups.drop(store, stream, group, forced=forced)
-        except groups.Consumed as error:
-            raise ConfigurationError(_alive(group, error.workers)) from error
-    finally:
-        await store.close()
+        await groups.drop(stores, stream, group, forced=forced)
+    except groups.Consumed as error:
+        raise ConfigurationError(_alive(group, error.workers)) from error
     lost = f"dropped; it had not settled {groups.counted(behind)}" if found else f"there is no group {group!r}"
     sys.stdout.write(lost + ("" if found else suggest(group, known)) + "\n")
     if group in topology.groups:

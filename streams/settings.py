@@ -61,6 +61,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     rate_limit_per_minute: int = 20
     ingress_host: str = "127.0.0.1"
     ingress_port: int = 8000
+    ingress_timeout: float = 30.0
     ingress_tokens: tuple[Secret, ...] = ()
     operator_tokens: tuple[Secret, ...] = ()
     outbound_url: Secret | None = None
@@ -198,7 +199,7 @@ _WHOLE = {
     "session_expire_time": (1, 10**9), "rate_limit_per_minute": (0, 10**9), "ingress_port": (0, 65535),
     "worker_port": (0, 65535),
 }  # fmt: skip
-_NUMBERS = {"debounce", "shutdown_grace"}
+_NUMBERS = {"debounce", "ingress_timeout", "shutdown_grace"}
 _PATHS = {"system_prompt_file", "data_dir"}
 _GLUED = re.compile(rf"(?<![?&])({'|'.join(sorted(name.upper() for name in _SECRETS | _LISTS))})=")
 """In a value: what is appended to a file without a final newline ends up in its last line."""

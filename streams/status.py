@@ -15,32 +15,37 @@ from rich.table import Table
 
 from processors.egress import breaker as breakers
 from streams import groups
-from streams.connection import Store
 from streams.errors import ConfigurationError
 from streams.masking import Mask
 from streams.settings import Settings
-from streams.survey import GroupView, survey
+from streams.stores import Stores
+from streams.survey import GroupView, lengths, survey
 from streams.topology import Topology
 
 
-async def show(topology: Topology, settings: Settings, url: str, *, as_json: bool) -> None:
-    """Print Redis, streams and groups.  Raises Unavailable."""
-    store = Store.open(url, namespace=settings.namespace, patience=1)
-    try:
-        views = await survey(store, topology)
-        known = await groups.roll(store, topology)
-        streams = await _lengths(store, topology)
-        redis = await _redis(store)
-    finally:
-        await store.close()
+async def show(topology: Topology, stores: Stores, address: str, *, as_json: bool) -> None:
+    """
+    Print Redis, streams and groups.
+
+    Args:
+        address: where Redis is, for whoever reads it.
+
+    Raises:
+        Unavailable: Redis cannot be reached.
+    """
+    views = await survey(stores, topology)
+    known = await groups.roll(stores, topology)
+    streams = await lengths(stores, topology)
+    redis = await _redis(stores)
     if as_json:
         deserted = {each.name: each.deserted for each in known if each.deserted}
         picture = {"redis": redis, "streams": streams, "groups": msgspec.to_builtins(views), "deserted": deserted}
         sys.stdout.write(msgspec.json.encode(picture).decode() + "\n")
         return
     console = Console()
-    address = Mask().text(url)
-    console.print(f"Redis {redis['version']}, {redis['memory_bytes'] / 1e6:.1f} MB   {address}", highlight=False)
+    where = f"{Mask().text(address)}{f', {len(stores)} shards' if len(stores) > 1 else ''}"
+    server = f"{redis['name']} {redis['version']}, {redis['memory_bytes'] / 1e6:.1f} MB"
+    console.print(f"{server}   {where}", highlight=False)
     console.print(_streams(streams))
     console.print(_groups(views))
     for each in known:
@@ -50,22 +55,27 @@ async def show(topology: Topology, settings: Settings, url: str, *, as_json: boo
             console.print(f"[red]{each.name} has no worker[/red]: start one with `cauce work {each.name}`")
 
 
-async def _lengths(store: Store, topology: Topology) -> dict[str, dict[str, int]]:
-    names = list(topology.streams)
-    commands = [("XLEN", name) for each in names for name in (store.keys.stream(each), store.keys.dead(each))]
-    lengths = await store.pipeline(commands)
-    return {name: {"length": lengths[2 * i], "dead": lengths[2 * i + 1]} for i, name in enumerate(names)}
-
-
-async def _redis(store: Store) -> dict[str, Any]:
-    fields = info(await store.command("INFO"))
-    return {"version": fields.get("redis_version", "?"), "memory_bytes": int(fields.get("used_memory", 0))}
+async def _redis(stores: Stores) -> dict[str, Any]:
+    """Version and memory; of a cluster, of all masters that have a shard of ours."""
+    told = [info(await store.command("INFO")) for store in stores]
+    servers = {fields.get("run_id", ""): fields for fields in told}.values()
+    memory = sum(int(fields.get("used_memory", 0)) for fields in servers)
+    name, version = release(told[0])
+    return {"name": name, "version": version or "?", "memory_bytes": memory}
 
 
 def info(reply: bytes) -> dict[str, str]:
     """Redis's INFO as a dict."""
     pairs = (line.partition(":") for line in reply.decode(errors="replace").splitlines() if ":" in line)
     return {name: value for name, _, value in pairs}
+
+
+def release(fields: dict[str, str]) -> tuple[str, str]:
+    """Whose server it is and its version, from INFO: others give Redis's version for the sake of old clients."""
+    for name in ("Valkey", "Dragonfly"):
+        if version := fields.get(f"{name.lower()}_version"):
+            return name, version
+    return "Redis", fields.get("redis_version", "")
 
 
 def _streams(streams: dict[str, dict[str, int]]) -> Table:
@@ -99,14 +109,9 @@ def age(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-async def breaker(settings: Settings, url: str) -> None:
+async def breaker(settings: Settings, stores: Stores) -> None:
     """Print the breaker's state.  Raises Unavailable, ConfigurationError."""
-    destination = _destination(settings)
-    store = Store.open(url, namespace=settings.namespace, patience=1)
-    try:
-        sight = await breakers.look(store, destination)
-    finally:
-        await store.close()
+    sight = await breakers.look(stores.first, _destination(settings))
     sentence = {
         "closed": f"closed: replies are being delivered ({sight.failures} failed in a row)",
         "open": f"open: deliveries wait; the next try is in {sight.remaining_seconds:.0f} s",
@@ -115,14 +120,9 @@ async def breaker(settings: Settings, url: str) -> None:
     sys.stdout.write(sentence + "\n")
 
 
-async def close_breaker(settings: Settings, url: str) -> None:
+async def close_breaker(settings: Settings, stores: Stores) -> None:
     """Close it and say whether it had been open.  Raises Unavailable, ConfigurationError."""
-    destination = _destination(settings)
-    store = Store.open(url, namespace=settings.namespace, patience=1)
-    try:
-        was = await breakers.close(store, destination)
-    finally:
-        await store.close()
+    was = await breakers.close(stores.first, _destination(settings))
     sys.stdout.write("closed\n" if was else "it was closed already\n")
 
 

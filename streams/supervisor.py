@@ -21,12 +21,12 @@ from pathlib import Path
 import aiohttp
 from prometheus_client.multiprocess import mark_process_dead
 
-from streams import embedded, log, probe, welcome
-from streams.connection import Store
+from streams import embedded, layout, log, probe, welcome
 from streams.errors import ConfigurationError
 from streams.program import Program
 from streams.screen import Screen
 from streams.settings import Settings
+from streams.stores import Stores
 from streams.topology import Topology
 
 EXTRA_GRACE = 10.0
@@ -119,11 +119,11 @@ class Pipeline:
     async def _foreign(self) -> str:
         assert self._settings.redis_url is not None  # noqa: S101 - it is not embedded
         url = self._settings.redis_url.reveal()
-        store = Store.open(url, namespace=self._settings.namespace, patience=3)
+        stores = Stores.open(url, namespace=self._settings.namespace, shards=self._topology.shards, patience=3)
         try:
-            await store.ping()
+            await layout.agree(stores)
         finally:
-            await store.close()
+            await stores.close()
         return url
 
     def _make(self, url: str) -> None:

@@ -6,11 +6,13 @@ Redis's own `lag` where it has one; it is null after deletions and does not exis
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
 
 from streams.connection import Store
+from streams.stores import Stores
 from streams.tables import Group
 from streams.topology import Topology
 
@@ -35,13 +37,47 @@ class GroupView(msgspec.Struct):
     """Entries in the dead letters that this group's stream has."""
 
 
-async def survey(store: Store, topology: Topology) -> dict[str, GroupView]:
+async def survey(stores: Stores, topology: Topology) -> dict[str, GroupView]:
     """
-    Every group of the topology, in its order.
+    Every group of the topology, in its order, over all shards.
 
     Raises:
         Unavailable: Redis cannot be reached.
     """
+    shards = await asyncio.gather(*(_shard(store, topology) for store in stores))
+    return {name: _together([shard[name] for shard in shards]) for name in topology.groups}
+
+
+async def lengths(stores: Stores, topology: Topology) -> dict[str, dict[str, int]]:
+    """
+    Of each stream its entries and its dead letters, over all shards.
+
+    Raises:
+        Unavailable: Redis cannot be reached.
+    """
+    found = {name: {"length": 0, "dead": 0} for name in topology.streams}
+    for store in stores:
+        names = [name for each in found for name in (store.keys.stream(each), store.keys.dead(each))]
+        counts = await store.pipeline([("XLEN", name) for name in names])
+        for number, row in enumerate(found.values()):
+            row["length"] += _number(counts[2 * number])
+            row["dead"] += _number(counts[2 * number + 1])
+    return found
+
+
+def _together(views: list[GroupView]) -> GroupView:
+    # A worker serves every shard; where one of them is not read, that is the group's news.
+    return GroupView(
+        workers=min(view.workers for view in views),
+        lag=sum(view.lag for view in views),
+        pending=sum(view.pending for view in views),
+        oldest_s=max(view.oldest_s for view in views),
+        in_work=sum(view.in_work for view in views),
+        dead=sum(view.dead for view in views),
+    )
+
+
+async def _shard(store: Store, topology: Topology) -> dict[str, GroupView]:
     seconds, micros = await store.command("TIME")
     now_ms = int(seconds) * 1000 + int(micros) // 1000
     return {name: await _view(store, group, now_ms) for name, group in topology.groups.items()}

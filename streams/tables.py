@@ -172,7 +172,16 @@ class Dead(Table):
     max_len: Count = 100_000
 
 
-class File(Table, kw_only=True):
+class Placement(Table, kw_only=True):
+    """Before the first table: where in Redis things lie, and how safely."""
+
+    shards: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    """Parts of which each holds some people's keys; on a Cluster they spread over the masters."""
+    durability: Literal["memory", "fsync", "replica"] = "memory"
+    """What has to have a message before its sender is told so."""
+
+
+class File(Placement, kw_only=True):
     """The whole of streams.toml."""
 
     streams: dict[str, Stream] = {}

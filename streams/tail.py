@@ -1,11 +1,12 @@
 """
-Streams as an operator reads them: followed line by line, and the dead letters with their reasons.
+Streams as an operator reads them, line by line.
 
 Numbers and wamids are masked unless asked for; what was said is shown, for that is what an operator looks for here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
@@ -18,7 +19,7 @@ import msgspec
 from streams.connection import Entry, Store, entries
 from streams.errors import ConfigurationError
 from streams.masking import Mask
-from streams.settings import Settings
+from streams.stores import Stores
 from streams.topology import Topology, suggest
 
 _BLOCK_MS = 2_000
@@ -42,6 +43,10 @@ class Form(msgspec.Struct, kw_only=True):
         if not self.full:
             plain = {name: value if name == "id" else self.mask.field(name, value) for name, value in plain.items()}
         return json.dumps(plain, ensure_ascii=False) if self.as_json else _line(plain)
+
+    def hide(self, name: str, text: str) -> str:
+        """One field's text for a terminal, masked unless asked for."""
+        return _CONTROL.sub(" ", text if self.full else str(self.mask.field(name, text)))
 
 
 def _line(plain: dict[str, Any]) -> str:
@@ -76,9 +81,9 @@ def stream_of(name: str, topology: Topology) -> str:
     return name
 
 
-async def follow(url: str, settings: Settings, stream: str, *, since: str, count: int | None, form: Form) -> None:
+async def follow(stores: Stores, stream: str, *, since: str, count: int | None, form: Form) -> None:
     """
-    Print entries as they come.
+    Print entries as they come; of several shards, each one's in its order.
 
     Args:
         since: an entry's id (what comes after it), `start`, or `$`.
@@ -90,39 +95,35 @@ async def follow(url: str, settings: Settings, stream: str, *, since: str, count
     """
     if not re.fullmatch(r"start|\$|\d+(-\d+)?", since):
         raise ConfigurationError(f"--from {since!r} is no entry's id, `start` or `$`")
-    store = Store.open(url, namespace=settings.namespace, patience=1)
+    pages: asyncio.Queue[list[Entry]] = asyncio.Queue(maxsize=1)
+    async with asyncio.TaskGroup() as reading:
+        readers = [reading.create_task(_read(store, stream, since, count, pages)) for store in stores]
+        left = count
+        while left is None or left > 0:
+            found = (await pages.get())[:left]
+            _print(form, found)
+            left = None if left is None else left - len(found)
+        for reader in readers:
+            reader.cancel()
+
+
+async def _read(store: Store, stream: str, since: str, count: int | None, pages: asyncio.Queue[list[Entry]]) -> None:
     name = store.keys.dead(stream.removesuffix(".dead")) if stream.endswith(".dead") else store.keys.stream(stream)
     follower = store.follower()
     try:
         last = await _last(store, name) if since == "$" else "0-0" if since == "start" else since
-        left = count
-        while left is None or left > 0:
-            for _, found in await follower.read({name: last}, _BLOCK_MS, count=min(left or _PAGE, _PAGE)):
-                _print(form, found)
+        while True:
+            for _, found in await follower.read({name: last}, _BLOCK_MS, count=min(count or _PAGE, _PAGE)):
                 last = found[-1][0]
-                left = None if left is None else left - len(found)
+                await pages.put(found)
     finally:
         await follower.close()
-        await store.close()
 
 
 async def _last(store: Store, name: str) -> str:
     """Now, as an id: unlike `$` it loses nothing between two reads."""
     newest = entries(await store.command("XREVRANGE", name, "+", "-", "COUNT", 1))
     return newest[0][0] if newest else "0-0"
-
-
-async def dead(url: str, settings: Settings, streams: Sequence[str], *, count: int, form: Form) -> None:
-    """Print the newest dead letters of each stream, oldest first.  Raises Unavailable."""
-    store = Store.open(url, namespace=settings.namespace, patience=1)
-    try:
-        for stream in streams:
-            found = entries(await store.command("XREVRANGE", store.keys.dead(stream), "+", "-", "COUNT", count))
-            if found and not form.as_json:
-                sys.stdout.write(f"{stream}.dead\n")
-            _print(form, found[::-1])
-    finally:
-        await store.close()
 
 
 def _print(form: Form, found: Sequence[Entry]) -> None:

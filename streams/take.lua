@@ -133,9 +133,10 @@ local function recalled(key)
   return state
 end
 
+-- What was put back from the dead letters (`origin`) was counted when it first came.
 local function metered(key, fields)
   local m = a.meter
-  if not m or fields.replayed or m.skip[fields.type or ''] then return '' end
+  if not m or fields.replayed or fields.origin or m.skip[fields.type or ''] then return '' end
   if m.unless and redis.call('EXISTS', m.unless .. key) == 1 then return '' end
   local count = redis.pcall('INCR', m.prefix .. key)
   if type(count) ~= 'number' then return '' end
@@ -208,9 +209,10 @@ for i = 1, #unseen, 500 do
 end
 if #read > 0 then redis.call('SET', cursor, read[#read][1]) end
 
-local grants, suspects, offset = {}, a.suspects, 0
-while #turns < a.room and offset < 1000 do
-  local keys = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', offset, a.room)
+-- Past all suspects that may not start now, however many: who is due behind them is not to wait for them.
+local grants, suspects, offset, step = {}, a.suspects, 0, a.room
+while #turns < a.room do
+  local keys = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', offset, step)
   for _, key in ipairs(keys) do
     if #turns >= a.room then break end
     local head = redis.call('ZRANGE', a.box .. key, 0, 0)[1]
@@ -223,7 +225,8 @@ while #turns < a.room and offset < 1000 do
       local found, gone = gather(key, suspect and 1 or a.turn_max)
       if #found > 0 then
         if suspect then suspects = suspects - 1 end
-        local token = string.format('%s.%d.%d.%d', a.consumer, a.call, #turns + 1, #found)
+        -- With the time: a call may run again, as new, after its consumer was swept, and must not revive an old token.
+        local token = string.format('%s.%d.%s%06d%03d.%d', a.consumer, a.call, time[1], time[2], #turns + 1, #found)
         redis.call('HSET', leases, key, token)
         redis.call('ZREM', due, key)
         redis.call('HDEL', hints, 'h:' .. key, 'n:' .. key, 'p:' .. key, 'w:' .. key)
@@ -235,7 +238,8 @@ while #turns < a.room and offset < 1000 do
       end
     end
   end
-  if #keys < a.room then break end
+  if #keys < step then break end
+  step = 500
 end
 
 redis.call('HSET', consumers, a.consumer, cmsgpack.pack({call = a.call, grants = grants}))

@@ -136,9 +136,12 @@ class Turns:
             },
         }
 
-    async def open(self) -> tuple[bool, int]:
+    async def open(self, *, anew: bool = False) -> tuple[bool, int]:
         """
         Make sure the group exists.
+
+        Args:
+            anew: it has existed, so without a cursor it begins at the start of the stream, wherever it once began.
 
         Returns:
             whether it was made, and how many entries that were taken but not settled are pending in it again.
@@ -147,7 +150,7 @@ class Turns:
         made, pending = await self._store.run(
             _OPEN,
             [*self._some("cursor", "leases", "due", first=self._stream), self._store.keys.of("groups")],
-            [self.group.name, self.group.from_, self.consumer, self._box, registration],
+            [self.group.name, "start" if anew else self.group.from_, self.consumer, self._box, registration],
         )
         return bool(made), int(pending)
 
@@ -192,6 +195,7 @@ class Turns:
             progress=progress.decode(),
             now_ms=now_ms,
             meter_ms=meter_ms,
+            shard=self._store.keys.shard if self._store.keys.shards > 1 else None,
         )
         starts = [row[1] for row in found]
         return Grant(turn, token.decode(), starts, suspect=found[0][2] >= self._suspect_after)
@@ -244,6 +248,13 @@ class Turns:
         )
         return {token.decode() for token in lost}, next_due_ms
 
+    async def wake(self) -> None:
+        """Ring for the group's other consumers, who then see what is due.  Raises Unavailable."""
+        bell = self._store.keys.of("bell", self.group.name)
+        await self._store.pipeline(
+            [("XADD", bell, "MAXLEN", "~", 1000, "*", "from", self.consumer), ("EXPIRE", bell, 3600)]
+        )
+
     async def leave(self) -> None:
         """Deregister: whatever is still ours becomes due for the others at once, and counts no attempt."""
         await self._watch.sweep(Consumer(self.group.name, self.consumer), leaving=True)
@@ -272,6 +283,7 @@ def _message(id: bytes, count: bytes, flat: list[bytes]) -> Message:
         trace=_text(fields, b"trace"),
         replayed=b"replayed" in fields,
         door=_text(fields, b"door") or None,
+        origin=_text(fields, b"origin") or None,
         count=int(count) if count else None,
     )
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
-from streams import signature
+from streams import addresses, signature
 from streams.topology import suggest
 
 
@@ -56,43 +56,22 @@ def _http(text: str) -> str:
     return "" if good else "is no http:// or https:// address; write it as https://host/path or http://host:port/path"
 
 
-_SCHEMES = ("redis", "rediss", "unix")
-_OPTIONS = {
-    "db": r"\d{1,9}", "ssl_cert_reqs": "none|optional|required", "ssl_check_hostname": "true|false",
-    "ssl_ca_certs": ".+", "ssl_certfile": ".+", "ssl_keyfile": ".+",
-}  # fmt: skip
-"""No others: redis-py lets an option of the address win over what connection.py needs."""
+def _patience(text: str) -> str:
+    good = re.fullmatch(r"\d{1,5}(\.\d+)?", text) and float(text) >= 1
+    return "" if good else "should be a number of seconds from 1 to 99999"
 
 
 def _redis(text: str) -> str:
-    if text == "embedded":
-        return ""
-    scheme, separator, _ = text.partition("://")
-    if not separator or scheme not in _SCHEMES:
-        # What begins otherwise than with a scheme may begin with the password.
-        told = f"starts with {scheme!r}" if separator and re.fullmatch(r"[a-z+]{1,20}", scheme) else "is no address"
-        near = suggest(scheme, _SCHEMES) if separator else suggest(text, ["embedded"])
-        return f"{told}; write {'://, '.join(_SCHEMES)}:// or embedded{near}"
     try:
-        parts = urlsplit(text)
-        plain = parts.port != 0 and not parts.fragment
-    except ValueError:
-        plain = False
-    if not plain:
-        return "has no port from 1 to 65535; / # ? @ in a password are written %2F %23 %3F %40"
-    if scheme == "unix" and (parts.hostname or not parts.path.strip("/")):
-        return "names no socket; write unix:///path/of/redis.sock"
-    if scheme != "unix" and not re.fullmatch(r"(/\d{1,9})?/?", parts.path):
-        return f"names no database; write {scheme}://host:6379/0"
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        accepted = [each for each in _OPTIONS if scheme == "rediss" or not each.startswith("ssl_")]
-        if name not in accepted or not re.fullmatch(_OPTIONS[name], value):
-            return f"has an option that is not accepted; accepted: {', '.join(accepted)}{suggest(name, accepted)}"
+        if text != "embedded":
+            addresses.parse(text)
+    except ValueError as error:
+        return str(error)
     return ""
 
 
 CHECKS: dict[str, Callable[[str], str]] = {
     "redis_url": _redis, "outbound_url": _http, "outbound_secret": _webhook_secrets, "outbound_header": _header,
-    "timezone": _timezone, "namespace": _namespace,
+    "timezone": _timezone, "namespace": _namespace, "ingress_timeout": _patience,
 }  # fmt: skip
 """The settings that have a form of their own."""

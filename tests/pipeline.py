@@ -15,13 +15,14 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
-from conftest import Server
 from sink import Received, Sink
 
+from streams import topology
 from streams.connection import Store
+from streams.stores import Stores
 
 ROOT = Path(__file__).parents[1]
 CAUCE = Path(sys.executable).with_name("cauce")
@@ -29,10 +30,20 @@ SECRET = "whsec_cHJ1ZWJhcy1kZS1jYXVjZS1zaW4tc2VjcmV0bw=="
 READY = {"ingress": "ingress.listening", "inference": "worker.reading", "egress": "worker.reading"}
 
 
+class Redis(Protocol):
+    """Whatever has an address: a server, a master with its sentinels, a cluster."""
+
+    url: str
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class Ended(AssertionError):
+    """A process ended before it said what was waited for."""
 
 
 class Process:
@@ -54,15 +65,15 @@ class Process:
             self.lines.append("(ended)")
             self._spoke.notify_all()
 
-    async def says(self, text: str, within: float = 60) -> str:
-        """Wait for a line that holds `text`; fails with all it said where it ends first."""
+    async def says(self, *texts: str, within: float = 60) -> str:
+        """Wait for a line that holds one of these; fails with all it said where it ends first."""
         async with asyncio.timeout(within), self._spoke:
             while True:
                 for line in self.lines:
-                    if text in line:
+                    if any(text in line for text in texts):
                         return line
                 if self.lines and self.lines[-1] == "(ended)":
-                    raise AssertionError(f"{self.name} ended without saying {text!r}:\n" + "\n".join(self.lines))
+                    raise Ended(f"{self.name} ended without saying {texts!r}:\n" + "\n".join(self.lines))
                 await self._spoke.wait()
 
     async def end(self, number: int = signal.SIGTERM) -> int:
@@ -76,19 +87,25 @@ class Process:
 
 
 class Pipeline:
-    """Ingress, inference and egress around one Redis and one sink."""
+    """
+    Ingress, inference and egress around one Redis and one sink.
 
-    def __init__(self, server: Server, sink: Sink, folder: Path, config: Path, **environment: str) -> None:
+    A process is named after its group; a second one of a group has a number behind it: `egress2`.
+    """
+
+    def __init__(self, redis: Redis, sink: Sink, folder: Path, config: Path, **environment: str) -> None:
         self.sink, self.folder, self.config = sink, folder, config
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.store = Store.open(server.url)
+        self.stores = Stores.open(redis.url, shards=topology.load(config).shards)
         self.processes: dict[str, Process] = {}
+        self.own: dict[str, dict[str, str]] = {}
+        """What stands in the environment of one process alone."""
         self.session: aiohttp.ClientSession
         passed = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
         self.environment = {
             **passed,
-            "REDIS_URL": server.url,
+            "REDIS_URL": redis.url,
             "INGRESS_PORT": str(self.port),
             "OUTBOUND_URL": sink.url,
             "OUTBOUND_SECRET": SECRET,
@@ -99,18 +116,29 @@ class Pipeline:
             **environment,
         }
 
+    @property
+    def store(self) -> Store:
+        """The only shard, or the first of several."""
+        return self.stores.first
+
     async def start(self, *names: str) -> None:
         """Start processes and wait until they are ready."""
         for name in names:
-            command = [name] if name == "ingress" else ["work", name]
+            command = ["ingress"] if group_of(name) == "ingress" else ["work", group_of(name)]
             child = await asyncio.create_subprocess_exec(
                 str(CAUCE), "-c", str(self.config), *command,
-                cwd=self.folder, env=self.environment, limit=1 << 20,
+                cwd=self.folder, env=self.environment | self.own.get(name, {}), limit=1 << 20,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
             self.processes[name] = Process(name, child)
         for name in names:
-            await self.processes[name].says(READY[name])
+            await self.processes[name].says(READY[group_of(name)])
+
+    async def stop(self, name: str) -> None:
+        """SIGTERM, after which it has to end well."""
+        process = self.processes.pop(name)
+        status = await process.end()
+        assert status == 0, process.lines
 
     async def kill(self, name: str) -> None:
         """kill -9"""
@@ -133,17 +161,49 @@ class Pipeline:
             return await response.json() if response.status == 200 else None
 
 
+def group_of(name: str) -> str:
+    """`egress2` → `egress`"""
+    return name.rstrip("0123456789")
+
+
+def _extended(config: Path, folder: Path, placement: str, streams: str) -> Path:
+    """A copy of the file, with something before and behind it."""
+    copy = folder / "streams.toml"
+    copy.write_text(f"{placement}\n{config.read_text(encoding='utf-8')}\n{streams}", "utf-8")
+    return copy
+
+
 @contextlib.asynccontextmanager
 async def pipeline(
-    server: Server, *names: str, config: Path = ROOT / "streams.toml", **environment: str
+    redis: Redis,
+    *names: str,
+    config: Path = ROOT / "streams.toml",
+    streams: str = "",
+    placement: str = "",
+    own: dict[str, dict[str, str]] | None = None,
+    sink: Sink | None = None,
+    **environment: str,
 ) -> AsyncIterator[Pipeline]:
-    """The pipeline while the context is open; all three processes unless some are named."""
+    """
+    The pipeline while the context is open; all three processes unless some are named.
+
+    Args:
+        config: what the pipeline is; by default as shipped.
+        streams: tables to add to it.
+        placement: what is to stand before its tables.
+        own: process → what stands in its environment alone.
+        sink: one that is open already, where something stands between it and egress; None: a new one.
+    """
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cauce-")))
-        sink = await stack.enter_async_context(Sink())
-        whole = Pipeline(server, sink, folder, config, **environment)
-        stack.push_async_callback(whole.store.close)
-        await whole.store.command("FLUSHALL")
+        sink = sink or await stack.enter_async_context(Sink())
+        if streams or placement:
+            config = _extended(config, folder, placement, streams)
+        whole = Pipeline(redis, sink, folder, config, **environment)
+        whole.own = own or {}
+        stack.push_async_callback(whole.stores.close)
+        for store in whole.stores:
+            await store.command("FLUSHALL")
         whole.session = await stack.enter_async_context(aiohttp.ClientSession())
         try:
             await whole.start(*(names or READY))

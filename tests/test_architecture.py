@@ -14,13 +14,15 @@ FILES = sorted(path.relative_to(ROOT) for package in ("ingress", "processors", "
 
 FLOORS = {
     # 0: the vocabulary; no Redis, no network
-    0: "errors wire effects tables topology settings values keys fate signature masking",
+    0: "errors wire effects tables topology settings values keys fate signature masking addresses",
     # 1: Redis's verbs, and what every process says and counts
-    1: "connection watch turns batches endings handlers log metrics survey bell doors memory groups backlog",
+    1: "routes connection stores watch turns batches endings handlers log metrics survey bell doors layout outage "
+        "memory groups backlog",
     # 2: the runtime
-    2: "worker process committer housekeeping retention deadletters replay erase timeline probe embedded",
+    2: "worker room process committer housekeeping retention deadletters mover replay erase timeline probe watchdog "
+       "embedded",
     # 4: the command line; 3 are the doors, ingress and processors
-    4: "cli entry check status tail console supervisor program screen welcome roster",
+    4: "cli entry check status tail dead reshard console supervisor program screen welcome roster",
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["streams"] = 0
@@ -32,7 +34,7 @@ ONLY_IN = {
     "torch": "processors/inference/model.py processors/inference/demo/",
     "transformers": "processors/inference/model.py processors/inference/demo/",
     "tokenizers": "processors/inference/model.py processors/inference/demo/",
-    "redis": "streams/connection.py",
+    "redis": "streams/connection.py streams/routes.py",
     "redis.exceptions": "streams/",
     "typer": "streams/cli.py",
     "fakeredis": "",

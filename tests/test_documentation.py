@@ -15,7 +15,7 @@ import pytest
 import typer.main
 from prometheus_client import REGISTRY
 
-from streams import cli, keys, log, metrics, settings, tables, topology
+from streams import check, cli, keys, log, metrics, settings, tables, topology
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -53,6 +53,7 @@ def test_every_setting_has_a_row_with_its_default() -> None:
 
 
 TABLES = {
+    "Before the first table": tables.Placement,
     "[streams.NAME]": tables.Stream, "[groups.NAME]": tables.Group, "[[actions]]": tables.Action,
     "[actions.slots.NAME]": tables.Slot, "[texts]": tables.Texts,
     "[history]": tables.History, "[wait]": tables.Wait, "[handoff]": tables.Handoff, "[users]": tables.Users,
@@ -82,8 +83,9 @@ def test_every_key_of_streams_toml_has_a_row_with_its_default(heading) -> None:
 
 
 def test_every_table_of_streams_toml_is_described() -> None:
-    top = {field.encode_name for field in msgspec.structs.fields(tables.File)}
-    assert top == {heading.strip("[]").partition(".")[0] for heading in TABLES}
+    placement = set(tables.Placement.__struct_fields__)
+    top = {field.encode_name for field in msgspec.structs.fields(tables.File)} - placement
+    assert top == {heading.strip("[]").partition(".")[0] for heading in TABLES if heading[0] == "["}
 
 
 def test_every_key_in_redis_has_its_row() -> None:
@@ -91,6 +93,11 @@ def test_every_key_in_redis_has_its_row() -> None:
     table = {kind.pattern: [kind.type, kind.writer, kind.lifetime, "yes" if kind.personal else "no"]
              for kind in keys.TABLE.values()}  # fmt: skip
     assert told == table
+
+
+def test_every_server_that_check_calls_tested_has_a_row() -> None:
+    tested = {f"{name} {version}" for name, versions in check.TESTED.items() for version in versions}
+    assert rows(page("servers.md")).keys() == tested
 
 
 EVENT = re.compile(r"[a-z_]+\.[a-z_]+")

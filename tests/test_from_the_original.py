@@ -25,6 +25,7 @@ from streams import cli, handlers, keys, log, metrics, settings, topology, wire
 from streams.connection import Store
 from streams.effects import Message, Turn
 from streams.settings import Settings
+from streams.stores import Stores
 from streams.worker import Worker
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +69,8 @@ def test_the_endpoints_are_the_originals() -> None:
 
 def routes() -> set[str]:
     """`POST /chat`, …: what the application answers in development."""
-    app: Starlette = create_app(topology.load(ROOT / "streams.toml"), Settings(), Store.open("unix:///nowhere"))
+    nowhere = Stores.alone(Store.open("unix:///nowhere"))
+    app: Starlette = create_app(topology.load(ROOT / "streams.toml"), Settings(), nowhere)
     found = [route for route in app.routes if isinstance(route, Route)]
     return {f"{method} {route.path}" for route in found for method in route.methods or ()}
 
@@ -217,7 +219,7 @@ async def test_a_redis_of_ones_own_is_the_one_written_to(store: Store, own_serve
     # Given settings that name one Redis, and another that is passed in
     named = settings.load({"REDIS_URL": "redis://127.0.0.1:1/0"}, ROOT / "nowhere")
     passed = Store.open(own_server.url)
-    app = create_app(topology.load(ROOT / "streams.toml"), named, passed)
+    app = create_app(topology.load(ROOT / "streams.toml"), named, Stores.alone(passed))
     try:
         async with app.router.lifespan_context(app):
             status, answer = await posted(app, "/chat", {"user_id": ANA, "message": "Hola"})
@@ -239,7 +241,7 @@ from contextlib import asynccontextmanager
 from streams import Effects, Output, Turn, handler
 
 @asynccontextmanager
-async def opened(group, topology, settings, store):
+async def opened(group, topology, settings, stores):
     yield f"{settings.model} behind {group.name}"
 
 @handler(lifespan=opened)
@@ -262,7 +264,7 @@ async def test_a_handler_with_resources_of_its_own_takes_the_place_of_inference(
     group, here = swapped.group("inference"), Settings(model="mine")
     found = handlers.find(group, swapped)
     assert found.lifespan is not None
-    async with found.lifespan(group, swapped, here, store) as resources:
+    async with found.lifespan(group, swapped, here, Stores.alone(store)) as resources:
         worker = Worker(store, swapped, group, found, resources)
         running = asyncio.create_task(worker.run(5))
         written = store.follower()

@@ -22,7 +22,11 @@ from streams.connection import Store
 
 ROOT = Path(__file__).parent.parent
 READMES = ["README.md", "README.es.md"]
-PAGES = [*READMES, "CHANGELOG.md", *(f"docs/{name}.md" for name in ("architecture", "guarantees", "privacy", "groups"))]
+PAGES = [
+    *READMES,
+    "CHANGELOG.md",
+    *(f"docs/{name}.md" for name in ("architecture", "guarantees", "privacy", "groups", "servers")),
+]
 ANA = "+59112345678"
 
 
@@ -108,6 +112,9 @@ def test_every_setting_a_page_gives_a_value_is_one(page: str) -> None:
     known = {field.upper() for field in settings.Settings.__struct_fields__}
     known |= set(re.findall(r"\$\{([A-Z_0-9]+)", text("compose.yaml")))
     known |= set(re.findall(r"\$\{([A-Z_0-9]+)", text("deploy/venv.sh")))
+    known |= set(re.findall(r"\$\(([A-Z_0-9]+)\)", text("Makefile")))
+    for path in (ROOT / "tests").rglob("*.py"):
+        known |= set(re.findall(r"os\.environ\b[^\n]*\"([A-Z_0-9]+)\"", path.read_text(encoding="utf-8")))
     for words in code(page):
         for name in re.findall(r"(?<![\w$-])([A-Z][A-Z_0-9]{2,})=", words):
             assert name in known, f"{page}: `{words}`"
@@ -139,7 +146,7 @@ def test_every_promise_names_one() -> None:
     for promise in promises:
         if re.match(r"\d+\. ", promise):
             assert "::test_" in promise, promise.splitlines()[0]
-    assert [promise.partition(".")[0] for promise in promises[:-1]] == [str(n + 1) for n in range(len(promises) - 1)]
+    assert [promise.partition(".")[0] for promise in promises[:-2]] == [str(n + 1) for n in range(len(promises) - 2)]
 
 
 def lifetimes() -> dict[str, str]:

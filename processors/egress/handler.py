@@ -24,6 +24,7 @@ from streams.connection import Store
 from streams.effects import Effects, Turn, handler
 from streams.errors import Bury, ConfigurationError, Malformed, Retry, Unavailable
 from streams.settings import Settings
+from streams.stores import Stores
 from streams.tables import Group
 from streams.topology import Topology
 
@@ -38,7 +39,7 @@ class Resources(msgspec.Struct, kw_only=True):
 
     settings: Settings
     topology: Topology
-    store: Store
+    stores: Stores
     webhook: webhook.Webhook | None = None
     """None where OUTBOUND_URL is not set."""
     breaker: Breaker | None = None
@@ -50,7 +51,7 @@ async def opened(
     group: Group,
     topology: Topology,
     settings: Settings,
-    store: Store,
+    stores: Stores,
     *,
     clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[Resources]:
@@ -65,11 +66,11 @@ async def opened(
                 f"at a time to a person; write {needed!r}"
             )
     if settings.outbound_url is None:
-        yield Resources(settings=settings, topology=topology, store=store)
+        yield Resources(settings=settings, topology=topology, stores=stores)
         return
     async with webhook.opened(settings, topology.egress, clock=clock) as destination:
-        breaker = Breaker(store, destination.url, topology.egress)
-        yield Resources(settings=settings, topology=topology, store=store, webhook=destination, breaker=breaker)
+        breaker = Breaker(stores.first, destination.url, topology.egress)
+        yield Resources(settings=settings, topology=topology, stores=stores, webhook=destination, breaker=breaker)
 
 
 @handler(outside=True, lifespan=opened)
@@ -93,7 +94,7 @@ async def deliver(turn: Turn) -> Effects | None:
         raise Bury("expired: older than egress.expire, and not sent")
     done = _parts_done(turn)
     try:
-        if message.door and not done and await _goes_through_http(resources.store, message.door):
+        if message.door and not done and await _goes_through_http(resources.stores.of(turn.key), message.door):
             _show(resources, reply.user_id, reply.message)
             return None
         wait = await resources.breaker.admit(reply.id)

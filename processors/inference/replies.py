@@ -114,9 +114,10 @@ def answer(exchange: Exchange, status: AnswerStatus, said: list[Spoken], **more:
 
 
 def _ids(turn: Turn, count: int, after: int = 0) -> list[str]:
-    """`reply_<turn>` for the first output of a turn, then `.2`, `.3`: the same on every attempt."""
+    """`reply_<turn>`, `.s<shard>` where there are several, then `.2`, `.3` from the second output on; stable."""
+    name = f"reply_{turn.id}" if turn.shard is None else f"reply_{turn.id}.s{turn.shard}"
     numbers = range(after + 1, after + count + 1)
-    return [f"reply_{turn.id}" if number == 1 else f"reply_{turn.id}.{number}" for number in numbers]
+    return [name if number == 1 else f"{name}.{number}" for number in numbers]
 
 
 def _remember(exchange: Exchange, told: list[Said], status: history.Status) -> list[Write]:

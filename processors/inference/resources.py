@@ -60,7 +60,7 @@ class Resources:
 
 
 @asynccontextmanager
-async def opened(group: tables.Group, topology: Topology, settings: Settings, _store: Any) -> AsyncIterator[Resources]:
+async def opened(group: tables.Group, topology: Topology, settings: Settings, _stores: Any) -> AsyncIterator[Resources]:
     """
     The handler's lifespan.
 

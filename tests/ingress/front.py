@@ -19,6 +19,7 @@ from streams import topology
 from streams.connection import Store
 from streams.effects import Answer, Effects, Handler, Output
 from streams.settings import Secret, Settings
+from streams.stores import Stores
 from streams.topology import Topology
 from streams.turns import Turns
 
@@ -94,7 +95,7 @@ async def front(store: Store, top: Topology | None = None, **settings: Any) -> A
     told = Settings(ingress_port=0, **settings)
     sockets = _listen(told)
     port = sockets[0].getsockname()[1]
-    server = _Quiet(config(create_app(top or a_topology(), told, store), told), "test")
+    server = _Quiet(config(create_app(top or a_topology(), told, Stores.alone(store)), told), "test")
     serving = asyncio.create_task(server.serve(sockets=sockets))
     while not server.started:
         assert not serving.done(), serving.exception()

@@ -14,6 +14,7 @@ from ingress.app import create_app
 from streams.connection import Store
 from streams.errors import ConfigurationError
 from streams.settings import Secret, Settings
+from streams.stores import Stores
 from tests.ingress.front import ANA, OPERATOR, RECORDINGS, TOKEN, a_topology, entries, front, secret
 
 ROOT = Path(__file__).parents[2]
@@ -141,24 +142,25 @@ EVERYWHERE = "0.0.0.0"  # noqa: S104 - that it is refused is the point
 @pytest.mark.parametrize("host", [EVERYWHERE, "::", "192.168.1.7", "clinic.example"])
 def test_without_tokens_nobody_else_s_machine_is_listened_to(store: Store, host) -> None:
     with pytest.raises(ConfigurationError, match=r"cauce secrets >> \.env"):
-        create_app(a_topology(), Settings(ingress_host=host), store)
+        create_app(a_topology(), Settings(ingress_host=host), Stores.alone(store))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.1.2.3"])
 def test_without_tokens_this_machine_is(store: Store, host) -> None:
-    create_app(a_topology(), Settings(ingress_host=host), store)
+    create_app(a_topology(), Settings(ingress_host=host), Stores.alone(store))
 
 
 @pytest.mark.parametrize("tokens", [(), ("short",), (TOKEN, "x" * 23), (next(iter(access.PRINTED)),)])
 def test_production_does_not_start_with_tokens_that_are_none(store: Store, tokens) -> None:
+    told = Settings(environment="production", ingress_tokens=secret(*tokens))
     with pytest.raises(ConfigurationError, match=r"cauce secrets >> \.env") as refused:
-        create_app(a_topology(), Settings(environment="production", ingress_tokens=secret(*tokens)), store)
+        create_app(a_topology(), told, Stores.alone(store))
     assert not any(token in str(refused.value) for token in tokens)
 
 
 def test_production_starts_with_good_ones_and_has_no_redis_pages(store: Store) -> None:
     settings = Settings(environment="production", ingress_host=EVERYWHERE, ingress_tokens=secret(TOKEN))
-    app = create_app(a_topology(), settings, store)
+    app = create_app(a_topology(), settings, Stores.alone(store))
     assert not [route.path for route in app.routes if route.path.startswith("/redis")]
 
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from conftest import Server, emptied
 
 from ingress import append
 from ingress.append import Appended, Appender, Arrival, Backlog, Waiter
@@ -76,10 +77,10 @@ async def test_a_write_whose_answer_was_lost_is_repeated_and_is_no_duplicate(eac
     call = each_store.run
     answers: list[Any] = []
 
-    async def twice(*given: Any) -> Any:
+    async def twice(*given: Any, **more: Any) -> Any:
         """What connection.py does where the answer does not come: the same call again."""
-        answers.append(await call(*given))
-        answers.append(await call(*given))
+        answers.append(await call(*given, **more))
+        answers.append(await call(*given, **more))
         return answers[-1]
 
     each_store.run = twice  # type: ignore[method-assign]
@@ -194,16 +195,34 @@ async def test_a_full_redis_refuses_and_nothing_is_half_written(each_store: Stor
     await front.close()
 
 
-async def test_before_redis_is_full_the_ingress_sheds_and_takes_again_once_there_is_room(store: Store) -> None:
+async def test_a_message_that_comes_during_a_failover_waits_for_a_server_that_takes_it(each_server: Server) -> None:
+    store = emptied(each_server)
     front = Appender(store, a_topology())
-    used = int((await store.command("INFO", "memory")).decode().partition("used_memory:")[2].split()[0])
-    await store.command("CONFIG", "SET", "maxmemory", str(int(used * 1.1)))
+    await store.command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        before = await scripts_run(store)
+        appending = asyncio.create_task(front.append([arrival("m1")]))
+        while await scripts_run(store) < before + 3:
+            assert not appending.done()
+    finally:
+        await store.command("REPLICAOF", "NO", "ONE")
+    [one] = await appending
+    assert one.outcome == "new"
+    assert await bodies(store) == ["hola"]
+    await front.close()
+    await store.close()
+
+
+async def test_before_redis_is_full_the_ingress_sheds_and_takes_again_once_there_is_room(each_store: Store) -> None:
+    front = Appender(each_store, a_topology())
+    used = int((await each_store.command("INFO", "memory")).decode().partition("used_memory:")[2].split()[0])
+    await each_store.command("CONFIG", "SET", "maxmemory", str(int(used * 1.1)))
     try:
         await front.pressure.measure("inbound")
         with pytest.raises(Unavailable, match="maxmemory"):
             await front.append([arrival("m1")])
     finally:
-        await store.command("CONFIG", "SET", "maxmemory", "0")
+        await each_store.command("CONFIG", "SET", "maxmemory", "0")
     await front.pressure.measure("inbound")
     [one] = await front.append([arrival("m1")])
     assert one.outcome == "new"
@@ -242,6 +261,29 @@ async def test_a_request_that_waits_registers_in_the_same_act(each_store: Store)
     await each_store.command("HSET", f"door:{one.entry_id}", "state", "http")
     await front.append([arrival("m1", waiter=waiter)])
     assert await each_store.command("EXISTS", "waiting:inbound") == 0
+    await front.close()
+
+
+async def test_a_late_copy_of_an_append_takes_no_reply_from_who_waits(each_store: Store) -> None:
+    # Given a message, its repeat that waits, and a still newer repeat that waits in its place
+    front, copies = Appender(each_store, a_topology()), list[Any]()
+    call = each_store.run
+
+    async def copied(*given: Any, **how: Any) -> Any:
+        copies.append(given)
+        return await call(*given, **how)
+
+    each_store.run = copied  # type: ignore[method-assign]
+    tickets = [Waiter(ms=60_000, bell="b", ticket=name) for name in ("first", "older", "newest")]
+    [one, *_] = [(await front.append([arrival("m1", waiter=waiter)]))[0] for waiter in tickets]
+    # When a copy of the first call comes late, nothing changes
+    await call(*copies[0])
+    assert (await each_store.command("HGET", "waiting:inbound", one.entry_id)).endswith(b"|b|newest")
+    # When one of the repeat's comes late, it waits again and the newest is told so: no reply has gone anywhere yet
+    await call(*copies[1])
+    assert (await each_store.command("HGET", "waiting:inbound", one.entry_id)).endswith(b"|b|older")
+    assert [ring["ticket"] for ring in await entries(each_store, "bell:b")] == ["first", "older", "newest"]
+    assert len(await bodies(each_store)) == 1
     await front.close()
 
 

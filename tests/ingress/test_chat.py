@@ -57,6 +57,8 @@ async def test_the_id_may_be_a_header_and_the_body_s_wins(store: Store) -> None:
         assert (await door.say("Hola", **key))["message_id"] == "k1"
         assert (await door.say("Hola", **{"Idempotency-Key": '"k1"'}))["duplicate"] is True
         assert (await door.say("Hola", "m1", **key))["message_id"] == "m1"
+        # One that can be none is a mistake of the sender's, which the next request without an id would suffer from
+        assert (await door.say("Hola", "m1", **{"Idempotency-Key": "k" * 257}))["error"] == "invalid_field"
 
 
 async def test_the_caller_s_trace_goes_on_and_a_wrong_one_does_not(store: Store) -> None:

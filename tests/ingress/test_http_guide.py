@@ -12,6 +12,7 @@ from starlette.routing import Route
 from ingress.app import create_app
 from streams.connection import Store
 from streams.settings import Settings
+from streams.stores import Stores
 from tests.ingress.front import a_topology
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,6 @@ def test_every_error_has_a_row_and_every_row_an_error() -> None:
 
 def test_every_route_has_a_row_and_every_row_a_route(store: Store) -> None:
     told = set(re.findall(r"^\| `([A-Z]+) (\S+)` \|", GUIDE, re.MULTILINE))
-    app = create_app(a_topology(), Settings(), store)
+    app = create_app(a_topology(), Settings(), Stores.alone(store))
     routes = [route for route in app.routes if isinstance(route, Route)]
     assert told == {(method, route.path) for route in routes for method in (route.methods or set()) - {"HEAD"}}

@@ -19,6 +19,7 @@ from streams import topology
 from streams.connection import Store
 from streams.errors import ConfigurationError
 from streams.settings import Settings
+from streams.stores import Stores
 from tests.ingress.front import a_topology
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +94,7 @@ def test_a_name_with_several_addresses_gets_one_port() -> None:
 def test_a_topology_without_inbound_is_no_front_door_s(store: Store) -> None:
     top = topology.parse({"streams": {"messages": {}}})
     with pytest.raises(ConfigurationError, match=r"\[streams.inbound\] is missing"):
-        create_app(top, Settings(), store)
+        create_app(top, Settings(), Stores.alone(store))
 
 
 def test_an_app_of_its_own_needs_to_know_where_redis_is() -> None:

@@ -164,6 +164,8 @@ async def test_conversations_are_listed_page_by_page(store: Store) -> None:
             found.update(page["user_ids"])
             cursor, pages = page["cursor"], pages + 1
         assert (await door.get("/redis/conversations?cursor=x"))[1]["error"] == "invalid_field"
+        # Of a shard that is no more: there is nothing behind the last one
+        assert (await door.get("/redis/conversations?cursor=5.9"))[1] == {"user_ids": [], "cursor": "0"}
     assert found == people
     assert pages > 1
 

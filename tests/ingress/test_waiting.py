@@ -154,14 +154,14 @@ async def registered(store: Store, count: int = 1) -> str:
     return max((await store.command("HKEYS", "waiting:inbound")), key=lambda id: id.rjust(40)).decode()
 
 
-async def test_of_two_requests_answered_together_one_gets_the_text_and_the_other_learns_who(store: Store) -> None:
+async def test_of_two_requests_answered_together_one_gets_the_text_and_the_other_learns_who(each_store: Store) -> None:
     top = a_topology()
-    puppet = await both(store)
-    async with front(store, top) as door:
+    puppet = await both(each_store)
+    async with front(each_store, top) as door:
         asking = [asyncio.create_task(ask(door, "uno", "m1"))]
-        await registered(store)
+        await registered(each_store)
         asking.append(asyncio.create_task(ask(door, "dos", "m2")))
-        last = await registered(store, 2)
+        last = await registered(each_store, 2)
         await puppet.reply("a las dos")
         (_, merged, _), (_, replied, _) = [await each for each in asking]
     assert (merged["status"], merged["into"]) == ("merged", last)
@@ -169,12 +169,12 @@ async def test_of_two_requests_answered_together_one_gets_the_text_and_the_other
     assert (replied["status"], replied["reply"], replied["entry_id"]) == ("replied", "a las dos", last)
 
 
-async def test_a_client_that_hangs_up_leaves_the_reply_to_the_webhook(store: Store) -> None:
-    puppet = await both(store)
-    async with front(store) as door:
-        await give_up(store, door, ANA)
+async def test_a_client_that_hangs_up_leaves_the_reply_to_the_webhook(each_store: Store) -> None:
+    puppet = await both(each_store)
+    async with front(each_store) as door:
+        await give_up(each_store, door, ANA)
         [entry] = await puppet.reply()
-        assert await release(store, entry) == 0
+        assert await release(each_store, entry) == 0
 
 
 @pytest.mark.parametrize(("status", "http"), [("paused", 200), ("failed", 200), ("rate_limited", 429)])
@@ -234,10 +234,10 @@ class Trouble:
         self._run, self.told = store.run, list(told)
         store.run = self  # type: ignore[method-assign, assignment]
 
-    async def __call__(self, script: Any, *given: Any) -> Any:
+    async def __call__(self, script: Any, *given: Any, **how: Any) -> Any:
         trouble = self.told.pop(0) if script is doors._CLAIM and self.told else ""
         if trouble != "away":
-            reply = await self._run(script, *given)
+            reply = await self._run(script, *given, **how)
         if trouble:
             raise Unavailable("Redis cannot be reached", maybe_written=trouble == "answer lost")
         return reply

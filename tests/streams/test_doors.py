@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from protocol import a_topology, end, nothing, redis_ms, say
 
+from ingress.waiting import _WITHDRAW
 from streams.connection import Store
 from streams.doors import Doors, release
 from streams.effects import Answer, Effects, Handler, Output
@@ -141,6 +142,21 @@ async def test_of_several_requests_in_one_turn_the_last_gets_the_text_and_the_ot
     found = await stage.doors.claim("+1", first, "t1")
     assert (found.state, found.into) == ("merged", second)
     assert await stage.rung() == [b"t1", b"t2", b"t1"]
+
+
+async def test_of_several_requests_none_has_the_text_where_the_last_hangs_up(each_store: Store, stage: Stage) -> None:
+    # Given two requests answered by one turn, of which the last, for whom the text is kept, hangs up before it claims
+    await stage.set()
+    first, second = await stage.ask("t1"), await stage.ask("t2")
+    await stage.reply()
+    withdrawn = await each_store.run(_WITHDRAW, ["waiting:inbound"], [second, "t2"])
+    assert withdrawn == 0
+    # Then nobody is told that somebody else got it, and the webhook has it once the time of the last is up
+    assert (await claim(stage, first, "t1"))[0] == "pending"
+    assert 0 < await release(each_store, second) <= 60_000
+    await each_store.command("HSET", f"door:{second}", "deadline", await redis_ms(each_store))
+    assert await release(each_store, second) == 0
+    assert (await claim(stage, first, "t1", stop=True))[0] == "webhook"
 
 
 async def test_of_several_requests_one_whose_time_is_up_does_not_get_the_text(each_store: Store, stage: Stage) -> None:

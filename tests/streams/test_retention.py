@@ -127,7 +127,7 @@ async def test_an_error_of_redis_ends_one_round_and_not_the_trimming(each_store:
     # Given a stream of which something else has made a list
     monkeypatch.setattr("streams.retention.EVERY", 0)
     await each_store.command("RPUSH", "inbound", "x")
-    trimming = asyncio.create_task(retention.run(each_store, a_topology()))
+    trimming = asyncio.create_task(retention.run([each_store], a_topology()))
     now = await redis_ms(each_store)
     await each_store.command("XADD", "outbound", f"{now - 8 * DAY}-0", "key", "+1")
     await asyncio.sleep(0)

@@ -55,7 +55,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("INGRESS_PORT", "99999", "INGRESS_PORT = '99999' should be a whole number from 0 to 65535"),
         ("RATE_LIMIT_PER_MINUTE", "-1", "RATE_LIMIT_PER_MINUTE = '-1'"),
         ("REDIS_URL", "http://x", "REDIS_URL starts with 'http'"),
-        ("REDIS_URL", "reds://x", "starts with 'reds'; write redis://, rediss://, unix:// or embedded; did you mean"),
+        ("REDIS_URL", "reds://x", "starts with 'reds'; write redis://, rediss://, unix://, redis+sentinel://"),
         ("REDIS_URL", "embeded", "did you mean 'embedded'?"),
         ("REDIS_URL", "redis://localhost:port/0", "REDIS_URL has no port from 1 to 65535"),
         ("REDIS_URL", "redis://localhost:99999/0", "REDIS_URL has no port from 1 to 65535"),

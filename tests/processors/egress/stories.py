@@ -11,6 +11,7 @@ from streams import topology, wire
 from streams.connection import Store
 from streams.effects import Message, Turn
 from streams.settings import Secret, Settings
+from streams.stores import Stores
 
 NOW = 1_728_123_456.0
 """Unix seconds; all of these tests happen at this moment unless they say otherwise."""
@@ -65,5 +66,5 @@ async def process(
     """What one egress process has open."""
     plan = pipeline(**(egress or {}))
     where = settings(url, **fields)
-    async with handler.opened(plan.group("egress"), plan, where, store, clock=lambda: NOW) as resources:
+    async with handler.opened(plan.group("egress"), plan, where, Stores.alone(store), clock=lambda: NOW) as resources:
         yield resources

@@ -13,6 +13,7 @@ from processors.egress import handler
 from processors.egress.handler import deliver
 from streams import topology, wire
 from streams.connection import Store
+from streams.stores import Stores
 from streams.worker import Worker
 from tests.processors.egress.stories import reply, settings
 from tests.sink import Received, Sink
@@ -26,7 +27,7 @@ async def egress(store: Store, url: str, **table: Any) -> AsyncIterator[Worker]:
         "backoff": ["50ms"],
     }  # fmt: skip
     plan = topology.parse({"streams": {"outbound": {}}, "groups": {"egress": group}, "egress": table})
-    async with handler.opened(plan.group("egress"), plan, settings(url), store) as resources:
+    async with handler.opened(plan.group("egress"), plan, settings(url), Stores.alone(store)) as resources:
         worker = Worker(store, plan, plan.group("egress"), deliver, resources)
         running = asyncio.create_task(worker.run(grace=10))
         try:

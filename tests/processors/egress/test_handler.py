@@ -13,6 +13,7 @@ from streams import log, wire
 from streams.connection import Store
 from streams.errors import Bury, ConfigurationError, Retry
 from streams.settings import Settings
+from streams.stores import Stores
 from tests.processors.egress.stories import ENTRY, NOW, pipeline, process, reply, settings, turn
 from tests.sink import Sink
 
@@ -71,8 +72,8 @@ async def test_nothing_secret_in_the_address_reaches_the_log(store):
                 with pytest.raises((Retry, Bury)) as caught:
                     await deliver.handle(turn(here, reply()))
                 lines.write(str(caught.value))
-                await breaker.close(here.store, address)
-                here.breaker = breaker.Breaker(here.store, address, here.topology.egress)
+                await breaker.close(here.stores.first, address)
+                here.breaker = breaker.Breaker(here.stores.first, address, here.topology.egress)
     for secret in ("pa55word", "tok-1234567890", "q1w2e3"):
         assert secret not in lines.getvalue()
     assert "/webhook/…" in lines.getvalue()
@@ -165,7 +166,7 @@ async def test_410_holds_every_reply_and_counts_no_attempt(store):
                 await deliver.handle(turn(here, reply(id=f"reply_{n}-0")))
             assert not caught.value.counted
         assert len(sink.requests) == 1
-        assert (await breaker.look(here.store, sink.url)).state == "gone"
+        assert (await breaker.look(here.stores.first, sink.url)).state == "gone"
 
 
 async def test_a_refusal_shows_that_the_receiver_is_up(store):
@@ -174,7 +175,7 @@ async def test_a_refusal_shows_that_the_receiver_is_up(store):
             sink.plan(status=status)
             with pytest.raises((Retry, Bury)):
                 await deliver.handle(turn(here, reply(id=f"reply_{len(sink.requests)}-0")))
-        assert (await breaker.look(here.store, sink.url)).state == "closed"
+        assert (await breaker.look(here.stores.first, sink.url)).state == "closed"
         assert len(sink.requests) == 4
 
 
@@ -203,7 +204,7 @@ async def test_fields_that_a_later_release_adds_do_no_harm(store):
 
 async def test_a_reply_somebody_waits_for_is_held_then_goes_by_exactly_one_door(store, client):
     async with Sink() as sink, process(store, sink.url) as here:
-        door = here.store.keys.of("door", "1728123450000-0")
+        door = here.stores.first.keys.of("door", "1728123450000-0")
         waiting = turn(here, reply(), door="1728123450000-0")
         deadline = int(time.time() * 1000) + 60_000
 
@@ -228,7 +229,7 @@ async def test_a_reply_somebody_waits_for_is_held_then_goes_by_exactly_one_door(
 
 async def test_without_an_address_the_door_is_left_to_the_request_that_waits(store, client):
     async with process(store, None) as here:
-        door = here.store.keys.of("door", "1728123450000-0")
+        door = here.stores.first.keys.of("door", "1728123450000-0")
         client.hset(door, mapping={"state": "open", "deadline": 1})
         assert await deliver.handle(turn(here, reply(), door="1728123450000-0")) is None
         assert client.hget(door, "state") == "open"
@@ -257,7 +258,7 @@ async def test_a_group_that_could_not_keep_order_is_refused(field, value, store)
     group = plan.group("egress")
     setattr(group, field, value)
     with pytest.raises(ConfigurationError, match=field):
-        async with handler.opened(group, plan, settings("http://localhost/x"), store):
+        async with handler.opened(group, plan, settings("http://localhost/x"), Stores.alone(store)):
             pass
 
 

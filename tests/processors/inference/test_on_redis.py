@@ -76,20 +76,20 @@ def says(count: int) -> Callable[[dict[str, Any]], bool]:
     return lambda conversation: len(conversation["messages"]) >= count
 
 
-async def test_a_conversation_goes_on_from_turn_to_turn_and_expires(store: Store) -> None:
-    async with inference(store):
-        await post(store, "Hola", 1)
-        await until(says(2), store)
-        await post(store, "Cardiología", 2)
-        now = await until(says(4), store)
+async def test_a_conversation_goes_on_from_turn_to_turn_and_expires(each_store: Store) -> None:
+    async with inference(each_store):
+        await post(each_store, "Hola", 1)
+        await until(says(2), each_store)
+        await post(each_store, "Cardiología", 2)
+        now = await until(says(4), each_store)
 
     assert [one["content"] for one in now["messages"]] == ["Hola", "Hola", "Cardiología", "Cardiología"]
-    assert [one["message"] for one in await sent(store)] == ["Hola", "Cardiología"]
-    assert [one["message_id"] for one in now["messages"][1::2]] == [one["id"] for one in await sent(store)]
-    assert json.loads(await store.command("GET", f"conversation_meta:{ANA}"))["message_count"] == 4
+    assert [one["message"] for one in await sent(each_store)] == ["Hola", "Cardiología"]
+    assert [one["message_id"] for one in now["messages"][1::2]] == [one["id"] for one in await sent(each_store)]
+    assert json.loads(await each_store.command("GET", f"conversation_meta:{ANA}"))["message_count"] == 4
     for key in (f"conversation:{ANA}", f"conversation_meta:{ANA}"):
-        assert 3590 < await store.command("TTL", key) <= 3600
-    assert await store.command("GET", f"rate_limit:{ANA}") == b"2"
+        assert 3590 < await each_store.command("TTL", key) <= 3600
+    assert await each_store.command("GET", f"rate_limit:{ANA}") == b"2"
 
 
 async def test_the_message_after_the_limit_is_told_and_no_further_one(store: Store) -> None:
@@ -104,20 +104,20 @@ async def test_the_message_after_the_limit_is_told_and_no_further_one(store: Sto
     ]
 
 
-async def test_a_reply_in_work_when_somebody_takes_over_is_not_sent(store: Store) -> None:
+async def test_a_reply_in_work_when_somebody_takes_over_is_not_sent(each_store: Store) -> None:
     engine = Held()
-    async with inference(store, Resources(engine=engine)):
-        await post(store, "Hola", 1)
+    async with inference(each_store, Resources(engine=engine)):
+        await post(each_store, "Hola", 1)
         await engine.asked.wait()
-        await store.command("SET", f"paused:{ANA}", "2020-01-01T00:00:00Z", "PX", "60000")
+        await each_store.command("SET", f"paused:{ANA}", "2020-01-01T00:00:00Z", "PX", "60000")
         engine.go_on.set()
-        now = await until(says(1), store)
+        now = await until(says(1), each_store)
 
     assert now["status"] == "paused"
     assert [one["role"] for one in now["messages"]] == ["user"]
-    assert [(one["type"], one["message"]) for one in await sent(store)] == [("handover", "Hola")]
+    assert [(one["type"], one["message"]) for one in await sent(each_store)] == [("handover", "Hola")]
     # The pause is renewed: it ends 12 hours from now.
-    assert 43_000 < await store.command("TTL", f"paused:{ANA}") <= 43_200
+    assert 43_000 < await each_store.command("TTL", f"paused:{ANA}") <= 43_200
 
 
 async def test_a_paused_person_is_recorded_and_not_counted(store: Store) -> None:

@@ -1,0 +1,320 @@
+"""
+`cauce dead`: the dead letters at a terminal, listed, shown, put back, dropped.
+
+Knows which letters are meant by what was typed, asks before it acts on many, and says what became of them.  What
+putting back is stands in deadletters.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ingress import people
+from streams import deadletters
+from streams.connection import Store, order
+from streams.deadletters import Letter, Redriven, Wanted
+from streams.errors import ConfigurationError
+from streams.stores import Stores
+from streams.tail import Form
+from streams.topology import Topology, seconds
+
+_ID = re.compile(r"\d+-\d+")
+_YES = ("y", "yes", "s", "si", "sí")
+
+_WHY = {
+    "gone": "no longer there: put back or dropped meanwhile",
+    "full": "its stream is at `max_len`; try again when the workers have caught up",
+    "nobody": "no group {detail!r} reads its stream; `cauce work {detail}` makes one",
+    "foreign": "nothing that was buried: it does not say for which group it is",
+}
+
+
+class Desk(NamedTuple):
+    """Where the letters are."""
+
+    stores: Stores
+    topology: Topology
+    streams: Sequence[str]
+    """Those whose dead letters are looked at."""
+
+
+class Found(NamedTuple):
+    """A letter, and the shard in which it lies."""
+
+    store: Store
+    letter: Letter
+
+
+class Which(msgspec.Struct, frozen=True, kw_only=True):
+    """Which letters a command line means."""
+
+    ids: Sequence[str] = ()
+    stream: str | None = None
+    group: str | None = None
+    reason: str | None = None
+    person: str | None = None
+    since: str | None = None
+    until: str | None = None
+    everything: bool = False
+
+    def check(self) -> None:
+        """Raises ConfigurationError: it says nothing, or ids and something else."""
+        others = any([self.everything, self.group, self.reason, self.person, self.since, self.until])
+        if self.ids and others:
+            raise ConfigurationError("ids name their letters by themselves; leave filters and --all out")
+        if not self.ids and not others and not self.stream:
+            raise ConfigurationError("say which dead letters: ids as `cauce dead list` shows them, a filter, or --all")
+
+    def wanted(self, topology: Topology, now: float) -> Wanted:
+        """
+        Args:
+            now: Redis's clock, Unix seconds.
+
+        Raises:
+            ConfigurationError: a time or a person that is none.
+        """
+        person = self.person
+        if person is not None:
+            try:
+                person = people.person(person, phone_numbers=topology.users.phone_numbers)
+            except people.Unusable as error:
+                raise ConfigurationError(f"--person {error}") from error
+        return Wanted(
+            group=self.group,
+            reason=self.reason,
+            person=person,
+            first=_moment("--since", self.since, now) if self.since else "-",
+            last=_moment("--until", self.until, now) if self.until else "+",
+        )
+
+
+def _moment(option: str, text: str, now: float) -> str:
+    """`2h` (ago), or a date and time of this machine's clock, as milliseconds."""
+    try:
+        at = now - seconds(text)
+    except ValueError:
+        try:
+            at = datetime.fromisoformat(text).timestamp()
+        except (ValueError, OverflowError, OSError):
+            raise ConfigurationError(f"{option} {text!r} is no time: write 2h, 7d, or 2025-10-05T14:00") from None
+    return str(max(0, int(at * 1000)))
+
+
+async def _meant(desk: Desk, which: Which) -> AsyncIterator[Found]:
+    """All of them, a stream after the other, each shard's oldest first."""
+    for id in dict.fromkeys(which.ids):
+        if (found := await _one(desk, id)) is not None:
+            yield found
+    if which.ids:
+        return
+    wanted = which.wanted(desk.topology, await _now(desk))
+    for stream in desk.streams:
+        for store in desk.stores:
+            async for letter in deadletters.letters(store, stream, wanted):
+                yield Found(store, letter)
+
+
+async def _now(desk: Desk) -> float:
+    """Redis's clock, Unix seconds."""
+    return float((await desk.stores.first.command("TIME"))[0])
+
+
+async def _one(desk: Desk, id: str) -> Found | None:
+    """The letter of this id; None, with a word about it, where there is none."""
+    if not _ID.fullmatch(id):
+        raise ConfigurationError(f"{id!r} is no dead letter's id; `cauce dead list` shows them")
+    found: list[Found] = []
+    for store in desk.stores:
+        found += [Found(store, letter) for letter in await deadletters.find(store, desk.streams, id)]
+    if len(found) > 1:
+        names = " and ".join(sorted({f"{letter.stream}.dead" for _, letter in found}))
+        raise ConfigurationError(f"{id} is {len(found)} letters, in {names}: say which with --stream, or by a filter")
+    if not found:
+        sys.stderr.write(f"{id}: there is no such dead letter (any more)\n")
+        return None
+    return found[0]
+
+
+async def show_list(desk: Desk, which: Which, *, count: int, form: Form) -> int:
+    """Print the newest `count` letters of each stream, oldest first.  Raises Unavailable, ConfigurationError."""
+    wanted = which.wanted(desk.topology, await _now(desk))
+    for stream in desk.streams:
+        found: list[Letter] = []
+        for store in desk.stores:
+            newest = deadletters.letters(store, stream, wanted, newest_first=True)
+            found += await _first(count, newest)
+        if found and not form.as_json:
+            sys.stdout.write(f"{stream}.dead\n")
+        for letter in sorted(found, key=lambda each: order(each.id))[-count:]:
+            sys.stdout.write(_line(letter, form) + "\n")
+    return 0
+
+
+async def _first(count: int, letters: AsyncIterator[Letter]) -> list[Letter]:
+    found: list[Letter] = []
+    async for letter in letters:
+        found.append(letter)
+        if len(found) == count:
+            break
+    return found
+
+
+async def show(desk: Desk, id: str, *, form: Form, raw: bool) -> int:
+    """
+    Print one letter whole.
+
+    Args:
+        raw: its body's bytes as they came, and nothing else.
+
+    Returns:
+        the exit status: 1 where there is no such letter.
+
+    Raises:
+        Unavailable, ConfigurationError.
+    """
+    found = await _one(desk, id)
+    if found is None:
+        return 1
+    letter = found.letter
+    if raw:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(letter.field(b"body"))
+    elif form.as_json:
+        sys.stdout.write(_line(letter, form) + "\n")
+    else:
+        for name, value in _told(letter, form):
+            sys.stdout.write(f"{name:<12} {value}\n")
+    return 0
+
+
+def _line(letter: Letter, form: Form) -> str:
+    """In one line; `origin` is the entry as which it first came."""
+    fields = {name.decode(errors="replace"): value for name, value in letter.fields}
+    header = {name: getattr(letter, name).encode() for name in ("stream", *deadletters.HEADER)}
+    return form.entry(letter.id, {**fields, **{name: value for name, value in header.items() if value}})
+
+
+def _told(letter: Letter, form: Form) -> Iterator[tuple[str, str]]:
+    """A letter's facts and fields, masked unless asked for."""
+    yield "letter", f"{letter.id} of {letter.stream}.dead"
+    yield "group", letter.group
+    yield "reason", form.hide("reason", letter.reason)
+    yield "attempts", letter.attempts
+    yield "first", _clock(letter.first_ms)
+    yield "last", _clock(letter.last_ms)
+    yield "entry", letter.entry + (f", put back; at first {letter.origin}" if letter.origin != letter.entry else "")
+    for name, value in letter.fields:
+        if name not in (b"for", b"origin"):
+            shown = name.decode(errors="replace")
+            yield shown, form.hide(shown, value.decode(errors="replace"))
+
+
+def _clock(ms: str) -> str:
+    return datetime.fromtimestamp(int(ms) / 1000).strftime("%Y-%m-%d %H:%M:%S") if ms.isdigit() else "never started"
+
+
+class Verb(msgspec.Struct, frozen=True):
+    """What can be done to letters."""
+
+    done: str
+    """What is said of a letter to which it was done."""
+    do: Callable[[Store, Desk, str, Sequence[str]], Awaitable[Sequence[Redriven]]]
+    """Given a stream and ids, `deadletters.MOST` at most."""
+
+
+async def _redrive(store: Store, desk: Desk, stream: str, ids: Sequence[str]) -> Sequence[Redriven]:
+    return await deadletters.redrive(store, stream, ids, max_len=desk.topology.streams[stream].max_len)
+
+
+async def _drop(store: Store, _desk: Desk, stream: str, ids: Sequence[str]) -> Sequence[Redriven]:
+    return [Redriven("done" if there else "gone") for there in await deadletters.drop(store, stream, ids)]
+
+
+VERBS = {"redrive": Verb("redriven", _redrive), "drop": Verb("dropped", _drop)}
+
+Meant = dict[tuple[Store, str], list[str]]
+"""Shard and stream → ids of letters."""
+
+
+class How(msgspec.Struct, frozen=True, kw_only=True):
+    """How a command is to act."""
+
+    form: Form
+    dry_run: bool = False
+    """List what is meant, and do nothing."""
+    yes: bool = False
+    """Do not ask."""
+
+
+async def act(desk: Desk, verb: Verb, which: Which, how: How) -> int:
+    """
+    Do it to all letters that are meant, and say what became of them.
+
+    Returns:
+        the exit status: 1 where it was not done to all of them.
+
+    Raises:
+        Unavailable, ConfigurationError: what was done until then stays done.
+    """
+    which.check()
+    meant: Meant = {}
+    async for store, letter in _meant(desk, which):
+        meant.setdefault((store, letter.stream), []).append(letter.id)
+        if how.dry_run:
+            sys.stdout.write(_line(letter, how.form) + "\n")
+    total = sum(map(len, meant.values()))
+    if how.dry_run:
+        sys.stderr.write(f"{total} would be {verb.done}; nothing was done\n")
+        return 0
+    if total and not (which.ids or how.yes or await _agreed(meant, verb)):
+        sys.stderr.write("nothing was done\n")
+        return 1
+    return _report(await _do(desk, verb, meant), verb, how.form, missing=max(0, len(set(which.ids)) - total))
+
+
+async def _agreed(meant: Meant, verb: Verb) -> bool:
+    counts: Counter[str] = Counter()
+    for (_, stream), ids in meant.items():
+        counts[stream] += len(ids)
+    told = ", ".join(f"{count} of {stream}.dead" for stream, count in counts.items())
+    sys.stderr.write(f"{told}: to be {verb.done}? [y/N] ")
+    sys.stderr.flush()
+    answer = await asyncio.to_thread(sys.stdin.readline)
+    return answer.strip().lower() in _YES
+
+
+async def _do(desk: Desk, verb: Verb, meant: Meant) -> list[tuple[str, Redriven]]:
+    became: list[tuple[str, Redriven]] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(verb.done, total=sum(map(len, meant.values())))
+        for (store, stream), ids in meant.items():
+            for start in range(0, len(ids), deadletters.MOST):
+                batch = ids[start : start + deadletters.MOST]
+                became += zip(batch, await verb.do(store, desk, stream, batch), strict=True)
+                progress.advance(task, len(batch))
+    return became
+
+
+def _report(became: list[tuple[str, Redriven]], verb: Verb, form: Form, *, missing: int) -> int:
+    counts = Counter(each.outcome for _, each in became)
+    done = counts.pop("done", 0)
+    if missing:
+        counts["gone"] += missing
+    for id, each in became:
+        if each.outcome != "done":
+            sys.stderr.write(f"{id}: {_WHY[each.outcome].format(detail=each.detail)}\n")
+    sys.stdout.write(json.dumps({verb.done: done, **counts}) + "\n" if form.as_json else f"{done} {verb.done}\n")
+    return 1 if counts else 0

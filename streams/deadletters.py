@@ -1,0 +1,175 @@
+"""
+Dead letters: found, put back, dropped.
+
+Knows how a burial lies in `<stream>.dead` (settle.lua and take.lua write it so): six fields that say what happened,
+then the entry's own, untouched.  Knows no terminal, and decides nothing about who is to be buried.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from streams.connection import Store, script
+
+_REDRIVE = script(__file__, "redrive.lua")
+
+HEADER = ("origin", "group", "reason", "attempts", "first_ms", "last_ms")
+"""In this order before the entry's own fields, which may have the same names."""
+
+ANSWER_MS = 3_600_000
+"""How long a call of redrive is remembered, so that its repeat is told what it did."""
+
+PAGE = 200
+MOST = 100
+"""Letters that one call puts back or drops."""
+
+_pack = msgspec.msgpack.Encoder().encode
+
+Outcome = Literal["done", "gone", "full", "nobody", "foreign"]
+"""
+What became of a letter: done, or left as it was.
+
+gone: it is not there (any more); full: its stream is at max_len; nobody: no such group reads its stream; foreign: it
+has not the form of what we bury.
+"""
+
+
+class Letter(msgspec.Struct, frozen=True, kw_only=True):
+    """One dead letter."""
+
+    stream: str
+    """The stream it died on, without `.dead`."""
+    id: str
+    """In the dead letters: when it was buried, and what commands name it by."""
+    entry: str = ""
+    """The entry that died."""
+    group: str = ""
+    reason: str = ""
+    attempts: str = ""
+    first_ms: str = ""
+    last_ms: str = ""
+    fields: list[tuple[bytes, bytes]] = []
+    """The entry's own, as they came."""
+
+    def field(self, name: bytes) -> bytes:
+        """The last of this name; empty where there is none."""
+        return dict(self.fields).get(name, b"")
+
+    @property
+    def person(self) -> str:
+        return self.field(b"key").decode(errors="replace")
+
+    @property
+    def origin(self) -> str:
+        """The entry as which it first came; `entry`, unless it was put back before."""
+        return self.field(b"origin").decode(errors="replace") or self.entry
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which letters are meant; what is None or empty is not asked."""
+
+    group: str | None = None
+    reason: str | None = None
+    """Part of the reason, in whatever case."""
+    person: str | None = None
+    first: str = "-"
+    last: str = "+"
+    """From which id to which, both included; a bare number of milliseconds is one too."""
+
+    def __contains__(self, letter: Letter) -> bool:
+        return (
+            self.group in (None, letter.group)
+            and self.person in (None, letter.person)
+            and (self.reason or "").casefold() in letter.reason.casefold()
+        )
+
+
+class Redriven(msgspec.Struct, frozen=True):
+    """What became of one letter."""
+
+    outcome: Outcome
+    detail: str = ""
+    """done: the new entry's id; nobody: the group's name."""
+
+
+async def letters(store: Store, stream: str, wanted: Wanted, *, newest_first: bool = False) -> AsyncIterator[Letter]:
+    """
+    The letters of a stream that are wanted, read page by page, oldest first unless asked otherwise.
+
+    Raises:
+        Unavailable: Redis cannot be reached.
+    """
+    first, last, key = wanted.first, wanted.last, store.keys.dead(stream)
+    while True:
+        ends = ("XREVRANGE", key, last, first) if newest_first else ("XRANGE", key, first, last)
+        rows = await store.command(*ends, "COUNT", PAGE)
+        for id, flat in rows:
+            letter = _letter(stream, id, flat)
+            if letter in wanted:
+                yield letter
+        if len(rows) < PAGE:
+            return
+        bound = f"({rows[-1][0].decode()}"
+        first, last = (first, bound) if newest_first else (bound, last)
+
+
+async def find(store: Store, streams: Sequence[str], id: str) -> list[Letter]:
+    """The letters of this id: none, one, or (in several streams) more.  Raises Unavailable."""
+    rows = await store.pipeline([("XRANGE", store.keys.dead(stream), id, id) for stream in streams])
+    return [
+        _letter(stream, *found)
+        for stream, reply in zip(streams, rows, strict=True)
+        if isinstance(reply, list)
+        for found in reply
+    ]
+
+
+async def redrive(store: Store, stream: str, ids: Sequence[str], *, max_len: int) -> list[Redriven]:
+    """
+    Put letters back onto their stream, each at most once, whoever else does the same and however often.
+
+    Only the group that buried a letter sees it again.  It comes after all that is on the stream by now.
+
+    Args:
+        ids: of dead letters, `MOST` at most.
+        max_len: of the stream; nothing is put back beyond it.
+
+    Raises:
+        Unavailable: Redis cannot be reached or is full; at full nothing was done.
+    """
+    keys = store.keys
+    reply = await store.run(
+        _REDRIVE,
+        [keys.dead(stream), keys.stream(stream), keys.of("groups"), keys.of("redrive", secrets.token_hex(8))],
+        [_pack({"name": stream, "max_len": max_len, "keep_ms": ANSWER_MS, "ids": ids})],
+    )
+    return [Redriven(row[0].decode(), row[1].decode(errors="replace") if len(row) > 1 else "") for row in reply]
+
+
+async def drop(store: Store, stream: str, ids: Sequence[str]) -> list[bool]:
+    """Forget letters for good; whether each was still there.  Raises Unavailable."""
+    return [gone == 1 for gone in await store.pipeline([("XDEL", store.keys.dead(stream), id) for id in ids])]
+
+
+def _letter(stream: str, id: bytes, flat: list[Any]) -> Letter:
+    pairs = list(zip(flat[::2], flat[1::2], strict=True))
+    if [name for name, _ in pairs[: len(HEADER)]] != [name.encode() for name in HEADER]:
+        return Letter(stream=stream, id=id.decode(), fields=pairs)
+    entry, group, reason, attempts, first_ms, last_ms = (
+        value.decode(errors="replace") for _, value in pairs[: len(HEADER)]
+    )
+    return Letter(
+        stream=stream,
+        id=id.decode(),
+        entry=entry,
+        group=group,
+        reason=reason,
+        attempts=attempts,
+        first_ms=first_ms,
+        last_ms=last_ms,
+        fields=pairs[len(HEADER) :],
+    )

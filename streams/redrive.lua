@@ -1,0 +1,75 @@
+-- redrive: put dead letters back onto their stream, each once, for the group that buried it and no other.
+--
+-- KEYS  1 dead stream  2 stream  3 groups  4 what this call was answered
+-- ARGV  1 msgpack: {name of the stream, max_len, keep_ms, ids = {id of a dead letter, …}}
+-- Returns for each id {'done', id of the new entry}; or, nothing done for it, {'gone'}: it is not there (any more),
+--   {'full'}: the stream is at its max_len, {'nobody', group}: no such group reads the stream, and a message for it would
+--   be settled unseen by all others, {'foreign'}: it has not the form of what we bury.
+--
+-- A script, because "is it still there?", "back on the stream" and "no longer dead" must be one act.  The same call again
+-- returns the same answer.  XADD comes first: a full Redis refuses it as the first write of a script, and then nothing
+-- is done; what follows it is refused no more.  It passes dedupe by, which is append's, and starts without a history:
+-- the attempts of the old entry went when it was buried.
+local a = cmsgpack.unpack(ARGV[1])
+local dead, stream, groups, answered = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local before = redis.call('GET', answered)
+if before then return cmsgpack.unpack(before) end
+
+local HEADER = {'origin', 'group', 'reason', 'attempts', 'first_ms', 'last_ms'}
+local OURS = {['for'] = true, origin = true} -- what an earlier redrive added
+
+for _, key in ipairs({dead, stream}) do
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. kind) end
+end
+local length = redis.call('XLEN', stream)
+
+local known = {}
+local function reads_it(group)
+  if known[group] == nil then
+    local told = redis.pcall('HGET', groups, group)
+    local sound, registered = pcall(cjson.decode, type(told) == 'string' and told or '')
+    known[group] = sound and type(registered) == 'table' and registered.reads == a.name
+  end
+  return known[group]
+end
+
+local function header_of(flat)
+  local header = {}
+  for i, name in ipairs(HEADER) do
+    if flat[2 * i - 1] ~= name then return nil end
+    header[name] = flat[2 * i]
+  end
+  return header
+end
+
+local function redrive(id)
+  local found = redis.call('XRANGE', dead, id, id)[1]
+  if not found then return {'gone'} end
+  local flat = found[2]
+  local header = header_of(flat)
+  if not header then return {'foreign'} end
+  if not reads_it(header.group) then return {'nobody', header.group} end
+  if length >= a.max_len then return {'full'} end
+  local fields, first = {}, header.origin
+  for i = 2 * #HEADER + 1, #flat, 2 do
+    if OURS[flat[i]] then
+      if flat[i] == 'origin' then first = flat[i + 1] end
+    else
+      fields[#fields + 1] = flat[i]
+      fields[#fields + 1] = flat[i + 1]
+    end
+  end
+  local entry = redis.call('XADD', stream, '*', 'for', header.group, 'origin', first, unpack(fields))
+  redis.call('XDEL', dead, id)
+  length = length + 1
+  return {'done', entry}
+end
+
+local answer, any = {}, false
+for i, id in ipairs(a.ids) do
+  answer[i] = redrive(id)
+  any = any or answer[i][1] == 'done'
+end
+if any then redis.call('SET', answered, cmsgpack.pack(answer), 'PX', a.keep_ms) end
+return answer

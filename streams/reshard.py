@@ -1,0 +1,72 @@
+"""
+`cauce reshard` at a terminal: says what will be moved where, asks, and shows how far it is.
+
+How it is moved stands in mover.py.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from streams import entry, layout
+from streams.errors import ConfigurationError
+from streams.mover import Mover
+from streams.stores import Stores
+from streams.topology import Topology
+
+
+async def run(place: entry.Place, *, yes: bool) -> None:
+    """
+    Move to the number of shards that streams.toml says.
+
+    Raises:
+        ConfigurationError: something is under way, somebody said no, or nobody can be asked.
+        Unavailable: Redis cannot be reached; run it again to go on.
+    """
+    topology, settings = place.topology, place.settings
+    url = entry.redis_url(settings)
+    new = Stores.open(url, namespace=settings.namespace, shards=topology.shards)
+    try:
+        stored = await layout.stored(new)
+        if stored is None or stored == layout.of(new):
+            sys.stdout.write(f"nothing to do: shards = {topology.shards}\n")
+            return
+        if stored.moving_to not in (None, topology.shards):
+            raise ConfigurationError(
+                f"a move to {stored.moving_to} shards was cut off: write shards = {stored.moving_to}, and finish it"
+            )
+        _ask(stored.shards, topology.shards, yes=yes or stored.moving_to is not None)
+        old = Stores.open(url, namespace=settings.namespace, shards=stored.shards)
+        try:
+            await _show(old, new, topology)
+        finally:
+            await old.close()
+    finally:
+        await new.close()
+    sys.stdout.write(f"moved to {topology.shards} shards; start everything again\n")
+
+
+def _ask(before: int, after: int, *, yes: bool) -> None:
+    sys.stdout.write(f"from {before} to {after} shards: stop the ingress, let the workers finish, and stop them\n")
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigurationError("nobody can be asked here; add --yes once everything is stopped")
+    if input("Is every process of this bot stopped? [y/N] ").strip().lower() not in ("y", "yes", "s", "si", "sí"):
+        raise ConfigurationError("nothing was moved")
+
+
+async def _show(old: Stores, new: Stores, topology: Topology) -> None:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def look(what: str, more: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=None)
+            progress.advance(tasks[what], more)
+
+        await Mover(old, new, topology, look).run()

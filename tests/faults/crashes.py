@@ -1,0 +1,163 @@
+"""
+Who is killed when, and started again: kill -9 of ingress, inference, egress and Redis at random, under a load.
+
+Everything random comes from the seed; what really met what depends on the machine.  Whoever is killed is started again
+after a pause, again and again where Redis is away just then, as a supervisor would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from conftest import Server
+from pipeline import Ended, Pipeline, group_of
+
+from streams.connection import order
+from tests.faults.checker import Evidence
+from tests.faults.load import Load
+from tests.faults.trial import PROCESSES, Trial, trial
+
+
+@dataclass
+class Kill:
+    """One kill -9.  Unix seconds."""
+
+    name: str
+    at: float
+    again: float = 0.0
+    """When it was started again."""
+    back: float = 0.0
+    """When it could serve again."""
+
+
+Look = Callable[[int, int], None]
+"""Called a few times a second with the messages taken and the kills so far."""
+
+
+class Crashes:
+    """
+    Args:
+        every: seconds between two kills, about.
+    """
+
+    def __init__(self, server: Server, *, seed: int, every: float) -> None:
+        self.kills: list[Kill] = []
+        self._server, self._every = server, every
+        self._random = random.Random(seed)  # noqa: S311 - seeded randomness is the point
+        self._again: set[asyncio.Task[None]] = set()
+        self._down: set[str] = set()
+
+    async def run(self, whole: Pipeline, load: Load, look: Look) -> None:
+        """Until cancelled; each is killed once before one is killed again, and whoever is down then comes back."""
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._all(whole))
+                both.create_task(self._looks(load, look))
+        finally:
+            await asyncio.gather(*self._again)
+            look(load.done, len(self.kills))
+
+    async def _looks(self, load: Load, look: Look) -> None:
+        while True:
+            look(load.done, len(self.kills))
+            await asyncio.sleep(0.3)
+
+    async def _all(self, whole: Pipeline) -> None:
+        while True:
+            victims = ["redis", *PROCESSES]
+            self._random.shuffle(victims)
+            for victim in victims:
+                await asyncio.sleep(self._every * self._random.uniform(0.4, 1.6))
+                if victim not in self._down:
+                    self._again.add(asyncio.create_task(self._kill(whole, victim, self._random.uniform(0, 2))))
+
+    async def _kill(self, whole: Pipeline, victim: str, pause: float) -> None:
+        self._down.add(victim)
+        kill = Kill(victim, time.time())
+        self.kills.append(kill)
+        await (asyncio.to_thread(self._server.kill) if victim == "redis" else whole.kill(victim))
+        await asyncio.sleep(pause)
+        kill.again = time.time()
+        await (asyncio.to_thread(self._server.start) if victim == "redis" else _started(whole, victim))
+        kill.back = time.time()
+        self._down.discard(victim)
+
+
+async def _started(whole: Pipeline, victim: str) -> None:
+    while True:
+        try:
+            return await whole.start(victim)
+        except Ended:
+            await asyncio.sleep(0.5)  # Redis is away, and it has said so
+
+
+async def crash_loop(
+    server: Server, *, people: int, messages: int, rate: float, seed: int, every: float, latency: float = 0.2,
+    look: Look = lambda _done, _kills: None,
+) -> tuple[Trial, list[Kill]]:  # fmt: skip
+    """
+    A load, and crashes until all of it has been taken.
+
+    Args:
+        every: seconds between two kills, about.
+    """
+    crashes = Crashes(server, seed=seed, every=every)
+    ended = await trial(
+        server, lambda whole, load: crashes.run(whole, load, look),
+        people=people, messages=messages, rate=rate, seed=seed, latency=latency,
+    )  # fmt: skip
+    return ended, crashes.kills
+
+
+@dataclass
+class Recovery:
+    """How long a kill held up what was under way."""
+
+    group: str
+    seconds: float
+    undisturbed: bool
+    """Neither Redis nor another worker of this group was killed within that time, which would have begun it anew."""
+
+
+def recoveries(kills: list[Kill], found: Evidence) -> list[Recovery]:
+    """
+    From each kill (of Redis: from its return) until the last of the messages that were taken and not answered then was
+    answered, or the last of such replies delivered, for good; of the ingress, from when it was started again until it
+    took one.
+    """
+    waited = []
+    taken = {(each.person, each.message_id): order(each.id)[0] / 1000 for each in found.inbound}
+    answered = {(each.person, id): order(each.entry)[0] / 1000 for each in found.outbound for id in each.in_reply_to}
+    spans = {
+        "inference": [(at, answered[key]) for key, at in taken.items() if key in answered],
+        "egress": _deliveries(found),
+    }
+    spans["redis"] = [*spans["inference"], *spans["egress"]]
+    for kill in kills:
+        group = group_of(kill.name)
+        since = {"redis": kill.back, "ingress": kill.again}.get(group, kill.at)
+        if group == "ingress":
+            ends = [min((at for at in taken.values() if at > since), default=since)]
+        else:
+            ends = [end for begin, end in spans[group] if begin < kill.at < end]
+        end = max([since, *ends])
+        alone = not any(other is not kill and other.at < end and kill.at < max(other.back, other.at)
+                        for other in kills if group_of(other.name) in ("redis", group))  # fmt: skip
+        waited.append(Recovery(group, end - since, alone))
+    return waited
+
+
+def by_group(recovered: list[Recovery]) -> dict[str, list[float]]:
+    """Of each, the seconds."""
+    groups = sorted({each.group for each in recovered})
+    return {group: [each.seconds for each in recovered if each.group == group] for group in groups}
+
+
+def _deliveries(found: Evidence) -> list[tuple[float, float]]:
+    # The last of each: one that came again, because its worker died before it was settled, held up what is behind it.
+    last = {delivery.id: delivery.at for delivery in found.deliveries if delivery.taken}
+    return [(order(reply.entry)[0] / 1000, last[reply.id]) for reply in found.outbound if reply.id in last]

@@ -1,0 +1,193 @@
+"""
+What the front door has been promised: each message once, and each reply through one door.
+
+As model.py it is told of every executed call, and asserts that its answer was the one due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tests.property.model import Entries, Fields, GroupModel
+from tests.property.wire import Call
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """What is known of a message that was taken."""
+
+    entry: str
+    text: str
+    call: str
+
+
+class Waiter(msgspec.Struct, frozen=True):
+    deadline: int
+    bell: str
+    ticket: str
+
+
+class Door(msgspec.Struct):
+    """Where the reply to an entry goes."""
+
+    into: str = ""
+    """The entry whose request may have the reply; empty: this one's."""
+    state: str = ""
+    deadline: int = 0
+    text: str = ""
+
+
+class Front:
+    """append, claim, release and withdraw, on one inbound stream and the group that answers it."""
+
+    def __init__(self, inbound: Entries, answering: GroupModel, egress: GroupModel, now: Callable[[], int]) -> None:
+        self.inbound, self.answering, self.egress, self.now = inbound, answering, egress, now
+        self.marks: dict[str, Mark] = {}
+        self.waiting: dict[str, Waiter] = {}
+        self.waiting_until = -1
+        self.doors: dict[str, Door] = {}
+
+    def expire(self) -> None:
+        """The registrations are one key, which Redis forgets when nobody can wait any more."""
+        if self.now() > self.waiting_until:
+            self.waiting.clear()
+        if not self.waiting:
+            self.waiting_until = -1
+
+    def append(self, call: Call, reply: list[Any]) -> None:
+        if reply[0] == b"digest":
+            return
+        assert reply[0] == b"ok"
+        self.expire()
+        for index, verdicts in enumerate(reply[1:], 1):
+            news: dict[str, Mark] = {}
+            request = call.told(index)
+            # What is known is judged before anything of the request is appended.
+            known = [self.marks.get(call.keys[message["mark"] - 1]) for message in request]
+            for message, mark, (outcome, entry) in zip(request, known, verdicts, strict=True):
+                name, id = call.keys[message["mark"] - 1], entry.decode()
+                mark = mark or news.get(name)
+                if mark is None:
+                    assert outcome == b"new", "a message that nobody has had is taken"
+                    news[name] = self.marks[name] = Mark(id, message["text"], message["call"])
+                    fields = message["fields"]
+                    self.inbound.append(id, dict(zip(fields[::2], fields[1::2], strict=True)))
+                    self._register(message, id)
+                    continue
+                same = "duplicate" if mark.text == message["text"] else "reused"
+                expected = "new" if mark.call == message["call"] else same
+                assert (outcome.decode(), id) == (expected, mark.entry), "each message is taken once"
+                if expected == "duplicate" and name not in news and self._unanswered(id):
+                    self._register(message, id)
+                    if "wait" in message:
+                        self.answering.waiter_joined(message["wait"]["group"]["key"], id)
+
+    def _register(self, message: dict[str, Any], entry: str) -> None:
+        if wait := message.get("wait"):
+            self.expire()
+            self.waiting[entry] = Waiter(self.now() + wait["ms"], wait["bell"], wait["ticket"])
+            self.waiting_until = max(self.waiting_until, self.now() + wait["ms"])
+
+    def _unanswered(self, entry: str) -> bool:
+        return entry not in self.doors and entry not in self.answering.settled
+
+    def withdraw(self, call: Call, reply: int) -> None:
+        self.expire()
+        entry, ticket = call.args
+        ours = str(entry) in self.waiting and self.waiting[str(entry)].ticket == ticket
+        assert reply == int(ours), "a registration is withdrawn by its own request alone"
+        if ours:
+            del self.waiting[str(entry)]
+
+    def settle(self, turn: dict[str, Any]) -> str | None:
+        """A turn ends: the entry whose door its reply is for, if somebody waits."""
+        self.expire()
+        effects, winner = turn.get("effects"), None
+        if effects and effects.get("answer"):
+            alive = [id for id in turn["ids"] if id in self.waiting and self.waiting[id].deadline > self.now()]
+            winner = alive[-1] if alive else None
+        if winner:
+            has_text = any(output[1] for output in effects["outputs"])
+            for id in turn["ids"]:
+                self.doors[id] = Door(into=winner)
+            self.doors[winner] = Door(
+                state="open" if has_text else "http",
+                deadline=self.waiting[winner].deadline,
+                text=effects["answer"]["body"],
+            )
+        for id in turn["ids"]:
+            self.waiting.pop(id, None)
+        return winner
+
+    def claim(self, call: Call, reply: list[Any]) -> None:
+        self.expire()
+        entry, ticket, stop, *_, key = (str(arg) if isinstance(arg, str) else arg for arg in call.args)
+        asked = self.doors.get(entry)
+        door = self.doors[asked.into] if asked and asked.into else asked
+        if door is None:
+            waiter = self.waiting.get(entry)
+            if stop == "1" and waiter and waiter.ticket == ticket:
+                del self.waiting[entry]
+            gone = entry in self.answering.settled
+            assert reply == ([b"webhook"] if gone else [b"pending"])
+            return
+        self._shut(door)
+        if door.state == "webhook":
+            assert reply == [b"webhook"], "what the webhook has is nobody else's"
+        elif asked and asked.into:
+            merged = [b"merged", asked.into.encode()]
+            assert reply == (merged if door.state == "http" else [b"pending"]), "merged is said after the claim"
+        else:
+            assert (reply[0], reply[2].decode()) == (b"claimed", door.text)
+            if door.state == "open":
+                door.state = "http"
+                self.egress.claimed(key)
+
+    def release(self, call: Call, reply: int) -> None:
+        door = self.doors.get(call.keys[0].removeprefix("door:"))
+        assert door, "only a marked reply is asked for"
+        self._shut(door)
+        expected = {"webhook": 0, "http": -1, "open": door.deadline - self.now()}[door.state]
+        assert reply == expected, "a reply goes through one door"
+
+    def _shut(self, door: Door) -> None:
+        if door.state == "open" and door.deadline <= self.now():
+            door.state = "webhook"
+
+
+class Promises:
+    """The whole pipeline: which call is whose."""
+
+    def __init__(self, groups: dict[str, GroupModel], front: Front) -> None:
+        self.groups, self.front = groups, front
+        self.outputs: list[Fields] = []
+        """Of all turns, in the order of their commits."""
+
+    def observe(self, call: Call, reply: Any) -> None:
+        match call.name:
+            case "take":
+                self.groups[call.told()["group"]].took(call.told(), reply)
+            case "settle":
+                for turn, each in zip(call.told()["turns"], reply, strict=True):
+                    self._settled(self.groups[call.told()["group"]], turn, each)
+            case "beat":
+                self._of(call).beat(call.told(), reply)
+            case "sweep":
+                self.groups[call.told()["group"]].swept(call.told(), reply)
+            case "append" | "withdraw" | "claim" | "release":
+                getattr(self.front, call.name)(call, reply)
+
+    def _of(self, call: Call) -> GroupModel:
+        return self.groups[call.keys[0].split(":")[1]]
+
+    def _settled(self, group: GroupModel, turn: dict[str, Any], reply: list[int]) -> None:
+        if not group.settle(turn, reply):
+            return
+        door = self.front.settle(turn) if group is self.front.answering else None
+        for _, value, _ in turn.get("effects", {}).get("writes", []):
+            group.state[turn["key"]] = value.encode()
+        for _, answers, flat in turn.get("effects", {}).get("outputs", []):
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            self.outputs.append(fields | ({"door": door} if answers and door else {}))

