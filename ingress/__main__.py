@@ -64,8 +64,7 @@ async def serve(topology: Topology, settings: Settings, url: str) -> None:
         await layout.agree(stores)
         await Durability(topology.durability).prepare(stores.first)
         _log.info("redis.connected", url=url)
-        for store in stores:
-            await memory.refuse_eviction(store, production=settings.production)
+        await memory.refuse_eviction(stores, production=settings.production)
         server = _Server(config(app, settings), welcome.address(settings, sockets[0].getsockname()[1]))
         async with asyncio.TaskGroup() as whole:
             watching = whole.create_task(layout.watch(stores))

@@ -97,7 +97,9 @@ class Health:
         test = keys.of("test", secrets.token_hex(8))
         try:
             async with asyncio.timeout(PATIENCE):
-                replies: list[Any] = await store.pipeline([("SET", test, "1", "PX", 10_000), ("DEL", test)])
+                replies: list[Any] = await store.pipeline(
+                    [("SET", test, "1", "PX", 10_000), ("XLEN", keys.stream(INBOUND)), ("DEL", test)]
+                )
                 crowded = await pressure.measure(INBOUND)
         except (Unavailable, TimeoutError) as error:
             return "unreachable", str(error) or "Redis does not answer"

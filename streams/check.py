@@ -211,7 +211,7 @@ async def _redis(where: Settings, pipeline: Topology) -> list[Finding]:
         known = await groups.roll(stores, pipeline)
         test = store.keys.of("test", secrets.token_hex(8))
         told, written = await store.pipeline([("INFO",), ("EVAL", _WRITES, 1, test)])
-        room = await memory.look(store)
+        room = memory.worst([await memory.look(each) for each in stores])
     except CauceError as error:
         return [wrong("Redis", str(error))]
     finally:

@@ -118,8 +118,8 @@ async def roll(stores: Stores, topology: Topology) -> list[Listed]:
     skipped = dict.fromkeys(both, 0)
     for store in stores:
         counts = await store.pipeline([("GET", store.keys.group("skipped", name)) for name in both])
-        for name, lost in zip(both, counts, strict=True):
-            skipped[name] += int(lost) if isinstance(lost, bytes) else 0
+        for name, count in zip(both, counts, strict=True):
+            skipped[name] += int(count) if isinstance(count, bytes) else 0
     found = [
         Listed(
             name=name,
@@ -138,9 +138,9 @@ async def roll(stores: Stores, topology: Topology) -> list[Listed]:
     return sorted(found, key=lambda each: (each.stream, each.name))
 
 
-async def drop(store: Store, stream: str, group: str, *, forced: bool = False) -> int:
+async def drop(stores: Stores, stream: str, group: str, *, forced: bool = False) -> int:
     """
-    Forget a group: its boxes, due times, leases, attempts and pending entries, and then that it ever was.
+    Forget a group in every shard: its boxes, due times, leases, attempts and pending entries, and then that it was.
 
     Safe to repeat, and after an interruption to be.  Its `own:` keys live as long as its handler has said.
 
@@ -151,9 +151,13 @@ async def drop(store: Store, stream: str, group: str, *, forced: bool = False) -
         how many keys (people) had something waiting.
 
     Raises:
-        Consumed: a worker of it is alive; nothing was done.
+        Consumed: a worker of it is alive.
         Unavailable: Redis cannot be reached.
     """
+    return sum([await _drop(store, stream, group, forced=forced) for store in stores])
+
+
+async def _drop(store: Store, stream: str, group: str, *, forced: bool = False) -> int:
     keys = store.keys
     state = [keys.group(kind, group) for kind in _STATE]
     declared = [keys.stream(stream), *state, keys.of("groups"), keys.of("bell", group)]

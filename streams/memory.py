@@ -7,6 +7,7 @@ is no reason to stop: a Redis that is full says so itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -76,7 +77,7 @@ async def look(store: Store) -> Memory:
     )
 
 
-async def refuse_eviction(store: Store, *, production: bool) -> None:
+async def refuse_eviction(stores: Iterable[Store], *, production: bool) -> None:
     """
     For every process that starts: a Redis that evicts loses messages that were accepted.
 
@@ -84,13 +85,18 @@ async def refuse_eviction(store: Store, *, production: bool) -> None:
         ConfigurationError: it evicts, and this is production; elsewhere that is a warning, as is not to know.
         Unavailable: Redis cannot be reached.
     """
-    memory = await look(store)
+    memory = worst([await look(store) for store in stores])
     if memory.fault and production:
         raise ConfigurationError(f"Redis: maxmemory-policy {memory.fault}")
     if memory.fault:
         _log.warning("redis.evicts", policy=memory.policy, hint=REMEDY)
     elif memory.policy is None:
         _log.warning("redis.policy_unknown", hint=UNKNOWN)
+
+
+def worst(each: Sequence[Memory]) -> Memory:
+    """Of the servers that hold the shards, the one that evicts, else one that does not tell."""
+    return max(each, key=lambda memory: (bool(memory.fault), memory.policy is None))
 
 
 def _fields(reply: Any) -> dict[str, str]:

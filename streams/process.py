@@ -36,8 +36,7 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
         stack.push_async_callback(stores.close)
         await layout.agree(stores)
         log.get("worker").info("redis.connected", url=url)
-        for store in stores:
-            await memory.refuse_eviction(store, production=settings.production)
+        await memory.refuse_eviction(stores, production=settings.production)
         workers: list[Worker] = []
         _stop_on_signals(workers, len(handlers) * len(stores))
         for name, handler in handlers.items():

@@ -48,18 +48,15 @@ async def run(stores: Iterable[Store], topology: Topology) -> None:
     wait = EVERY
     while True:
         await asyncio.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-        wait = min([await _round(store, topology) for store in stores])
-
-
-async def _round(store: Store, topology: Topology) -> float:
-    """One shard's; how many seconds it has until the next."""
-    try:
-        seen = await memory.look(store)
-        await make_room(store, topology, seen)
-        return PRESSED_EVERY if seen.share >= memory.SETTLED_GO else EVERY
-    except Unavailable as error:
-        _log.debug("round.skipped", why=str(error))
-        return EVERY
+        wait = EVERY
+        for store in stores:
+            try:
+                seen = await memory.look(store)
+                if seen.share >= memory.SETTLED_GO:
+                    wait = PRESSED_EVERY
+                await make_room(store, topology, seen)
+            except Unavailable as error:
+                _log.debug("round.skipped", why=str(error))
 
 
 async def make_room(store: Store, topology: Topology, seen: memory.Memory) -> bool:

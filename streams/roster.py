@@ -68,8 +68,7 @@ async def drop(
     if ask and found and not ask(question):
         raise ConfigurationError("nothing was dropped")
     try:
-        for store in stores:
-            await groups.drop(store, stream, group, forced=forced)
+        await groups.drop(stores, stream, group, forced=forced)
     except groups.Consumed as error:
         raise ConfigurationError(_alive(group, error.workers)) from error
     lost = f"dropped; it had not settled {groups.counted(behind)}" if found else f"there is no group {group!r}"

@@ -167,15 +167,17 @@ def group_of(name: str) -> str:
 
 
 def _extended(config: Path, folder: Path, placement: str, streams: str) -> Path:
-    shipped, own = config.read_text(encoding="utf-8"), folder / "streams.toml"
-    own.write_text(f"{placement}\n{shipped}\n{streams}", "utf-8")
-    return own
+    """A copy of the file, with something before and behind it."""
+    copy = folder / "streams.toml"
+    copy.write_text(f"{placement}\n{config.read_text(encoding='utf-8')}\n{streams}", "utf-8")
+    return copy
 
 
 @contextlib.asynccontextmanager
 async def pipeline(
     redis: Redis,
     *names: str,
+    config: Path = ROOT / "streams.toml",
     streams: str = "",
     placement: str = "",
     config: Path = ROOT / "streams.toml",
@@ -187,7 +189,8 @@ async def pipeline(
     The pipeline while the context is open; all three processes unless some are named.
 
     Args:
-        streams: tables to add to the shipped streams.toml.
+        config: what the pipeline is; by default as shipped.
+        streams: tables to add to it.
         placement: what is to stand before its tables.
         config: another one in its place.
         own: process → what stands in its environment alone.

@@ -17,7 +17,7 @@ FLOORS = {
     0: "errors wire effects tables topology settings values keys fate signature masking addresses",
     # 1: Redis's verbs, and what every process says and counts
     1: "routes connection stores watch turns batches endings handlers log metrics survey bell doors layout outage "
-       "memory groups backlog",
+        "memory groups backlog",
     # 2: the runtime
     2: "worker room process committer housekeeping retention deadletters mover replay erase timeline probe watchdog "
        "embedded",

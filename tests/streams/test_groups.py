@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from protocol import a_consumer, a_topology, end, ids, kill, redis_ms, say
+from conftest import Server
+from protocol import a_consumer, a_topology, end, ids, kill, nothing, redis_ms, say
 
 from streams import groups
 from streams.connection import Store
+from streams.effects import Handler
+from streams.errors import Unavailable
 from streams.groups import Registration, drop, registered, roll
 from streams.retention import trim
 from streams.stores import Stores
+from streams.turns import Turns
 
 DAY = 86_400_000
 
@@ -41,7 +47,7 @@ async def test_a_dropped_group_leaves_nothing_and_holds_nothing_back(each_store:
     await kill(each_store, turns)
     assert (await trim(each_store, a_topology()))["inbound"] == 0
     # When it is dropped
-    await drop(each_store, "inbound", "g")
+    await drop(Stores.alone(each_store), "inbound", "g")
     # Then no key of it is left, and retention waits for it no longer
     assert await leavings(each_store) == []
     assert await each_store.command("XINFO", "GROUPS", "inbound") == []
@@ -50,9 +56,9 @@ async def test_a_dropped_group_leaves_nothing_and_holds_nothing_back(each_store:
 
 async def test_dropping_tells_how_many_people_waited_and_again_changes_nothing(each_store: Store) -> None:
     await worked(each_store)
-    assert await drop(each_store, "inbound", "g") == 3
+    assert await drop(Stores.alone(each_store), "inbound", "g") == 3
     before = sorted(await each_store.command("KEYS", "*"))
-    assert await drop(each_store, "inbound", "g") == 0
+    assert await drop(Stores.alone(each_store), "inbound", "g") == 0
     assert sorted(await each_store.command("KEYS", "*")) == before
 
 
@@ -62,47 +68,61 @@ async def test_a_group_that_is_consumed_is_not_dropped_unless_forced(each_store:
     await turns.take(1, 200, 1)
     before = await leavings(each_store)
     with pytest.raises(groups.Consumed, match="1 live worker"):
-        await drop(each_store, "inbound", "g")
+        await drop(Stores.alone(each_store), "inbound", "g")
     assert await leavings(each_store) == before
-    await drop(each_store, "inbound", "g", forced=True)
+    await drop(Stores.alone(each_store), "inbound", "g", forced=True)
     left = [key for key in await leavings(each_store) if b":heartbeat:" not in key]
     assert left == []
 
 
-async def test_a_drop_cut_off_in_the_middle_is_still_listed_and_the_same_drop_ends_it(each_store: Store) -> None:
+async def test_a_drop_cut_off_in_the_middle_is_still_listed_and_the_same_drop_ends_it(
+    each_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Given more people than one call forgets, and a drop that ends after its first
     await worked(each_store, people=1200)
+    whole, calls = Store.run, []
 
-    class Cut(Exception):
-        pass
+    async def cut(self: Store, *args: Any, **how: Any) -> Any:
+        if calls:
+            raise Unavailable("cut off")
+        calls.append(args)
+        return await whole(self, *args, **how)
 
-    class Cutting(Store):
-        calls = 0
-
-        async def run(self, *args, **how):
-            if self.calls:
-                raise Cut
-            self.calls += 1
-            return await super().run(*args, **how)
-
-    cutting = Cutting(each_store._route, each_store.keys)
-    with pytest.raises(Cut):
-        await drop(cutting, "inbound", "g")
+    with monkeypatch.context() as cutting:
+        cutting.setattr(Store, "run", cut)
+        with pytest.raises(Unavailable):
+            await drop(Stores.alone(each_store), "inbound", "g")
     # Then it is still listed, and what it holds back is still held back
     assert "g" in await registered(each_store)
     assert len(await leavings(each_store)) > 100
     await say(each_store, "+1")
     assert (await trim(each_store, a_topology()))["inbound"] == 0
     # And the next one ends it
-    await drop(each_store, "inbound", "g")
+    await drop(Stores.alone(each_store), "inbound", "g")
     assert await leavings(each_store) == []
+
+
+async def test_a_group_is_listed_and_dropped_over_all_shards(any_server: Server, store: Store) -> None:
+    # Given two shards, of which the second alone has something that waits, and has lost something
+    stores = Stores.open(any_server.url, shards=2)
+    top = a_topology()
+    for shard in stores:
+        await Turns(shard, top, top.groups["g"], Handler(handle=nothing)).open()
+    last = list(stores)[1]
+    await last.command("XADD", last.keys.stream("inbound"), "*", "key", "+1")
+    await last.command("SET", last.keys.group("skipped", "g"), "7")
+    [g] = await roll(stores, top)
+    assert (g.backlog, g.skipped) == (1, 7)
+    await drop(stores, "inbound", "g")
+    assert await leavings(store) == []
+    await stores.close()
 
 
 async def test_a_full_redis_lets_a_group_be_dropped(each_store: Store) -> None:
     await worked(each_store)
     await each_store.command("CONFIG", "SET", "maxmemory", "1")
     try:
-        await drop(each_store, "inbound", "g")
+        await drop(Stores.alone(each_store), "inbound", "g")
     finally:
         await each_store.command("CONFIG", "SET", "maxmemory", "0")
     assert await leavings(each_store) == []
@@ -110,7 +130,7 @@ async def test_a_full_redis_lets_a_group_be_dropped(each_store: Store) -> None:
 
 async def test_a_dropped_group_that_comes_back_begins_where_it_is_told_to(each_store: Store) -> None:
     await worked(each_store)
-    await drop(each_store, "inbound", "g")
+    await drop(Stores.alone(each_store), "inbound", "g")
     turns = await a_consumer(each_store)
     assert len((await turns.take(9, 200, 1)).grants) == 4
 

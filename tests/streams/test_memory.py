@@ -39,21 +39,21 @@ async def redis_with(server: Server, policy: str, rights: str) -> AsyncIterator[
 async def test_production_does_not_start_on_a_redis_that_evicts(each_server: Server, rights: str) -> None:
     async with redis_with(each_server, "allkeys-lru", rights) as store:
         with pytest.raises(ConfigurationError, match=r"is allkeys-lru.*set maxmemory-policy to noeviction") as refused:
-            await memory.refuse_eviction(store, production=True)
+            await memory.refuse_eviction([store], production=True)
     assert "your host's console" in str(refused.value)
 
 
 @pytest.mark.parametrize("rights", TELLING)
 async def test_development_starts_with_a_warning(each_server: Server, rights: str, caplog) -> None:
     async with redis_with(each_server, "volatile-ttl", rights) as store:
-        await memory.refuse_eviction(store, production=False)
+        await memory.refuse_eviction([store], production=False)
     assert [(record.levelno, record.message) for record in caplog.records] == [(logging.WARNING, "redis.evicts")]
 
 
 @pytest.mark.parametrize("production", [True, False])
 async def test_a_policy_that_nobody_tells_is_a_warning(each_server: Server, production: bool, caplog) -> None:
     async with redis_with(each_server, "noeviction", SILENT) as store:
-        await memory.refuse_eviction(store, production=production)
+        await memory.refuse_eviction([store], production=production)
         assert await memory.look(store) == memory.Memory()
     [record] = caplog.records
     assert (record.levelno, record.message) == (logging.WARNING, "redis.policy_unknown")
@@ -62,7 +62,7 @@ async def test_a_policy_that_nobody_tells_is_a_warning(each_server: Server, prod
 @pytest.mark.parametrize("rights", TELLING)
 async def test_a_redis_that_keeps_everything_starts_without_a_word(each_server: Server, rights: str, caplog) -> None:
     async with redis_with(each_server, "noeviction", rights) as store:
-        await memory.refuse_eviction(store, production=True)
+        await memory.refuse_eviction([store], production=True)
         seen = await memory.look(store)
     assert (seen.policy, seen.limit, seen.share) == ("noeviction", 0, 0.0)
     assert caplog.records == []
