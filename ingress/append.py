@@ -165,10 +165,11 @@ class Appender:
     async def _run(self, batch: list[_Request]) -> list[Any]:
         while True:
             keys, args = self._packed(batch)
-            behind = self._durability.command
-            reply: list[Any] = await self._store.run(_APPEND, keys, args, then=behind)
-            if behind:
-                reply, kept = reply
+            reply: list[Any]
+            if self._durability.command is None:
+                reply = await self._store.run(_APPEND, keys, args)
+            else:
+                reply, kept = await self._store.run_and(_APPEND, keys, args, self._durability.command)
                 self._durability.check(kept)
             word, rest = reply[0], reply[1:]
             if word == b"ok":

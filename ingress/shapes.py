@@ -18,11 +18,14 @@ from ingress.health import Picture
 Schema = dict[str, Any]
 
 NO_CONTROL = r"\u0000-\u001f\u007f-\u009f"
+BLANK = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+"""What `str.strip` takes off; JavaScript's `\\s` is another set."""
+
 USER_ID: Schema = {
     "type": "string",
     "minLength": 1,
     "maxLength": people.LONGEST,
-    "pattern": rf"^[^\s/{NO_CONTROL}]([^/{NO_CONTROL}]*[^\s/{NO_CONTROL}])?$",
+    "pattern": f"^[^{BLANK}/{NO_CONTROL}]([^/{NO_CONTROL}]*[^{BLANK}/{NO_CONTROL}])?$",
     "description": "A telephone number in any spelling, or any other name of one person.",
     "examples": ["+59112345678"],
 }
@@ -33,7 +36,11 @@ _MESSAGE_ID: Schema = {
     "pattern": f"^[^{NO_CONTROL}]+$",
     "description": "The same id of the same person is the same message, for eight days.",
 }
-_MESSAGE: Schema = {"type": "string", "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$", "examples": ["Hola"]}
+_MESSAGE: Schema = {
+    "type": "string",
+    "pattern": rf"^[^\u0000]*[^{BLANK}\u0000][^\u0000]*$",
+    "examples": ["Hola"],
+}
 _METADATA: Schema = {
     "type": ["object", "null"],
     "description": f"Comes back with the reply; at most {access.DEEPEST} levels deep.",

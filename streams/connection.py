@@ -96,36 +96,43 @@ class Store:
         return cls(Direct(url), Keys(namespace=prefix(namespace)), patience)
 
     async def run(
-        self,
-        script: Script,
-        keys: Sequence[str],
-        args: Sequence[Argument] = (),
-        *,
-        silence: float | None = None,
-        then: Sequence[Argument] | None = None,
+        self, script: Script, keys: Sequence[str], args: Sequence[Argument] = (), *, silence: float | None = None
     ) -> Any:
         """
         Run a script.  It may run more than once with the same arguments; it must make that harmless.
 
         Args:
             silence: seconds without an answer after which it is repeated over another connection; None: SILENCE.
-            then: a command to send behind it over the same connection (WAIT); both replies are returned.
 
         Raises:
             Unavailable: Redis cannot be reached, is full, or takes no writes.
             redis.ResponseError: the script is wrong.
         """
+        return (await self._run(script, keys, args, [], silence))[0]
+
+    async def run_and(
+        self, script: Script, keys: Sequence[str], args: Sequence[Argument], then: Sequence[Argument]
+    ) -> list[Any]:
+        """Run a script, and behind it over the same connection a command that waits for what it wrote; both replies."""
+        return await self._run(script, keys, args, [then], None)
+
+    async def _run(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Argument],
+        behind: list[Sequence[Argument]],
+        silence: float | None,
+    ) -> list[Any]:
         # A script touches keys that it cannot declare.  While a slot moves, some of its keys here and some there, a
         # call is turned away with TRYAGAIN if one of those it declares is missing; so it declares one that always is.
         declared = [*keys, *self._void]
-        behind = [then] if then else []
         try:
             command: tuple[Argument, ...] = ("EVALSHA", script.sha, len(declared), *declared, *args)
-            replies = await self._repeat([command, *behind], raising=True, silence=silence, call=script.sha)
+            return await self._repeat([command, *behind], raising=True, silence=silence, call=script.sha)
         except NoScriptError:
             command = ("EVAL", script.text, len(declared), *declared, *args)
-            replies = await self._repeat([command, *behind], raising=True, silence=silence, call=script.sha)
-        return replies if then else replies[0]
+            return await self._repeat([command, *behind], raising=True, silence=silence, call=script.sha)
 
     async def command(self, *args: Argument) -> Any:
         """One command that may be repeated.  Raises Unavailable, redis.ResponseError."""

@@ -109,6 +109,8 @@ def test_every_setting_a_page_gives_a_value_is_one(page: str) -> None:
     known |= set(re.findall(r"\$\{([A-Z_0-9]+)", text("compose.yaml")))
     known |= set(re.findall(r"\$\{([A-Z_0-9]+)", text("deploy/venv.sh")))
     known |= set(re.findall(r"\$\(([A-Z_0-9]+)\)", text("Makefile")))
+    for path in (ROOT / "tests").rglob("*.py"):
+        known |= set(re.findall(r"os\.environ\b[^\n]*\"([A-Z_0-9]+)\"", path.read_text(encoding="utf-8")))
     for words in code(page):
         for name in re.findall(r"(?<![\w$-])([A-Z][A-Z_0-9]{2,})=", words):
             assert name in known, f"{page}: `{words}`"

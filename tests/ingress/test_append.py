@@ -269,9 +269,9 @@ async def test_a_late_copy_of_an_append_takes_no_reply_from_who_waits(each_store
     front, copies = Appender(each_store, a_topology()), list[Any]()
     call = each_store.run
 
-    async def copied(*given: Any, then: Any) -> Any:
+    async def copied(*given: Any, **how: Any) -> Any:
         copies.append(given)
-        return await call(*given, then=then)
+        return await call(*given, **how)
 
     each_store.run = copied  # type: ignore[method-assign]
     tickets = [Waiter(ms=60_000, bell="b", ticket=name) for name in ("first", "older", "newest")]

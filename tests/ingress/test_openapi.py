@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from ingress.app import create_app
 from ingress.openapi import ERRORS, OPERATIONS, describe
-from ingress.shapes import SCHEMAS
+from ingress.shapes import BLANK, SCHEMAS
 from streams.connection import Store
 from streams.settings import Settings
 from streams.stores import Stores
@@ -80,3 +80,9 @@ async def test_who_may_ask_is_as_described(store: Store, method, path) -> None:
     assert (nobody == 401) is bool(schemes)
     assert (sender == 403) is (schemes == {"operator", "operatorKey"})
     assert operator not in (401, 403)
+
+
+def test_what_is_blank_for_the_description_is_blank_for_the_ingress() -> None:
+    blank = re.compile(f"[{BLANK}]")
+    for code in range(0x3100):
+        assert bool(blank.fullmatch(chr(code))) is (not chr(code).strip()), hex(code)

@@ -87,10 +87,12 @@ class Pipeline(RuleBasedStateMachine):
         self.do(self.stage.repeat(which, waits, other_text), weather)
 
     @precondition(lambda self: self.stage.clients)
-    @rule(which=WHO, what=st.sampled_from(["asks", "asks", "gives up", "hangs up"]), weather=WEATHER)
+    @rule(which=WHO, what=st.sampled_from(["asks", "asks", "gives up", "hangs up", "reconnects"]), weather=WEATHER)
     def a_request_that_waits(self, which: int, what: str, weather: Weather) -> None:
         if what == "hangs up":
             self.do(self.stage.hang_up(which), weather)
+        elif what == "reconnects":
+            self.do(self.stage.reconnect(which), weather)
         else:
             self.do(self.stage.claim(which, stop=what == "gives up"), weather)
 

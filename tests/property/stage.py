@@ -53,6 +53,7 @@ class Stage:
         self.clients: list[Client] = []
         self.workers: list[Worker] = []
         self.sink: list[Delivery] = []
+        self._hired: list[Consumer] = []
         self.texts: dict[str, bytes] = {}
         """What requests were told, by the entry they asked for."""
 
@@ -83,7 +84,9 @@ class Stage:
 
     async def repeat(self, which: int, waits: bool, other_text: bool) -> None:
         """The same again; with another text, two requests come at once and are one write."""
-        among = [client.post for client in self.clients] if self.clients and which % 2 else self.posts
+        boxed = [id for ids in self.promises.groups["answers"].boxes.values() for id in ids]
+        rather = [client.post for client in self.clients] + [post for post in self.posts if post.entry in boxed]
+        among = rather if rather and which % 3 else self.posts
         post = among[which % len(among)]
         if other_text and post.entry:
             other = Post(post.person, post.message_id, "something else", post.entry)
@@ -120,10 +123,11 @@ class Stage:
         post.entry = told.entry_id
 
     def _client(self, which: int) -> Client:
-        """Rather one whose reply is there."""
-        doors, now = self.front.doors, self.server.now_ms
-        told = [each for each in self.clients if each.entry in doors and doors[each.entry].deadline > now]
-        among = told if told and which % 4 else self.clients
+        """Rather one whose reply is there, or one of several that wait for the same."""
+        asked, doors = [each.entry for each in self.clients], self.front.doors
+        told = [each for each in self.clients if each.entry in doors and doors[each.entry].state != "webhook"]
+        several = [each for each in self.clients if asked.count(each.entry) > 1]
+        among = (told, several, told, self.clients)[which % 4] or self.clients
         return among[which % len(among)]
 
     async def claim(self, which: int, stop: bool) -> None:
@@ -140,10 +144,18 @@ class Stage:
             self.clients.remove(client)
 
     async def hang_up(self, which: int) -> None:
-        client = self._client(which)
+        await self._withdraw(self._client(which))
+
+    async def _withdraw(self, client: Client) -> None:
         self.clients.remove(client)
         ticket: Any = SimpleNamespace(id=client.ticket)
         await self.ingresses[client.ingress].waiting._withdraw(ticket, client.entry)
+
+    async def reconnect(self, which: int) -> None:
+        """A connection breaks, the client repeats on another, and then the ingress sees that the first is gone."""
+        client = self._client(which)
+        await self._append([client.post], waits=True)
+        await self._withdraw(client)
 
     async def restart_ingress(self, which: int) -> None:
         await self.ingresses[which].appender.close()
@@ -155,6 +167,7 @@ class Stage:
     async def hire(self, group: str) -> None:
         if len(self.workers) < MOST_WORKERS:
             worker = Worker(self.store, self.top, self.top.groups[group], self.sink)
+            self._hired.append(Consumer(group, worker.turns.consumer))
             with contextlib.suppress(Unavailable):
                 await worker.turns.open()  # else its first take finds out
             self.workers.append(worker)
@@ -238,7 +251,7 @@ class Stage:
 
     async def sweep(self) -> None:
         watch = Watch(self.store, self.top)
-        for dead in sorted(await watch.silent()):
+        for dead in sorted(await watch.silent(), key=self._hired.index):
             with contextlib.suppress(Unavailable):
                 await watch.sweep(dead)
 
