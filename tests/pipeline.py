@@ -180,7 +180,6 @@ async def pipeline(
     config: Path = ROOT / "streams.toml",
     streams: str = "",
     placement: str = "",
-    config: Path = ROOT / "streams.toml",
     own: dict[str, dict[str, str]] | None = None,
     sink: Sink | None = None,
     **environment: str,
@@ -192,7 +191,6 @@ async def pipeline(
         config: what the pipeline is; by default as shipped.
         streams: tables to add to it.
         placement: what is to stand before its tables.
-        config: another one in its place.
         own: process → what stands in its environment alone.
         sink: one that is open already, where something stands between it and egress; None: a new one.
     """
