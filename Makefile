@@ -13,7 +13,7 @@ PYTEST := $(PY) -m pytest
 help:
 	@echo 'make run     set up .venv and start everything: Redis, ingress, inference, egress'
 	@echo 'make test    set up .venv and pass all tests'
-	@echo 'make faults  kill everything at random for minutes, 100,000 messages long (FAULTS="--seed 7" …)'
+	@echo 'make faults  the longer fault tests, then 100,000 messages while everything is killed at random (FAULTS="--seed 7" …)'
 	@echo 'make quick   the tests that take less than a minute together'
 	@echo 'make check   ruff, mypy, and the tests of architecture and documentation'
 	@echo 'make setup   only set up .venv'
@@ -26,13 +26,14 @@ run: setup
 	@.venv/bin/cauce up
 
 test: setup
-	@$(PYTEST)
+	@$(PYTEST) -m 'not long'
 
 faults: setup
+	@$(PYTEST) -m long
 	@PYTHONPATH=tests $(PY) -m tests.faults $(FAULTS)
 
 quick: setup
-	@$(PYTEST) -m 'not slow'
+	@$(PYTEST) -m 'not slow and not long'
 
 check: setup
 	@$(PY) -m ruff check .

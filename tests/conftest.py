@@ -18,8 +18,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,12 @@ def named(path: str) -> str:
     match = re.match(r"(?:(Redis|Valkey) s|S)erver v=([\d.]+)", told)
     assert match is not None, f"{path} is no server: {told!r}"
     return f"{(match[1] or 'Valkey').lower()}-{match[2]}"
+
+
+def sometimes(values: Iterable[Any], always: Iterable[Any]) -> list[Any]:
+    """Parameters of a test of which `make test` plays some and `make faults` the others."""
+    kept = list(always)
+    return [value if value in kept else pytest.param(value, marks=pytest.mark.long) for value in values]
 
 
 def binaries() -> dict[str, str]:

@@ -79,6 +79,7 @@ async def test_redis_is_down_for_longer_than_every_heartbeat(own_server: Server)
         assert {look.status for look in found.during(f"{name}/health/ready", HEARTBEAT + 0.5)} == {503}
 
 
+@pytest.mark.long
 async def test_redis_is_killed_and_started_again_at_once(own_server: Server) -> None:
     async def restart(_: Pipeline) -> None:
         own_server.kill()
@@ -105,6 +106,7 @@ async def test_a_worker_is_frozen_for_longer_than_its_heartbeat(own_server: Serv
     assert found.during("ingress/metrics", HEARTBEAT + 2)[-1].gauge("cauce_group_workers") == [1, 2]
 
 
+@pytest.mark.long
 async def test_the_groups_are_destroyed(own_server: Server) -> None:
     async def destroy(whole: Pipeline) -> None:
         for group, stream in (("inference", "inbound"), ("egress", "outbound")):
@@ -116,6 +118,7 @@ async def test_the_groups_are_destroyed(own_server: Server) -> None:
     said_once(found, "group.recreated", 2)
 
 
+@pytest.mark.long
 async def test_the_scripts_are_flushed(own_server: Server) -> None:
     async def flush(whole: Pipeline) -> None:
         await whole.store.command("SCRIPT", "FLUSH")
@@ -212,6 +215,7 @@ async def test_a_slow_turn_outlives_an_outage_and_frozen_sweepers(own_server: Se
         assert not any(event in said for event in ("worker.swept", "lease.lost", "turn.refused"))
 
 
+@pytest.mark.long
 async def test_a_frozen_workers_turn_is_taken_over_and_it_goes_on_once_it_wakes(own_server: Server) -> None:
     async with pipeline(own_server, MODEL="echo?latency=4") as whole:
         await whole.say(ANA, "Hola", "m1")

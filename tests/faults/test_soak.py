@@ -15,6 +15,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.long
 async def test_neither_redis_nor_a_process_grows_with_the_messages_that_pass(any_server: Server) -> None:
     samples = await soak(any_server, 40)
     assert samples[-1].messages > 2_000

@@ -82,6 +82,7 @@ async def test_a_reply_of_30_s_goes_to_another_within_the_grace_time_and_counts_
         assert len(whole.sink.requests) == 1
 
 
+@pytest.mark.long
 async def test_a_reply_that_outlasts_a_heartbeat_is_finished_within_the_grace_time(own_server: Server) -> None:
     # Given a reply that takes longer than it takes to find a worker dead, and others who would find it
     async with pipeline(own_server, own={"inference": {"MODEL": "echo?latency=13"}}) as whole:

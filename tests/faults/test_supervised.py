@@ -93,6 +93,7 @@ def killed(up: Up, victim: str) -> bool:
     return False
 
 
+@pytest.mark.long
 async def test_the_supervisor_is_stopped_under_load_and_all_is_answered_once_it_is_back(folder: Path) -> None:
     seed = int(os.environ.get("SEED") or random.randrange(10**6))  # noqa: S311 - printed, no secret
     print(f"\nSEED={seed}")  # noqa: T201 - what a failure is repeated with
