@@ -51,6 +51,7 @@ TABLE: dict[str, Kind] = {
     "breaker": Kind("breaker:<digest>", "hash", "egress", "1 day after the last failure", False),
     "test": Kind("test:<random>", "string", "ingress", "10 s", False),
     "layout": Kind("layout", "string, JSON", "every process", "for good; one key, never tagged", False),
+    "moving": Kind("moving:<key>", "as its key", "`cauce reshard`", "until that has ended", True),
     "void": Kind("void", "none: it is never there", "nobody", "named in calls on a Cluster", False),
 }
 

@@ -3,7 +3,7 @@
 
 Nothing may be under way: every entry settled, every process stopped.  The layout key says how far it is, so a move that
 was cut off goes on where it stopped, and nobody else runs meanwhile.  First everything is copied beside what is there
-(`<stream>.moving`), then the streams change places; until then nothing of the old ones is touched.
+(`moving:…`), then the streams change places; until then nothing of the old ones is touched.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ OF_PEOPLE = ("conversation", "conversation_meta", "rate_limit", "paused", "own")
 
 LEFT_BEHIND = ("group", "waiting", "bell", "model", "test", "redrive", "digest", "groups", "breaker")
 """Kinds of which nothing is left where no shard is any more: what is needed of them is written anew."""
+
+CLOSED_MS = 25 * 3_600_000
+"""As long as a reply can be asked for again by default."""
 
 _TAGGED = re.compile(rb"\{\d{1,3}\}(:|$)")
 
@@ -150,23 +153,36 @@ class Mover:
         told = await store.command("GET", name)
         person = await self._writer(store, (told or b"").partition(b"|")[0])
         targets = list(self._new) if person is None else [self._new.of(person)]
-        await self._place(store, name, [(target, keys_of(target.keys, "seen", digest)) for target in targets])
+        await self._carry(store, name, "seen", digest, targets)
 
     async def _move_door(self, store: Store, name: bytes, entry: bytes) -> None:
         """Beside its person; where that is forgotten, nowhere: a repeat is then told that the webhook has it."""
         if (person := await self._writer(store, entry)) is None:
             return
-        target = self._new.of(person)
-        there = keys_of(target.keys, "door", entry)
-        if there == name:
-            return
-        ours, theirs = await store.command("DUMP", name), await target.command("DUMP", there)
-        if theirs is not None and ours != theirs:
-            # Two shards had an entry of the same id.  Nobody is to read another person's reply.
-            await target.command("DEL", there)
-            await store.command("DEL", name)
-            return
-        await self._place(store, name, [(target, there)])
+        await self._carry(store, name, "door", entry, [self._new.of(person)])
+
+    async def _carry(self, store: Store, name: bytes, kind: str, rest: bytes, targets: list[Store]) -> None:
+        """
+        To where it changes places with the streams.
+
+        Not yet to its own name: whose it is stands in the stream of the shard that it comes from, and beside another's
+        stream it would be taken for somebody else's who has an entry of the same id.
+        """
+        places = []
+        for target in targets:
+            final = keys_of(target.keys, kind, rest)
+            under_way = keys_of(target.keys, "moving", kind.encode() + b":" + rest)
+            if kind == "door" and final != name and await target.command("EXISTS", under_way):
+                ours, theirs = await store.command("DUMP", name), await target.command("DUMP", under_way)
+                if ours != theirs:
+                    await self._close(target, under_way)
+                    continue
+            places.append((target, final if final == name else under_way))
+        await self._place(store, name, places)
+
+    async def _close(self, store: Store, door: bytes) -> None:
+        """Two shards had an entry of the same id.  Nobody is to read another person's reply: neither is found again."""
+        await store.pipeline([("DEL", door), ("HSET", door, "state", "webhook"), ("PEXPIRE", door, CLOSED_MS)])
 
     async def _writer(self, store: Store, entry: bytes) -> str | None:
         """Whose entry it is, as far as the streams remember."""
@@ -183,10 +199,13 @@ class Mover:
 
     async def _place(self, store: Store, name: bytes, places: list[tuple[Store, bytes]]) -> None:
         """Copy a key with its lifetime, then delete it here unless this is one of the places."""
-        if all(there == name for _, there in places):
+        if places and all(there == name for _, there in places):
             return
         ttl, value = await store.pipeline([("PTTL", name), ("DUMP", name)])
         if value is None:
+            return
+        if not places:
+            await store.command("DEL", name)
             return
         for target, there in places:
             if there != name:
@@ -205,6 +224,7 @@ class Mover:
                 moving, final = _moving(keys, name), _stream(keys, name)
                 if await store.command("EXISTS", moving):
                     await store.command("RENAME", moving, final)
+            await self._arrive(store)
             if digest:
                 await store.command("SET", keys.of("digest"), digest)
             for group, told in _pairs(registered):
@@ -216,6 +236,20 @@ class Mover:
                     ("XGROUP", "SETID", stream, group, end),
                     ("SET", keys.group("cursor", group.decode()), end),
                 ])  # fmt: skip
+
+    async def _arrive(self, store: Store) -> None:
+        """Marks and doors take their own names."""
+        start = keys_of(store.keys, "moving", b"")
+        async for names in _scan(store, store.keys):
+            for name in (name for name in names if name.startswith(start)):
+                kind, _, rest = name[len(start) :].partition(b":")
+                final = keys_of(store.keys, kind.decode(), rest)
+                if kind == b"door" and await store.command("EXISTS", final):
+                    await self._close(store, final)
+                    await store.command("DEL", name)
+                elif kind in (b"door", b"seen"):
+                    # A repeat of a call whose answer was lost finds nothing to rename.
+                    await store.pipeline([("RENAME", name, final)])
 
     async def _clear(self) -> None:
         """Take away what lies where no shard is any more."""
@@ -278,7 +312,7 @@ def _stream(keys: Keys, name: str) -> str:
 
 
 def _moving(keys: Keys, name: str) -> str:
-    return keys.stream(f"{name}.moving")
+    return keys.of("moving", f"stream:{name}")
 
 
 def _kind_of(keys: Keys, name: bytes) -> tuple[str, bytes]:
