@@ -230,13 +230,15 @@ class Stage:
             await self.sweep()
 
     async def freeze(self, who: int) -> None:
-        """Its heartbeat ends and it is swept, but it is alive and has its turns in memory."""
+        """Its heartbeat ends and it is swept, but it is alive with its turns in memory, until a beat tells it."""
         self.server.pass_(9_100)
         frozen = self.busy()[who % len(self.busy())]
         for worker in self.workers:
             if worker is not frozen:
                 await worker.beat()
         await self.sweep()
+        if who % 2:
+            await frozen.beat()
 
     async def _replace(self, worker: Worker) -> None:
         self.workers.remove(worker)
