@@ -132,7 +132,11 @@ async def test_the_scripts_are_flushed(own_server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("loss", "groups"),
-    [(("FLUSHALL",), 2), (("DEL", "inbound"), 1), (("DEL", "outbound"), 1)],
+    [
+        (("FLUSHALL",), 2),
+        pytest.param(("DEL", "inbound"), 1, marks=pytest.mark.long),
+        pytest.param(("DEL", "outbound"), 1, marks=pytest.mark.long),
+    ],
     ids=["FLUSHALL", "DEL inbound", "DEL outbound"],
 )
 async def test_redis_loses_what_it_holds(own_server: Server, loss: tuple[str, ...], groups: int) -> None:
@@ -170,6 +174,7 @@ class Address:
         self.url = url
 
 
+@pytest.mark.long
 async def test_the_replica_is_promoted_behind_the_same_address(ground: Ground) -> None:
     master = ground.node(*SAFELY)
     replica = ground.node(f"replicaof 127.0.0.1 {master.port}", *SAFELY)
@@ -191,6 +196,7 @@ async def test_the_replica_is_promoted_behind_the_same_address(ground: Ground) -
     assert {look.told[2] for look in found.during("ingress/health", 0.5)} == {"refusing"}
 
 
+@pytest.mark.long
 async def test_a_slow_turn_outlives_an_outage_and_frozen_sweepers(own_server: Server) -> None:
     """Every heartbeat runs out while Redis is down, and whoever would sweep wakes up when it has just come back."""
     async with pipeline(own_server, MODEL="echo?latency=25") as whole:

@@ -102,7 +102,7 @@ def behind(between: dict[str, Proxy]) -> dict[str, dict[str, str]]:
     return {name: {"REDIS_URL": wire.redis_url} for name, wire in between.items()}
 
 
-USUAL = (resets, stalls, swallows_replies)
+USUAL = (resets, swallows_replies)
 
 
 @pytest.mark.parametrize("fault", sometimes(FAULTS, USUAL), ids=lambda fault: fault.__name__)
