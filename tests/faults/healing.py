@@ -94,12 +94,12 @@ async def healing(redis: Redis, fault: Fault, *, latency: float = 0.1, duplicate
         speaking = asyncio.create_task(load.run())
         looking = [asyncio.create_task(_looks(page, url, found.looks)) for page, url in _pages(whole).items()]
         try:
-            await _taken(load, BEFORE)
+            await load.taken(BEFORE)
             heard = {name: len(process.lines) for name, process in whole.processes.items()}
             found.began = time.time()
             await fault(whole)
             found.over = time.time()
-            await _taken(load, load.done + AFTER)
+            await load.taken(AFTER)
             load.stop()
             await speaking
             died = [name for name, process in whole.processes.items() if process.child.returncode is not None]
@@ -140,22 +140,6 @@ async def _look(page: str, url: str) -> Look:
             return Look(page, asked, time.time(), response.status, await response.text())
     except (TimeoutError, aiohttp.ClientError):
         return Look(page, asked, time.time(), 0, "")
-
-
-async def _taken(load: Load, count: int) -> None:
-    """Until so many messages have been taken."""
-
-    async def enough() -> bool:
-        return load.done >= count
-
-    await _until(enough, 60)
-
-
-async def _until(holds: Callable[[], Awaitable[bool]], within: float) -> None:
-    """Wait for what foreign processes do."""
-    async with asyncio.timeout(within):
-        while not await holds():  # noqa: ASYNC110 - they have no event to wait for
-            await asyncio.sleep(0.1)
 
 
 def _read_logs(whole: Pipeline, heard: dict[str, int], found: Healed) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -40,6 +40,7 @@ class Load:
         self.answers: Counter[str] = Counter()
         self.done = 0
         """Messages that have their 2xx."""
+        self._heard_of = asyncio.Event()
         self._urls = deque(f"{each}/chat" for each in (url, *also))
         self._messages, self._rate = messages, rate
         self._duplicates, self._at_once = duplicates, at_once
@@ -70,6 +71,20 @@ class Load:
                 await asyncio.wait(self._tasks)
         for error in self._failed:
             raise error
+
+    async def taken(self, more: int, within: float = 60) -> None:
+        """Until so many messages more have been taken.  Raises TimeoutError."""
+        await self._until(lambda: self.done, self.done + more, within)
+
+    async def answered(self, more: int, within: float = 60) -> None:
+        """Until clients have had so many answers more, whatever they were.  Raises TimeoutError."""
+        await self._until(self.answers.total, self.answers.total() + more, within)
+
+    async def _until(self, count: Callable[[], int], enough: int, within: float) -> None:
+        async with asyncio.timeout(within):
+            while count() < enough:
+                self._heard_of.clear()
+                await self._heard_of.wait()
 
     def stop(self) -> None:
         """Begin no more bursts; `run` ends when what has begun has been taken."""
@@ -108,6 +123,7 @@ class Load:
             await asyncio.sleep(pause * self._random.uniform(0.5, 1))
             pause = min(pause * 2, 1.0)
         self.done += 1
+        self._heard_of.set()
         if again and later is not None:
             self._spawn(self._repeat(message, later))
 
@@ -127,6 +143,7 @@ class Load:
             message.refused += isinstance(error, aiohttp.ClientConnectorError)
             message.unknown += not isinstance(error, aiohttp.ClientConnectorError)
             self.answers[type(error).__name__] += 1
+            self._heard_of.set()
             if url == self._urls[0]:  # and nobody has turned already
                 self._urls.rotate(-1)
             return False
@@ -134,6 +151,7 @@ class Load:
 
     def _heard(self, message: Message, status: int, answer: dict[str, Any]) -> bool:
         self.answers[f"{status} {answer.get('error', answer.get('status'))}"] += 1
+        self._heard_of.set()
         if status == 202:
             message.entries.append(answer["entry_id"])
             message.firsts += not answer["duplicate"]

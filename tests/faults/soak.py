@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conftest import Server, binaries
 from pipeline import ROOT, Pipeline, pipeline
+from waiting import until
 
 from streams.connection import Store
 
@@ -96,11 +97,16 @@ async def load(whole: Pipeline, seconds: float) -> int:
         looked_at, answered = looked_at + len(new), answered + sum(len(each.json["in_reply_to"]) for each in new)
         return posted - answered
 
+    async def few() -> bool:
+        return waiting() <= MOST_WAITING
+
+    async def nothing() -> bool:
+        return not (waiting() or await left(whole.store))
+
     async def talk(first: int) -> None:
         nonlocal posted
         for number in range(first, 1_000_000_000, AT_ONCE):
-            while waiting() > MOST_WAITING:  # noqa: ASYNC110 - a count tells nobody
-                await asyncio.sleep(0.01)
+            await until(few, within=QUIET)
             if time.monotonic() > end:
                 return
             posted += 1
@@ -108,9 +114,7 @@ async def load(whole: Pipeline, seconds: float) -> int:
 
     await asyncio.gather(*map(talk, range(AT_ONCE)))
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(QUIET):
-            while waiting() or await left(whole.store):  # noqa: ASYNC110 - Redis alone knows
-                await asyncio.sleep(0.2)
+        await until(nothing, within=QUIET)
     whole.sink.reset()
     for process in whole.processes.values():
         process.lines.clear()

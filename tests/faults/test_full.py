@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from conftest import Server
 from pipeline import Pipeline, pipeline
+from waiting import until
 
 from streams.connection import Store
 
@@ -25,13 +25,6 @@ def small_server(each_binary: str) -> Iterator[Server]:
     server = Server(each_binary, "--maxmemory", "24mb", "--maxmemory-policy", "noeviction")
     yield server
     server.stop()
-
-
-async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
-    """Wait for what only Redis and other processes know."""
-    async with asyncio.timeout(seconds):
-        while not await holds():  # noqa: ASYNC110 - nothing tells us
-            await asyncio.sleep(0.05)
 
 
 async def share(store: Store) -> float:
@@ -88,17 +81,17 @@ async def test_a_redis_filled_to_the_last_byte_drains_to_zero_without_help(small
         whole.sink.plan(status=503, count=3)
         # When the worker comes, dies in the middle of its turns, and comes again
         await whole.start("inference")
-        await until(lambda: holds(whole.store, "HLEN", "group:inference:leases"))
+        await until(lambda: holds(whole.store, "HLEN", "group:inference:leases"), within=60)
         assert (await whole.post("/chat", {"user_id": "web-x", "message": "x"}))[0] == 503
         await whole.kill("inference")
         await whole.start("inference")
         # Then everything that was accepted is delivered, once
-        await until(lambda: arrived(whole, accepted), seconds=120)
+        await until(lambda: arrived(whole, accepted), within=120)
         taken = [each for each in whole.sink.requests if each.answered == 200]
         assert sorted(id for each in taken for id in json.loads(each.body)["in_reply_to"]) == sorted(accepted)
         # And nothing is left to do, and new messages are taken, though what is not ours stayed
-        await until(lambda: idle(whole.store))
-        await until(lambda: takes(whole))
+        await until(lambda: idle(whole.store), within=60)
+        await until(lambda: takes(whole), within=60)
         assert await whole.store.command("EXISTS", "foreign:100000:0") == 1
 
 

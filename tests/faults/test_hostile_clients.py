@@ -21,6 +21,7 @@ import psutil
 import pytest
 from conftest import Server
 from pipeline import Pipeline, pipeline
+from waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -79,9 +80,10 @@ class Door:
         return sum(each.laddr.port == self.port and each.status != psutil.CONN_LISTEN for each in held)
 
     async def until_all_have_gone(self, within: float) -> None:
-        async with asyncio.timeout(within):
-            while self.open():  # noqa: ASYNC110 - the process alone knows
-                await asyncio.sleep(0.05)
+        async def gone() -> bool:
+            return not self.open()
+
+        await until(gone, within=within)
 
 
 @contextlib.asynccontextmanager
@@ -272,11 +274,12 @@ async def test_a_thousand_who_wait_for_a_reply_hold_up_nobody(own_server: Server
             async with session.post(url, json=body, headers={"Prefer": "wait=8"}) as response:
                 return response.status
 
+        async def everybody() -> bool:
+            return bool(await door.whole.store.command("HLEN", "waiting:inbound") >= 1000)
+
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             waiting = [asyncio.create_task(wait(session, number)) for number in range(1000)]
-            async with asyncio.timeout(30):
-                while await door.whole.store.command("HLEN", "waiting:inbound") < 1000:  # noqa: ASYNC110 - Redis alone knows
-                    await asyncio.sleep(0.05)
+            await until(everybody, within=30)
             taken = await door.posts(100)
             assert not any(each.done() for each in waiting)
             print(f"\namong 1,000 who wait: {told(taken)}")  # noqa: T201 - the figure

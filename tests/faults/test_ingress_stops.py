@@ -9,23 +9,16 @@ import itertools
 import json
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
 from conftest import Server
 from pipeline import Pipeline, json_of, pipeline
+from waiting import until
 
 pytestmark = pytest.mark.slow
 
 ANA, EVA = "+59112345678", "+59187654321"
-
-
-async def until(true: Callable[[], Awaitable[bool]], *, seconds: float = 20) -> None:
-    """Wait for what another process does and tells nobody."""
-    async with asyncio.timeout(seconds):
-        while not await true():  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.005)
 
 
 async def test_the_ingress_answers_all_it_has_received_and_takes_no_more(own_server: Server) -> None:
@@ -43,7 +36,7 @@ async def test_the_ingress_answers_all_it_has_received_and_takes_no_more(own_ser
         stopping = asyncio.create_task(whole.stop("ingress"))
         await ingress.says("ingress.draining")
         # Then nobody new is let in, and all who are inside get their answer, long before their replies are there
-        await until(lambda: _refused(whole.port), seconds=1)
+        await until(lambda: _refused(whole.port), within=1)
         assert not any(task.done() for task in (*waiting, *appending))
         answers = await asyncio.gather(*waiting, *appending)
         assert [answer["status"] for answer in answers] == ["accepted"] * 10
@@ -109,14 +102,15 @@ async def test_clients_without_kept_connections_see_answers_and_refusals_alone(o
         pipeline(own_server, "ingress") as whole,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session,
     ):
+        async def many() -> bool:
+            return heard["202"] >= 100
+
         for restart in range(3):
             heard.clear()
             clients = [
                 asyncio.create_task(talk(session, whole, f"{restart}{number:02}", heard)) for number in range(12)
             ]
-            async with asyncio.timeout(20):
-                while heard["202"] < 100:  # noqa: ASYNC110 - clients in other hands
-                    await asyncio.sleep(0.01)
+            await until(many)
             await whole.stop("ingress")
             await asyncio.gather(*clients)
             assert heard.keys() == {"202", "not connected"}, heard

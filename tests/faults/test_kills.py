@@ -6,13 +6,13 @@ The time is printed, and asserted only as the promise itself is worded: the test
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 
 import pytest
 from conftest import Server
 from pipeline import Pipeline, pipeline
+from waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -22,9 +22,11 @@ PROMISED = 15.0
 
 async def in_work(whole: Pipeline, group: str) -> None:
     """Until a turn of this group is in work."""
-    async with asyncio.timeout(20):
-        while not await whole.store.command("HLEN", f"group:{group}:leases"):  # noqa: ASYNC110 - Redis alone knows
-            await asyncio.sleep(0)
+
+    async def found() -> bool:
+        return bool(await whole.store.command("HLEN", f"group:{group}:leases"))
+
+    await until(found)
 
 
 async def test_inference_killed_in_the_middle_of_a_reply(own_server: Server) -> None:

@@ -20,6 +20,7 @@ import pytest
 from conftest import Server, sometimes
 from pipeline import Pipeline, pipeline
 from sink import Sink
+from waiting import until
 
 from ingress.append import _APPEND
 from streams.connection import SILENCE
@@ -146,16 +147,21 @@ async def test_workers_whose_network_stalls_for_longer_than_their_heartbeat_live
 async def holding(whole: Pipeline, name: str) -> None:
     """Until this worker has a turn in work."""
     consumer = json.loads(await whole.processes[name].says("worker.reading"))["consumer"]
-    async with asyncio.timeout(20):
-        while not any(token.startswith(consumer.encode())  # noqa: ASYNC110 - Redis alone knows
-                      for token in await whole.store.command("HVALS", f"group:{name}:leases")):  # fmt: skip
-            await asyncio.sleep(0.01)
+
+    async def works() -> bool:
+        leases = await whole.store.command("HVALS", f"group:{name}:leases")
+        return any(token.startswith(consumer.encode()) for token in leases)
+
+    await until(works)
 
 
 async def swept(whole: Pipeline, group: str) -> None:
     """Until a worker of this group has been found dead, by whichever process looked first."""
-    while not any(f'"group": "{group}"' in line for line in said(whole, "worker.swept")):  # noqa: ASYNC110 - of any
-        await asyncio.sleep(0.1)
+
+    async def found() -> bool:
+        return any(f'"group": "{group}"' in line for line in said(whole, "worker.swept"))
+
+    await until(found, within=60)
 
 
 def said(whole: Pipeline, event: str) -> list[str]:

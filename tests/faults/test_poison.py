@@ -21,6 +21,7 @@ import pytest
 from conftest import Server, sometimes
 from pipeline import CAUCE, Pipeline, free_port, json_of, pipeline
 from sink import Sink
+from waiting import until
 
 from processors.egress import breaker
 from streams import deadletters, tables, watchdog
@@ -240,9 +241,10 @@ async def test_a_webhook_that_is_down_for_long_costs_no_attempts(own_server: Ser
 
 
 async def until_length(whole: Pipeline, stream: str, length: int) -> None:
-    async with asyncio.timeout(30):
-        while await whole.store.command("XLEN", stream) < length:  # noqa: ASYNC110 - Redis alone knows
-            await asyncio.sleep(0)
+    async def long() -> bool:
+        return bool(await whole.store.command("XLEN", stream) >= length)
+
+    await until(long, within=30)
 
 
 async def test_a_model_server_that_is_down_for_long_costs_no_attempts(own_server: Server) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import time
@@ -31,7 +30,7 @@ class Restarts:
         """By the processes that there were."""
 
     async def run(self, whole: Pipeline, load: Load) -> None:
-        await taken(load, CALM)
+        await load.taken(CALM)
         self.began = time.time()
         for _ in range(ROUNDS):
             for name in (*PROCESSES, "ingress2"):
@@ -39,7 +38,7 @@ class Restarts:
                 # A port has room for one; of a group, half get their successor before they go.
                 await (after if group_of(name) == "ingress" or name[-1] == "2" else before)(whole, name)
                 self.said += old.lines
-            await taken(load, load.done + 20)
+            await load.taken(20)
         self.ended = time.time()
         self.said += [line for process in whole.processes.values() for line in process.lines]
 
@@ -53,13 +52,6 @@ async def before(whole: Pipeline, name: str) -> None:
     old = whole.processes.pop(name)
     await whole.start(name)
     assert await old.end() == 0, old.lines
-
-
-async def taken(load: Load, count: int) -> None:
-    """Until so many messages have been taken."""
-    async with asyncio.timeout(60):
-        while load.done < count:  # noqa: ASYNC110 - a load in other hands
-            await asyncio.sleep(0.05)
 
 
 def waits(found: Evidence, since: float, until: float) -> list[float]:

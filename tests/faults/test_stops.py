@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
 from conftest import Server
 from pipeline import Pipeline, json_of, pipeline
 from sink import Received
+from waiting import until
 
 from streams.connection import order
 from streams.turns import HEARTBEAT_MS
@@ -25,13 +25,6 @@ pytestmark = pytest.mark.slow
 
 ANA = "+59112345678"
 HEARTBEAT = HEARTBEAT_MS / 1000
-
-
-async def until(true: Callable[[], Awaitable[bool]], *, seconds: float = 20) -> None:
-    """Wait for what another process does and tells nobody."""
-    async with asyncio.timeout(seconds):
-        while not await true():  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.005)
 
 
 async def holder(whole: Pipeline, group: str) -> str:

@@ -22,6 +22,7 @@ import pytest
 from pipeline import ROOT, SECRET, free_port
 from sink import Sink
 from up import Up
+from waiting import until
 
 from streams import embedded
 from streams.stores import Stores
@@ -81,12 +82,11 @@ async def kill_each_twice(up: Up, luck: random.Random) -> None:
     luck.shuffle(victims)
     for victim in victims:
         await asyncio.sleep(luck.uniform(1.5, 4.5))
-        async with asyncio.timeout(20):
-            while not killed(up, victim):  # noqa: ASYNC110 - it may be on its way back from its first death
-                await asyncio.sleep(0.1)
+        # It may be on its way back from its first death.
+        await until(lambda victim=victim: killed(up, victim))  # type: ignore[misc]
 
 
-def killed(up: Up, victim: str) -> bool:
+async def killed(up: Up, victim: str) -> bool:
     with contextlib.suppress(StopIteration, psutil.NoSuchProcess):
         up.child(victim).kill()
         return True
@@ -122,12 +122,12 @@ async def test_the_supervisor_is_stopped_under_load_and_all_is_answered_once_it_
 
 async def stop_and_start(ups: list[Up], load: Load, again: Callable[[], Up]) -> None:
     """A worker told to end is started again; the whole is stopped, twice, and started again where it was."""
-    await taken(load, 100)
+    await load.taken(100)
     ups[0].child("work inference").terminate()
     assert "exit status 0" in await asyncio.to_thread(ups[0].until, "process.died")
     await asyncio.to_thread(ups[0].until, "worker.reading")
     for number in (signal.SIGHUP, signal.SIGTERM):
-        await taken(load, load.done + 100)
+        await load.taken(100)
         everybody = psutil.Process(ups[-1].process.pid).children()
         ups[-1].process.send_signal(number)
         assert await asyncio.to_thread(ups[-1].end) == 0
@@ -136,11 +136,4 @@ async def stop_and_start(ups: list[Up], load: Load, again: Callable[[], Up]) -> 
         assert not [child for child in everybody if child.is_running()]
         ups.append(again())
         await asyncio.to_thread(ups[-1].until, "Cauce is ready")
-    await taken(load, load.done + 100)
-
-
-async def taken(load: Load, count: int) -> None:
-    """Until so many messages have been taken."""
-    async with asyncio.timeout(60):
-        while load.done < count:  # noqa: ASYNC110 - a load in other hands
-            await asyncio.sleep(0.05)
+    await load.taken(100)

@@ -8,12 +8,14 @@ network bring theirs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from pipeline import Pipeline, Redis, pipeline
 from sink import Sink
+from waiting import until
 
 from streams.stores import Stores
 from tests.faults import evidence
@@ -78,9 +80,8 @@ async def trial(
 
 async def judged(stores: Stores, sink: Sink, load: Load, start: float, died: list[str]) -> Trial:
     """Once nothing is left to do, or that takes too long: what the checker says to what is there."""
-    until = time.monotonic() + QUIET_WITHIN
-    while time.monotonic() < until and not await evidence.quiet(stores):  # noqa: ASYNC110 - Redis alone knows
-        await asyncio.sleep(0.2)
+    with contextlib.suppress(TimeoutError):
+        await until(lambda: evidence.quiet(stores), within=QUIET_WITHIN)
     found = await evidence.gather(stores, sink, load.said, died)
     last = max((each.at for each in found.deliveries), default=start)
     return Trial(found, violations(found), dict(sorted(load.answers.items())), last - start)

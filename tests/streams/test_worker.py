@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import Server
 from protocol import a_topology, redis_ms, say
+from waiting import until
 
 from streams import wire
 from streams.connection import Store
@@ -36,13 +37,6 @@ async def working(store: Store, handle: Any, *, grace: float = 5, **group: Any) 
         opened.cancel()
         worker.stop()
         await running
-
-
-async def until(true: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for something Redis alone knows; the loop turns in between, and a test that hangs is cut after 20 s."""
-    async with asyncio.timeout(20):
-        while not await true():  # noqa: ASYNC110 - Redis knows when, and tells nobody
-            await asyncio.sleep(0)
 
 
 def settled(store: Store) -> Callable[[], Awaitable[bool]]:
