@@ -21,7 +21,6 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ingress.app import create_app
-from ingress.durability import Durability
 from ingress.protocol import Protocol
 from streams import layout, memory, welcome
 from streams import log as logs
@@ -62,7 +61,7 @@ async def serve(topology: Topology, settings: Settings, url: str) -> None:
         app = create_app(topology, settings, stores)
         sockets = _listen(settings)
         await layout.agree(stores)
-        await Durability(topology.durability).prepare(stores.first)
+        await app.state.appenders.prepare()
         _log.info("redis.connected", url=url)
         await memory.refuse_eviction(stores, production=settings.production)
         server = _Server(config(app, settings), welcome.address(settings, sockets[0].getsockname()[1]))

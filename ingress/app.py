@@ -75,7 +75,7 @@ def create_app(topology: Topology, settings: Settings, stores: Stores | None = N
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.waiting = waiting
+    app.state.waiting, app.state.appenders = waiting, appenders
     return app
 
 

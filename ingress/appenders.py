@@ -28,17 +28,20 @@ class Appenders(Each[Appender]):
         super().__init__([Appender(store, topology, digest, self.durability) for store in stores])
         self._stores = stores
         self._agreed = len(stores) == 1
+        self._prepared = False
 
     async def prepare(self) -> None:
         """
-        See that every server can keep messages as durably as is wanted.
+        See that every server can keep messages as durably as is wanted, unless that has been seen.
 
         Raises:
             ConfigurationError: one cannot.
             Unavailable: one cannot be reached.
         """
-        for store in self._stores:
-            await self.durability.prepare(store)
+        if not self._prepared:
+            for store in self._stores:
+                await self.durability.prepare(store)
+            self._prepared = True
 
     def takes(self, stream: str) -> bool:
         """Whether streams.toml has it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from streams.connection import Store
+from streams.connection import Store, info
 from streams.errors import ConfigurationError, Unavailable
 
 PATIENCE_MS = 2_000
@@ -38,7 +38,7 @@ class Durability:
         if self.wanted != "fsync":
             return
         [known], persistence = await store.pipeline([("COMMAND", "INFO", "WAITAOF"), ("INFO", "persistence")])
-        if isinstance(persistence, bytes) and b"aof_enabled:0" in persistence:
+        if info(persistence).get("aof_enabled") == "0":
             raise ConfigurationError('durability = "fsync" needs an append-only file: `appendonly yes` in redis.conf')
         if known is not None:
             return

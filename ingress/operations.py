@@ -11,7 +11,6 @@ import contextlib
 import re
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -22,15 +21,12 @@ from ingress.health import PATIENCE
 from ingress.refusal import Json, Refused
 from streams import keys as table
 from streams import metrics
-from streams.connection import Store
+from streams.connection import PAGE, Store, info, literally
 from streams.errors import Unavailable
 from streams.keys import Keys
 from streams.stores import Stores
 from streams.survey import lengths, survey
 from streams.topology import Topology
-
-SCANNED = 500
-"""Keys that Redis looks at for one answer to SCAN."""
 
 
 class Operations:
@@ -43,7 +39,7 @@ class Operations:
     async def model(self, _: Request) -> Response:
         """GET /model/info: what the live inference workers have published, counted."""
         store = self._stores.first
-        names = [name async for name in _scan(store, store.keys.of("model") + ":")]
+        names = [name async for page in store.scan(_all(store, "model")) for name in page]
         replies = await store.pipeline([("GET", name) for name in names])
         counts = Counter(reply for reply in replies if isinstance(reply, bytes))
         models = [
@@ -85,18 +81,18 @@ class Operations:
             [("SET", key, value, "PX", 10_000), ("GET", key), ("DEL", key), ("INFO", "server")]
         )
         good = written == b"OK" and read == value.encode() and deleted == 1
-        return Json({"ok": good, "latency_ms": round(seconds * 1000, 3), "version": _info(told).get("redis_version")})
+        return Json({"ok": good, "latency_ms": round(seconds * 1000, 3), "version": info(told).get("redis_version")})
 
     async def stats(self, _: Request) -> Response:
         """GET /redis/stats"""
         views = await survey(self._stores, self._topology)
         counted = await lengths(self._stores, self._topology)
         [told] = await self._stores.first.pipeline([("INFO",)])
-        fields = _info(told)
+        fields = info(told)
         conversations = 0
         for store in self._stores:
-            async for _name in _scan(store, store.keys.of("conversation") + ":"):
-                conversations += 1
+            async for page in store.scan(_all(store, "conversation")):
+                conversations += len(page)
         streams = {
             name: {
                 "length": row["length"],
@@ -127,7 +123,7 @@ class Operations:
             return Json({"user_ids": [], "cursor": "0"})
         store = list(self._stores)[shard]
         prefix = store.keys.of("conversation") + ":"
-        cursor, found = await store.command("SCAN", at, "MATCH", _literally(prefix) + "*", "COUNT", SCANNED)
+        cursor, found = await store.command("SCAN", at, "MATCH", _all(store, "conversation"), "COUNT", PAGE)
         people = [name.decode(errors="replace").removeprefix(prefix) for name in found]
         shard += cursor == b"0"
         where = f".{shard}" if shard else ""
@@ -142,15 +138,9 @@ class Operations:
     async def _clear(self, store: Store) -> int:
         whole, prefixes = self._ours(store.keys)
         deleted = 0
-        batch: list[bytes] = []
-        async for name in _scan(store, store.keys.namespace):
-            if name in whole or name.startswith(prefixes):
-                batch.append(name)
-                if len(batch) >= SCANNED:
-                    deleted += await store.command("UNLINK", *batch)
-                    batch.clear()
-        if batch:
-            deleted += await store.command("UNLINK", *batch)
+        async for page in store.scan(literally(store.keys.namespace) + "*"):
+            if ours := [name for name in page if name in whole or name.startswith(prefixes)]:
+                deleted += await store.command("UNLINK", *ours)
         return deleted
 
     def _ours(self, keys: Keys) -> tuple[set[bytes], tuple[bytes, ...]]:
@@ -165,20 +155,9 @@ class Operations:
                     whole.add(keys.of(kind))
         return {name.encode() for name in whole}, tuple(prefix.encode() for prefix in prefixes)
 
-async def _scan(store: Store, prefix: str) -> AsyncIterator[bytes]:
-    """Every key that begins so, once or (as SCAN has it) more often; not everybody's are text."""
-    cursor, pattern = b"0", _literally(prefix) + "*"
-    while True:
-        cursor, found = await store.command("SCAN", cursor, "MATCH", pattern, "COUNT", SCANNED)
-        for name in found:
-            yield name
-        if cursor == b"0":
-            return
-
-
-def _literally(text: str) -> str:
-    """For MATCH, where some characters mean something."""
-    return re.sub(r"([*?\[\]\\])", r"\\\1", text)
+def _all(store: Store, kind: str) -> str:
+    """What every key of a kind matches."""
+    return literally(store.keys.of(kind)) + ":*"
 
 
 def _published(reply: bytes) -> dict[str, Any] | None:
@@ -187,8 +166,3 @@ def _published(reply: bytes) -> dict[str, Any] | None:
         return msgspec.json.decode(reply, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-
-
-def _info(reply: Any) -> dict[str, str]:
-    lines = reply.decode(errors="replace").splitlines() if isinstance(reply, bytes) else []
-    return {name: value for name, _, value in (line.partition(":") for line in lines) if value}

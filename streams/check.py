@@ -22,11 +22,12 @@ from processors.egress.webhook import Webhook
 from processors.inference import echo, prompt, remote, weights
 from processors.inference.actions import Detector
 from streams import embedded, entry, groups, layout, memory, settings
+from streams.connection import info
 from streams.errors import CauceError, ConfigurationError
 from streams.handlers import find
 from streams.masking import Mask
 from streams.settings import Settings
-from streams.status import info, release
+from streams.status import release
 from streams.stores import Stores
 from streams.topology import Topology, suggest
 

@@ -265,8 +265,8 @@ def group_drop(
     """
     from streams import roster
 
-    topology, sure = context.obj.topology, None if yes else typer.confirm
-    entry.ask(context.obj, lambda stores: roster.drop(stores, topology, stream, group, ask=sure, forced=force))
+    topology = context.obj.topology
+    entry.ask(context.obj, lambda stores: roster.drop(stores, topology, stream, group, yes=yes, forced=force))
 
 
 @dead_app.command("list", epilog=_examples("cauce dead list", "cauce dead list outbound --reason 503 --since 2h"))

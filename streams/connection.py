@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +34,17 @@ from streams.errors import Unavailable
 from streams.keys import Keys
 from streams.outage import LOST_AFTER, Outage
 from streams.routes import Direct, Route
+from streams.trouble import AWAY, FULL, READ_ONLY, code_of
 
 Argument = bytes | str | int | float
+
+PAGE = 500
+"""Keys that Redis looks at for one answer to SCAN."""
 
 SILENCE = 5.0
 """Seconds without an answer after which a connection counts as lost."""
 
 _LOST = (LostConnection, TooSlow, OSError, asyncio.IncompleteReadError)
-_FULL = "OOM"
-_AWAY = frozenset({"BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK"})
-"""Answers of a server that can do nothing now, not even read; the same call will be taken soon, there or elsewhere."""
-
-_READ_ONLY = frozenset({"READONLY", "NOREPLICAS", "MISCONF", "UNBLOCKED"})
-"""
-Answers of one that takes no writes now: it is failing over (also while we waited), has lost its replicas, or cannot
-write to its disk.
-"""
-
-_CODE = re.compile(rf"\b({'|'.join([_FULL, *sorted(_AWAY), *sorted(_READ_ONLY)])})\b")
 _REFUSED = ("WRONGPASS", "NOAUTH", "invalid username-password", "DB index is out of range")
 """What a server says to a connection that it will never take, however often it is tried."""
 
@@ -82,7 +75,11 @@ class Store:
         """Seconds for which a call is repeated while Redis cannot be reached."""
         self._outage = outage or Outage()
         self._route = route
-        self._void = [keys.of("void")] if route.clustered else []
+        self.void = [keys.of("void")] if route.clustered else []
+        """
+        On a Cluster, a key that never exists.  A call that names it besides one that does is turned away (TRYAGAIN)
+        while its slot is under way.
+        """
 
     @classmethod
     def open(cls, url: str, *, namespace: str = "", patience: float = 5.0) -> Store:
@@ -124,9 +121,8 @@ class Store:
         behind: list[Sequence[Argument]],
         silence: float | None,
     ) -> list[Any]:
-        # A script touches keys that it cannot declare.  While a slot moves, some of its keys here and some there, a
-        # call is turned away with TRYAGAIN if one of those it declares is missing; so it declares one that always is.
-        declared = [*keys, *self._void]
+        # A script touches keys that it cannot declare, and while a slot moves some may be here and some there.
+        declared = [*keys, *self.void]
         try:
             command: tuple[Argument, ...] = ("EVALSHA", script.sha, len(declared), *declared, *args)
             return await self._repeat([command, *behind], raising=True, silence=silence, call=script.sha)
@@ -141,6 +137,20 @@ class Store:
     async def pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Several such commands in one round trip; an error reply comes back in its place.  Raises Unavailable."""
         return await self._repeat(commands) if commands else []
+
+    async def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        """
+        Names of keys that match, page by page: each once or (as SCAN has it) more often; not everybody's are text.
+
+        Raises:
+            Unavailable: Redis cannot be reached.
+        """
+        cursor = b"0"
+        while True:
+            cursor, found = await self.command("SCAN", cursor, "MATCH", pattern, "COUNT", PAGE)
+            yield found
+            if cursor == b"0":
+                return
 
     async def ping(self) -> float:
         """Seconds of one round trip.  Raises Unavailable."""
@@ -179,7 +189,7 @@ class Store:
                 if (trouble := _trouble(replies, raising=raising)) is None:
                     self._heard(call, pool, replies)
                     return replies
-                why = f"Redis takes no {'calls' if code_of(trouble) in _AWAY else 'writes'} now: {trouble}"
+                why = f"Redis takes no {'calls' if code_of(trouble) in AWAY else 'writes'} now: {trouble}"
             except (AuthenticationError, InvalidResponse) as error:
                 raise self._lost(call, started, f"Redis refuses us: {error}") from error
             except _LOST as lost:
@@ -188,7 +198,7 @@ class Store:
                     raise self._lost(call, started, f"Redis refuses us: {lost}") from lost
             if pool is not None:
                 instead = self._route.learn(pool, trouble)
-            readable = code_of(trouble) in _READ_ONLY
+            readable = code_of(trouble) in READ_ONLY
             if loop.time() >= started + self.patience:
                 raise self._lost(call, started, why, readable=readable, maybe_written=maybe_written) from trouble
             if loop.time() >= started + LOST_AFTER:
@@ -203,11 +213,22 @@ class Store:
         return Unavailable(why, maybe_written=maybe_written, told=True)
 
     def _heard(self, call: str, pool: ConnectionPool, replies: list[Any]) -> None:
-        refused = [each for each in replies if isinstance(each, ResponseError) and code_of(each) in _READ_ONLY]
+        refused = [each for each in replies if isinstance(each, ResponseError) and code_of(each) in READ_ONLY]
         for reply in refused:
             self._route.learn(pool, reply)  # the next call may find the new master
         if not refused:
             self._outage.works(call, writes=call == "SET")
+
+
+def literally(text: str) -> str:
+    """For MATCH, where some characters mean something."""
+    return re.sub(r"([*?\[\]\\])", r"\\\1", text)
+
+
+def info(reply: Any) -> dict[str, str]:
+    """Redis's INFO as a dict; empty where this user may not ask."""
+    lines = reply.decode(errors="replace").splitlines() if isinstance(reply, bytes) else []
+    return {name: value for name, _, value in (line.partition(":") for line in lines) if value}
 
 
 def prefix(namespace: str) -> str:
@@ -245,19 +266,6 @@ async def _send(connection: AbstractConnection, packed: list[bytes]) -> None:
         raise LostConnection(str(error)) from error
 
 
-def code_of(error: Exception) -> str:
-    """
-    The word that tells what the server's trouble is (`READONLY`, `OOM`, …), or none.
-
-    Before Redis 7 what a command answers within a script stands somewhere in the script's own error.
-    """
-    told = getattr(error, "status_code", None)
-    if told and told != "ERR":
-        return str(told)
-    found = _CODE.search(str(error)[:300])
-    return found[1] if found else ""
-
-
 def _trouble(replies: list[Any], *, raising: bool) -> RedisError | None:
     """
     A reply that makes it worth repeating all of them.
@@ -270,9 +278,9 @@ def _trouble(replies: list[Any], *, raising: bool) -> RedisError | None:
         if not isinstance(reply, RedisError):
             continue
         code = code_of(reply)
-        if code in _AWAY or (raising and code in _READ_ONLY):
+        if code in AWAY or (raising and code in READ_ONLY):
             return reply
-        if raising and code == _FULL:
+        if raising and code == FULL:
             raise Unavailable("Redis is full (maxmemory)", retry_after=5) from reply
         if raising and isinstance(reply, NoPermissionError):
             raise Unavailable(f"Redis refuses us: {reply}") from reply
@@ -322,7 +330,7 @@ class Follower:
                 reply = await connection.read_response()
         except (ResponseError, InvalidResponse) as error:
             await self._leave(error)
-            told = code_of(error) in _AWAY | _READ_ONLY
+            told = code_of(error) in AWAY | READ_ONLY
             raise Unavailable(f"Redis refuses to be followed: {error}", told=told) from error
         except _LOST as error:
             await self._leave(error)

@@ -7,7 +7,6 @@ putting back is stands in deadletters.py.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import sys
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ingress import people
-from streams import deadletters
+from streams import deadletters, entry
 from streams.connection import Store, order
 from streams.deadletters import Letter, Redriven, Wanted
 from streams.errors import ConfigurationError
@@ -30,7 +29,6 @@ from streams.tail import Form
 from streams.topology import Topology, seconds
 
 _ID = re.compile(r"\d+-\d+")
-_YES = ("y", "yes", "s", "si", "sí")
 
 _WHY = {
     "gone": "no longer there: put back or dropped meanwhile",
@@ -288,10 +286,7 @@ async def _agreed(meant: Meant, verb: Verb) -> bool:
     for (_, stream), ids in meant.items():
         counts[stream] += len(ids)
     told = ", ".join(f"{count} of {stream}.dead" for stream, count in counts.items())
-    sys.stderr.write(f"{told}: to be {verb.done}? [y/N] ")
-    sys.stderr.flush()
-    answer = await asyncio.to_thread(sys.stdin.readline)
-    return answer.strip().lower() in _YES
+    return await entry.agreed(f"{told}: to be {verb.done}?")
 
 
 async def _do(desk: Desk, verb: Verb, meant: Meant) -> list[tuple[str, Redriven]]:

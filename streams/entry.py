@@ -19,6 +19,8 @@ from streams.topology import Topology
 if TYPE_CHECKING:
     from streams.stores import Stores
 
+_YES = ("y", "yes", "s", "si", "sí")
+
 
 class Place:
     """
@@ -103,6 +105,14 @@ def ask(place: Place, asking: Callable[[Stores], Awaitable[Any]]) -> Any:
             await stores.close()
 
     return run(main())
+
+
+async def agreed(question: str) -> bool:
+    """Whether somebody says yes; where nobody is there to be asked, that is a no."""
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    answer = await asyncio.to_thread(sys.stdin.readline)
+    return answer.strip().lower() in _YES
 
 
 def run(running: Awaitable[Any], *, fast: bool = True) -> Any:

@@ -8,12 +8,11 @@ is no reason to stop: a Redis that is full says so itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import msgspec
 
 from streams import log
-from streams.connection import Store
+from streams.connection import Store, info
 from streams.errors import ConfigurationError
 
 SETTLED_GO = 0.70
@@ -63,7 +62,7 @@ async def look(store: Store) -> Memory:
     Raises:
         Unavailable: Redis cannot be reached.
     """
-    told = _fields((await store.pipeline([("INFO", "memory")]))[0])
+    told = info((await store.pipeline([("INFO", "memory")]))[0])
     if "maxmemory_policy" not in told:
         names = ("maxmemory", "maxmemory-policy")
         for reply in await store.pipeline([("CONFIG", "GET", name) for name in names]):
@@ -97,8 +96,3 @@ async def refuse_eviction(stores: Iterable[Store], *, production: bool) -> None:
 def worst(each: Sequence[Memory]) -> Memory:
     """Of the servers that hold the shards, the one that evicts, else one that does not tell."""
     return max(each, key=lambda memory: (bool(memory.fault), memory.policy is None))
-
-
-def _fields(reply: Any) -> dict[str, str]:
-    lines = reply.decode(errors="replace").splitlines() if isinstance(reply, bytes) else []
-    return dict(line.split(":", 1) for line in lines if ":" in line)

@@ -23,7 +23,7 @@ async def run(place: entry.Place, *, yes: bool) -> None:
     Move to the number of shards that streams.toml says.
 
     Raises:
-        ConfigurationError: something is under way, somebody said no, or nobody can be asked.
+        ConfigurationError: something is under way, or nobody has said yes.
         Unavailable: Redis cannot be reached; run it again to go on.
     """
     topology, settings = place.topology, place.settings
@@ -38,7 +38,9 @@ async def run(place: entry.Place, *, yes: bool) -> None:
             raise ConfigurationError(
                 f"a move to {stored.moving_to} shards was cut off: write shards = {stored.moving_to}, and finish it"
             )
-        _ask(stored.shards, topology.shards, yes=yes or stored.moving_to is not None)
+        question = f"From {stored.shards} to {topology.shards} shards: is every process of this bot stopped?"
+        if not (yes or stored.moving_to is not None or await entry.agreed(question)):
+            raise ConfigurationError("nothing was moved: stop the ingress, let the workers finish, and stop them")
         old = Stores.open(url, namespace=settings.namespace, shards=stored.shards)
         try:
             await _show(old, new, topology)
@@ -47,16 +49,6 @@ async def run(place: entry.Place, *, yes: bool) -> None:
     finally:
         await new.close()
     sys.stdout.write(f"moved to {topology.shards} shards; start everything again\n")
-
-
-def _ask(before: int, after: int, *, yes: bool) -> None:
-    sys.stdout.write(f"from {before} to {after} shards: stop the ingress, let the workers finish, and stop them\n")
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise ConfigurationError("nobody can be asked here; add --yes once everything is stopped")
-    if input("Is every process of this bot stopped? [y/N] ").strip().lower() not in ("y", "yes", "s", "si", "sí"):
-        raise ConfigurationError("nothing was moved")
 
 
 async def _show(old: Stores, new: Stores, topology: Topology) -> None:

@@ -7,13 +7,12 @@ What there is, and what dropping means, stands in groups.py; here it is shown, a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from streams import groups
+from streams import entry, groups
 from streams.errors import ConfigurationError
 from streams.status import age
 from streams.stores import Stores
@@ -43,13 +42,13 @@ async def show(stores: Stores, topology: Topology, *, as_json: bool) -> None:
 
 
 async def drop(
-    stores: Stores, topology: Topology, stream: str, group: str, *, ask: Callable[[str], bool] | None, forced: bool
+    stores: Stores, topology: Topology, stream: str, group: str, *, yes: bool, forced: bool
 ) -> None:
     """
     Drop a group and say what is lost.
 
     Args:
-        ask: whether to go on; None: it is not asked.
+        yes: do not ask.
 
     Raises:
         ConfigurationError: it reads another stream, is consumed, or whoever was asked said no.
@@ -65,7 +64,7 @@ async def drop(
         raise ConfigurationError(_alive(group, found.workers))
     behind = found.backlog if found else 0
     question = f"Drop group {group} of {stream}, which has not settled {groups.counted(behind)}?"
-    if ask and found and not ask(question):
+    if found and not yes and not await entry.agreed(question):
         raise ConfigurationError("nothing was dropped")
     try:
         await groups.drop(stores, stream, group, forced=forced)

@@ -16,11 +16,12 @@ from typing import Any, Protocol
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry as NoRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, MovedError, ReadOnlyError
+from redis.exceptions import AskError, MovedError
 from redis.exceptions import ConnectionError as LostConnection
 
 from streams.addresses import Address, Node
 from streams.keys import crc16
+from streams.trouble import DEMOTED, code_of
 
 ASKED = 0.5
 """Seconds that a sentinel or a node has to say who is who; the others have been asked at the same time."""
@@ -97,8 +98,7 @@ class Direct:
 
     def learn(self, pool: ConnectionPool, trouble: Exception) -> None:
         # Its connections live on after a failover, and would be refused for ever; new ones lead to the new master.
-        demoted = isinstance(trouble, ReadOnlyError) or "READONLY" in str(trouble)[:300]
-        if demoted and pool is self._pool and self._left is None:
+        if code_of(trouble) == DEMOTED and pool is self._pool and self._left is None:
             self._left, self._pool = pool, connections(self._url)
 
     async def close(self) -> None:

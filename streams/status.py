@@ -15,6 +15,7 @@ from rich.table import Table
 
 from processors.egress import breaker as breakers
 from streams import groups
+from streams.connection import info
 from streams.errors import ConfigurationError
 from streams.masking import Mask
 from streams.settings import Settings
@@ -62,12 +63,6 @@ async def _redis(stores: Stores) -> dict[str, Any]:
     memory = sum(int(fields.get("used_memory", 0)) for fields in servers)
     name, version = release(told[0])
     return {"name": name, "version": version or "?", "memory_bytes": memory}
-
-
-def info(reply: bytes) -> dict[str, str]:
-    """Redis's INFO as a dict."""
-    pairs = (line.partition(":") for line in reply.decode(errors="replace").splitlines() if ":" in line)
-    return {name: value for name, _, value in pairs}
 
 
 def release(fields: dict[str, str]) -> tuple[str, str]:

@@ -1,8 +1,4 @@
-"""
-How the groups are doing: workers, lag, what is in work, what is dead.
-
-Redis's own `lag` where it has one; it is null after deletions and does not exist before Redis 7, and then we count.
-"""
+"""How the groups are doing: workers, lag, what is in work, what is dead."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from streams import lag
 from streams.connection import Store
 from streams.stores import Stores
 from streams.tables import Group
@@ -108,8 +105,8 @@ async def _view(store: Store, group: Group, now_ms: int) -> GroupView:
     ids = [unread[0][0]] if isinstance(unread, list) and unread else []
     waiting = 0
     if ids:
-        told = _lag(groups, group.name)
-        waiting = await _unread(store, stream, after, _number(length)) if told is None else told
+        told = lag.told(groups, group.name)
+        waiting = await _unread(store, group, cursor, _number(length)) if told is None else told
     if taken:
         ids.append(pending[1])
     oldest = min((int(id.partition(b"-")[0]) for id in ids), default=now_ms)
@@ -123,20 +120,10 @@ async def _view(store: Store, group: Group, now_ms: int) -> GroupView:
     )
 
 
-def _lag(reply: Any, group: str) -> int | None:
-    """What Redis says is unread of this group, where it knows."""
-    for row in reply if isinstance(reply, list) else []:
-        told = dict(zip(row[::2], row[1::2], strict=False))
-        if told.get(b"name") == group.encode():
-            lag = told.get(b"lag")
-            return lag if isinstance(lag, int) else None
-    return None
-
-
-async def _unread(store: Store, stream: str, after: str, length: int) -> int:
-    """How many entries lie after an id; Redis has no command for it, so ids are counted, up to a bound."""
-    rows = await store.command("XRANGE", stream, after, "+", "COUNT", COUNTED)
-    return len(rows) if len(rows) < COUNTED else max(COUNTED, int(length))
+async def _unread(store: Store, group: Group, cursor: Any, length: int) -> int:
+    """How many entries lie behind the cursor, counted up to a bound."""
+    counted, _ = await lag.walk(store, group.reads, cursor.decode() if isinstance(cursor, bytes) else "-", COUNTED)
+    return counted if counted < COUNTED else max(COUNTED, length)
 
 
 def _names(reply: Any) -> list[str]:

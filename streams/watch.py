@@ -37,10 +37,13 @@ class Watch:
         Those whose heartbeat is missing now.
 
         Raises:
-            Unavailable: Redis cannot be reached.
+            Unavailable: Redis cannot be reached, or its slot is under way: then nobody could beat.
         """
         keys, groups = self._store.keys, list(self._streams)
         found = await self._store.pipeline([("HKEYS", keys.group("consumers", group)) for group in groups])
+        if self._store.void:
+            declared = [keys.group("consumers", group) for group in groups]
+            await self._store.command("EXISTS", *declared, *self._store.void)
         everybody = [
             Consumer(group, name.decode())
             for group, names in zip(groups, found, strict=True)

@@ -244,15 +244,25 @@ class Cluster:
         Args:
             slowly: seconds between two keys, in which callers find the slot under way.
         """
-        slot = str(self.masters[0].ask("CLUSTER", "KEYSLOT", key))
-        source = self.owner(key)
-        target = self.masters[(self.masters.index(source) + 1) % len(self.masters)]
-        names = [node.ask("CLUSTER", "MYID") for node in (source, target)]
-        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", names[0])
-        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", names[1])
+        slot, source, target = self.open_slot(key)
         while found := source.ask("CLUSTER", "GETKEYSINSLOT", slot, "1"):
             moved = source.ask("MIGRATE", "127.0.0.1", str(target.port), found[0], "0", "5000")
             assert moved in ("OK", "NOKEY"), moved
             time.sleep(slowly)
         for node in (target, source, *self.masters):
-            node.ask("CLUSTER", "SETSLOT", slot, "NODE", names[1])
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", target.ask("CLUSTER", "MYID"))
+
+    def open_slot(self, key: str) -> tuple[str, Node, Node]:
+        """Put a key's slot under way to the next master; slot, from where, to where."""
+        slot = str(self.masters[0].ask("CLUSTER", "KEYSLOT", key))
+        source = self.owner(key)
+        target = self.masters[(self.masters.index(source) + 1) % len(self.masters)]
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.ask("CLUSTER", "MYID"))
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.ask("CLUSTER", "MYID"))
+        return slot, source, target
+
+    def close_slot(self, key: str) -> None:
+        """It stays where it is."""
+        slot = str(self.masters[0].ask("CLUSTER", "KEYSLOT", key))
+        for node in self.masters:
+            node.ask("CLUSTER", "SETSLOT", slot, "STABLE")

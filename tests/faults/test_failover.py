@@ -11,7 +11,11 @@ import pytest
 from conftest import binary, sometimes
 from deployments import Alone, Cluster, Ground, Watched
 from pipeline import Pipeline, Redis, pipeline
+from protocol import a_consumer, a_topology
 
+from streams.errors import Unavailable
+from streams.stores import Stores
+from streams.watch import Watch
 from tests.faults import evidence
 from tests.faults.load import Load
 from tests.faults.trial import both, trial
@@ -42,9 +46,9 @@ async def test_the_master_behind_sentinels_dies_and_nobody_notices(ground: Groun
 
     async def failover(whole: Pipeline, load: Load) -> None:
         for dying in watched.servers[:times]:  # the one that takes over from the first dies in its turn
-            await _taken(load, load.done + 200)
+            await load.taken(200)
             await asyncio.to_thread(watched.fail_over, dying)
-        await _taken(load, load.done + 200)
+        await load.taken(200)
 
     ended = await trial(
         watched, failover, people=PEOPLE, rate=RATE, seed=seed, placement='durability = "replica"', latency=0.1
@@ -56,9 +60,9 @@ async def test_a_master_of_the_cluster_dies_and_nobody_notices(ground: Ground, s
     cluster = Cluster(ground, *SAFELY)
 
     async def failover(whole: Pipeline, load: Load) -> None:
-        await _taken(load, 200)
+        await load.taken(200)
         await asyncio.to_thread(cluster.fail_over, cluster.owner("{0}"))
-        await _taken(load, load.done + 300)
+        await load.taken(300)
 
     placement = 'shards = 4\ndurability = "replica"'
     ended = await trial(cluster, failover, people=PEOPLE, rate=RATE, seed=seed, placement=placement, latency=0.1)
@@ -71,19 +75,33 @@ async def test_a_slot_moves_to_another_master_under_load(ground: Ground, seed: i
 
     async def move(whole: Pipeline, load: Load) -> None:
         for _ in range(times):
-            before = load.done
             await asyncio.to_thread(cluster.move, "{0}", slowly=0.05)
-            await _taken(load, before + 200)
+            await load.taken(200)
 
     ended = await trial(cluster, move, people=PEOPLE, rate=RATE, seed=seed, placement="shards = 2", latency=0.1)
     assert not ended.violations, ended.says()
 
 
-async def _taken(load: Load, count: int) -> None:
-    """Until so many messages have been taken."""
-    async with asyncio.timeout(60):
-        while load.done < count:  # noqa: ASYNC110 - a load in other hands
-            await asyncio.sleep(0.1)
+async def test_nobody_is_taken_for_dead_while_a_slot_under_way_lets_nobody_beat(ground: Ground) -> None:
+    # Given a worker that lives, in a slot some of whose keys may be elsewhere already
+    cluster = Cluster(ground, replicas=False)
+    stores = Stores.open(cluster.url, patience=0.5)
+    turns = await a_consumer(stores.first)
+    await turns.take(1, 1, 1)
+    watch = Watch(stores.first, a_topology())
+    cluster.open_slot("{0}")
+    # When its heartbeat ends, for a beat is turned away
+    with pytest.raises(Unavailable):
+        await turns.beat([])
+    await stores.first.command("DEL", stores.first.keys.group("heartbeat", "g", turns.consumer))
+    # Then that says nothing of it
+    with pytest.raises(Unavailable):
+        await watch.silent()
+    # And once the slot is whole again it beats before anybody looks
+    cluster.close_slot("{0}")
+    await turns.beat([])
+    assert await watch.silent() == set()
+    await stores.close()
 
 
 @pytest.mark.long
@@ -93,16 +111,16 @@ async def test_what_a_failover_takes_from_memory_it_leaves_to_a_replica(ground: 
     watched = Watched(ground)
 
     async def cut_off(whole: Pipeline, load: Load) -> None:
-        await _taken(load, 50)
+        await load.taken(50)
         watched.replica.freeze()
         watched.master.ask("CLIENT", "KILL", "TYPE", "replica")
-        await asyncio.sleep(1)  # for so long is the replica behind
+        await load.answered(50)  # of so many answers it hears nothing
         await asyncio.to_thread(watched.master.kill)
         watched.replica.thaw()
         # When it takes over
         await asyncio.to_thread(watched.replaced, watched.master)
         watched.master.start()
-        await _taken(load, load.done + 50)
+        await load.taken(50)
 
     lost = await _lost(watched, cut_off, durability)
     # Then what it never heard of is lost, unless its sender was told so only when a replica had it
@@ -114,10 +132,10 @@ async def test_what_a_restart_takes_from_memory_it_leaves_to_the_disk(ground: Gr
     alone = Alone(ground, *([] if durability == "memory" else ["appendonly yes", "appendfsync always"]))
 
     async def restarted(whole: Pipeline, load: Load) -> None:
-        await _taken(load, 100)
+        await load.taken(100)
         await asyncio.to_thread(alone.server.kill)
         await asyncio.to_thread(alone.server.start)
-        await _taken(load, load.done + 50)
+        await load.taken(50)
 
     lost = await _lost(alone, restarted, durability)
     assert lost == 0 if durability == "fsync" else lost > 0
