@@ -41,10 +41,18 @@ end
 
 redis.call('HDEL', KEYS[2], '') -- a full Redis refuses the first write of a script, not the later ones, and never HDEL
 local door = KEYS[1]
-local into = redis.call('HGET', door, 'into')
+-- A door tells whose it is: shards that have moved together may have had an entry of one id each.
+local function ours(name)
+  local person = redis.call('HGET', name, 'key')
+  return not person or person == ARGV[7]
+end
+local into = ours(door) and redis.call('HGET', door, 'into')
 if into then door = ARGV[4] .. into end
-local state, deadline, status, answer, others =
-  unpack(redis.call('HMGET', door, 'state', 'deadline', 'status', 'answer', 'others'))
+local state, deadline, status, answer, others
+if ours(door) then
+  state, deadline, status, answer, others =
+    unpack(redis.call('HMGET', door, 'state', 'deadline', 'status', 'answer', 'others'))
+end
 if not state then
   if stop then withdraw() end
   return {(not into and not settled()) and 'pending' or 'webhook'}

@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 
 from streams import layout, wire
-from streams.connection import Entry, Store, entries, order
+from streams.connection import Entry, Store, entries, literally, order
 from streams.errors import ConfigurationError
+from streams.groups import registered
 from streams.keys import Keys
 from streams.layout import Layout
 from streams.stores import Stores
@@ -31,9 +32,6 @@ OF_PEOPLE = ("conversation", "conversation_meta", "rate_limit", "paused", "own")
 
 LEFT_BEHIND = ("group", "waiting", "bell", "model", "test", "redrive", "digest", "groups", "breaker")
 """Kinds of which nothing is left where no shard is any more: what is needed of them is written anew."""
-
-CLOSED_MS = 25 * 3_600_000
-"""As long as a reply can be asked for again by default."""
 
 _TAGGED = re.compile(rb"\{\d{1,3}\}(:|$)")
 
@@ -52,6 +50,8 @@ class Mover:
 
     def __init__(self, old: Stores, new: Stores, topology: Topology, look: Look) -> None:
         self._old, self._new, self._look = old, new, look
+        self._renumbered: dict[tuple[int, str, str], str] = {}
+        """Shard, stream and id of entries that could not keep it: two shards had given one id to two."""
         self._streams = [name for stream in topology.streams for name in (stream, f"{stream}.dead")]
 
     async def run(self) -> None:
@@ -87,8 +87,8 @@ class Mover:
     async def _refuse_while_busy(self) -> None:
         for store in self._old:
             keys = store.keys
-            for name, told in _pairs(await store.command("HGETALL", keys.of("groups"))):
-                group, stream = name.decode(), keys.stream(msgspec.json.decode(told)["reads"])
+            for group, told in (await registered(store)).items():
+                stream = keys.stream(told.reads)
                 cursor, consumers, taken = await store.pipeline([
                     ("GET", keys.group("cursor", group)), ("HKEYS", keys.group("consumers", group)),
                     ("ZCARD", keys.group("due", group)),
@@ -116,14 +116,16 @@ class Mover:
 
     async def _copy_stream(self, name: str) -> None:
         """Merge what the old shards have, each entry to its person's shard, in the order of ids."""
-        targets = {id(store): _Target(store, name) for store in self._new}
+        targets = {store.keys.shard: _Target(store, name) for store in self._new}
         for target in targets.values():
             await target.begin()
         last = max([order(await _last(store, _stream(store.keys, name))) for store in self._old])
         async for page in _merged(self._old, name):
-            for entry in page:
-                person = entry[1].get("key", b"").decode(errors="replace")
-                targets[id(self._new.of(person))].add(entry)
+            for shard, (id, fields) in page:
+                person = fields.get("key", b"").decode(errors="replace")
+                number = targets[self._new.of(person).keys.shard].add(id, fields)
+                if number != id:
+                    self._renumbered[shard, name, id] = number
             for target in targets.values():
                 await target.flush()
             self._look(name, len(page))
@@ -132,34 +134,39 @@ class Mover:
 
     async def _copy_keys(self, store: Store) -> None:
         keys = store.keys
-        async for names in _scan(store, keys):
+        async for names in store.scan(_pattern(keys)):
             for name in names:
                 kind, rest = _kind_of(keys, name)
                 if kind in OF_PEOPLE:
                     person = rest.partition(b":")[2] if kind == "own" else rest
                     target = self._new.of(person.decode(errors="replace"))
-                    await self._move(store, name, target, keys_of(target.keys, kind, rest))
+                    await self._place(store, name, [(target, keys_of(target.keys, kind, rest))])
                 elif kind == "seen":
                     await self._move_mark(store, name, rest)
                 elif kind == "door":
                     await self._move_door(store, name, rest)
                 elif kind == "breaker":
                     first = self._new.first
-                    await self._move(store, name, first, keys_of(first.keys, kind, rest))
+                    await self._place(store, name, [(first, keys_of(first.keys, kind, rest))])
             self._look("keys", len(names))
 
     async def _move_mark(self, store: Store, name: bytes, digest: bytes) -> None:
         """To whoever's message it marks; where that is forgotten, to every shard: a digest is one person's anyway."""
-        told = await store.command("GET", name)
-        person = await self._writer(store, (told or b"").partition(b"|")[0])
-        targets = list(self._new) if person is None else [self._new.of(person)]
+        told = await store.command("GET", name) or b""
+        entry = told.partition(b"|")[0]
+        found = await self._found(store, entry)
+        targets = [self._new.of(found[1])] if found else list(self._new)
         await self._carry(store, name, "seen", digest, targets)
+        number = found and self._renumbered.get((store.keys.shard, found[0], entry.decode()))
+        if number:
+            # It marks the same entry by another number now.
+            under_way = _under_way(targets[0].keys, "seen", digest)
+            await targets[0].command("SET", under_way, number.encode() + told[len(entry) :], "KEEPTTL")
 
     async def _move_door(self, store: Store, name: bytes, entry: bytes) -> None:
         """Beside its person; where that is forgotten, nowhere: a repeat is then told that the webhook has it."""
-        if (person := await self._writer(store, entry)) is None:
-            return
-        await self._carry(store, name, "door", entry, [self._new.of(person)])
+        found = await self._found(store, entry)
+        await self._carry(store, name, "door", entry, [self._new.of(found[1])] if found else [])
 
     async def _carry(self, store: Store, name: bytes, kind: str, rest: bytes, targets: list[Store]) -> None:
         """
@@ -168,56 +175,34 @@ class Mover:
         Not yet to its own name: whose it is stands in the stream of the shard that it comes from, and beside another's
         stream it would be taken for somebody else's who has an entry of the same id.
         """
-        places = []
-        for target in targets:
-            final = keys_of(target.keys, kind, rest)
-            under_way = keys_of(target.keys, "moving", kind.encode() + b":" + rest)
-            if kind == "door" and final != name and await target.command("EXISTS", under_way):
-                ours, theirs = await store.command("DUMP", name), await target.command("DUMP", under_way)
-                if ours != theirs:
-                    await self._close(target, under_way)
-                    continue
-            places.append((target, final if final == name else under_way))
-        await self._place(store, name, places)
+        await self._place(store, name, [(target, _under_way(target.keys, kind, rest)) for target in targets])
 
-    async def _close(self, store: Store, door: bytes) -> None:
-        """Two shards had an entry of the same id.  Nobody is to read another person's reply: neither is found again."""
-        await store.pipeline([("DEL", door), ("HSET", door, "state", "webhook"), ("PEXPIRE", door, CLOSED_MS)])
-
-    async def _writer(self, store: Store, entry: bytes) -> str | None:
-        """Whose entry it is, as far as the streams remember."""
+    async def _found(self, store: Store, entry: bytes) -> tuple[str, str] | None:
+        """On which stream an entry is and whose, as far as the streams remember."""
         if not re.fullmatch(rb"\d+-\d+", entry):
             return None
-        names = [_stream(store.keys, name) for name in self._streams if not name.endswith(".dead")]
-        for reply in await store.pipeline([("XRANGE", name, entry, entry) for name in names]):
+        names = [name for name in self._streams if not name.endswith(".dead")]
+        replies = await store.pipeline([("XRANGE", _stream(store.keys, name), entry, entry) for name in names])
+        for name, reply in zip(names, replies, strict=True):
             for _, fields in entries(reply if isinstance(reply, list) else []):
-                return fields.get("key", b"").decode(errors="replace")
+                return name, fields.get("key", b"").decode(errors="replace")
         return None
 
-    async def _move(self, store: Store, name: bytes, target: Store, there: bytes) -> None:
-        await self._place(store, name, [(target, there)])
-
     async def _place(self, store: Store, name: bytes, places: list[tuple[Store, bytes]]) -> None:
-        """Copy a key with its lifetime, then delete it here unless this is one of the places."""
-        if places and all(there == name for _, there in places):
+        """Move a key, with its lifetime, to all of these places; nowhere is a place too."""
+        if any(there == name for _, there in places):
             return
         ttl, value = await store.pipeline([("PTTL", name), ("DUMP", name)])
-        if value is None:
-            return
-        if not places:
-            await store.command("DEL", name)
-            return
-        for target, there in places:
-            if there != name:
+        if value is not None:
+            for target, there in places:
                 await target.command("RESTORE", there, max(0, ttl), value, "REPLACE")
-        if all(there != name for _, there in places):
             await store.command("DEL", name)
 
     # --- changing places: from here on only the new ones count
 
     async def _change_places(self) -> None:
         digest = await self._old.first.command("GET", self._old.first.keys.of("digest"))
-        registered = await self._old.first.command("HGETALL", self._old.first.keys.of("groups"))
+        groups = await registered(self._old.first)
         for store in self._new:
             keys = store.keys
             for name in self._streams:
@@ -227,29 +212,25 @@ class Mover:
             await self._arrive(store)
             if digest:
                 await store.command("SET", keys.of("digest"), digest)
-            for group, told in _pairs(registered):
-                stream = keys.stream(msgspec.json.decode(told)["reads"])
+            for group, told in groups.items():
+                stream = keys.stream(told.reads)
                 end = await _last(store, stream)
                 await store.pipeline([
-                    ("HSET", keys.of("groups"), group, told),
+                    ("HSET", keys.of("groups"), group, wire.encode(told)),
                     ("XGROUP", "CREATE", stream, group, end, "MKSTREAM"),
                     ("XGROUP", "SETID", stream, group, end),
-                    ("SET", keys.group("cursor", group.decode()), end),
+                    ("SET", keys.group("cursor", group), end),
                 ])  # fmt: skip
 
     async def _arrive(self, store: Store) -> None:
         """Marks and doors take their own names."""
         start = keys_of(store.keys, "moving", b"")
-        async for names in _scan(store, store.keys):
+        async for names in store.scan(_pattern(store.keys)):
             for name in (name for name in names if name.startswith(start)):
                 kind, _, rest = name[len(start) :].partition(b":")
-                final = keys_of(store.keys, kind.decode(), rest)
-                if kind == b"door" and await store.command("EXISTS", final):
-                    await self._close(store, final)
-                    await store.command("DEL", name)
-                elif kind in (b"door", b"seen"):
+                if kind in (b"door", b"seen"):
                     # A repeat of a call whose answer was lost finds nothing to rename.
-                    await store.pipeline([("RENAME", name, final)])
+                    await store.pipeline([("RENAME", name, keys_of(store.keys, kind.decode(), rest))])
 
     async def _clear(self) -> None:
         """Take away what lies where no shard is any more."""
@@ -258,7 +239,7 @@ class Mover:
             if store.keys.tag in kept:
                 continue
             streams = {_stream(store.keys, name).encode() for name in self._streams}
-            async for names in _scan(store, store.keys):
+            async for names in store.scan(_pattern(store.keys)):
                 gone = [name for name in names if name in streams or _kind_of(store.keys, name)[0] in LEFT_BEHIND]
                 if gone:
                     await store.command("UNLINK", *gone)
@@ -269,7 +250,7 @@ class _Target:
 
     def __init__(self, store: Store, name: str) -> None:
         self._store, self._key = store, _moving(store.keys, name)
-        self._waiting: list[Entry] = []
+        self._waiting: list[list[Any]] = []
         self._last = (0, 0)
 
     async def begin(self) -> None:
@@ -278,19 +259,17 @@ class _Target:
         await self._store.command("XGROUP", "CREATE", self._key, "moving", "$", "MKSTREAM")
         await self._store.command("XGROUP", "DESTROY", self._key, "moving")
 
-    def add(self, entry: Entry) -> None:
-        self._waiting.append(entry)
+    def add(self, id: str, fields: dict[str, bytes]) -> str:
+        """Append with the next flush; the id it gets, the next free one where two shards had given one to two."""
+        self._last = max(order(id), (self._last[0], self._last[1] + 1))
+        number = f"{self._last[0]}-{self._last[1]}"
+        self._waiting.append(["XADD", self._key, number, *(part for pair in fields.items() for part in pair)])
+        return number
 
     async def flush(self) -> None:
-        commands: list[list[Any]] = []
-        for id, fields in self._waiting:
-            # Two shards may have entries of one id.
-            at = order(id)
-            self._last = at if at > self._last else (self._last[0], self._last[1] + 1)
-            flat = [part for pair in fields.items() for part in pair]
-            commands.append(["XADD", self._key, f"{self._last[0]}-{self._last[1]}", *flat])
-        self._waiting.clear()
-        for reply in await self._store.pipeline(commands):
+        replies = await self._store.pipeline(self._waiting)
+        self._waiting = []
+        for reply in replies:
             # What was appended before its answer was lost is there already.
             if isinstance(reply, Exception) and "equal or smaller" not in str(reply):
                 raise reply
@@ -305,6 +284,10 @@ class _Target:
 def keys_of(keys: Keys, kind: str, rest: bytes) -> bytes:
     """A key of a shard, whatever bytes it ends in."""
     return keys.of(kind).encode() + b":" + rest
+
+
+def _under_way(keys: Keys, kind: str, rest: bytes) -> bytes:
+    return keys_of(keys, "moving", kind.encode() + b":" + rest)
 
 
 def _stream(keys: Keys, name: str) -> str:
@@ -328,18 +311,13 @@ def _kind_of(keys: Keys, name: bytes) -> tuple[str, bytes]:
     return "", b""
 
 
-async def _scan(store: Store, keys: Keys) -> AsyncIterator[list[bytes]]:
-    pattern = re.sub(r"([*?\[\]\\])", r"\\\1", keys.namespace) + (f"*{{{keys.tag}}}*" if keys.tag else "*")
-    cursor = b"0"
-    while True:
-        cursor, found = await store.command("SCAN", cursor, "MATCH", pattern, "COUNT", PAGE)
-        yield list(dict.fromkeys(found))
-        if cursor == b"0":
-            return
+def _pattern(keys: Keys) -> str:
+    """What the names of a shard match, and some that are not its own."""
+    return literally(keys.namespace) + (f"*{{{keys.tag}}}*" if keys.tag else "*")
 
 
-async def _merged(stores: Iterable[Store], name: str) -> AsyncIterator[list[Entry]]:
-    """The entries of all shards' streams in the order of their ids, page by page."""
+async def _merged(stores: Iterable[Store], name: str) -> AsyncIterator[list[tuple[int, Entry]]]:
+    """The entries of all shards' streams in the order of their ids, page by page, each with its shard."""
     readers = [_Reader(store, _stream(store.keys, name)) for store in stores]
     while True:
         for reader in readers:
@@ -349,8 +327,8 @@ async def _merged(stores: Iterable[Store], name: str) -> AsyncIterator[list[Entr
             return
         # Up to where the first of the pages ends everything is known.
         bound = min(order(reader.page[-1][0]) for reader in alive)
-        found = [entry for reader in alive for entry in reader.up_to(bound)]
-        yield sorted(found, key=lambda entry: order(entry[0]))
+        found = [(reader.shard, entry) for reader in alive for entry in reader.up_to(bound)]
+        yield sorted(found, key=lambda one: order(one[1][0]))
 
 
 class _Reader:
@@ -358,6 +336,7 @@ class _Reader:
 
     def __init__(self, store: Store, key: str) -> None:
         self._store, self._key, self._after = store, key, "-"
+        self.shard = store.keys.shard
         self.page: list[Entry] = []
 
     async def fill(self) -> None:
@@ -377,7 +356,3 @@ async def _last(store: Store, key: str) -> str:
     if not isinstance(told, list):
         return "0-0"
     return str(dict(zip(told[::2], told[1::2], strict=False))[b"last-generated-id"].decode())
-
-
-def _pairs(flat: list[bytes]) -> Iterable[tuple[bytes, bytes]]:
-    return zip(flat[::2], flat[1::2], strict=True)

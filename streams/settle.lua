@@ -69,10 +69,10 @@ local function answer(turn, effects)
     local door = a.door .. id
     redis.call('DEL', door)
     if id == winner.entry then
-      redis.call('HSET', door, 'state', has_text and 'open' or 'http', 'deadline', winner.deadline,
+      redis.call('HSET', door, 'key', turn.key, 'state', has_text and 'open' or 'http', 'deadline', winner.deadline,
         'status', effects.answer.status, 'answer', effects.answer.body, 'others', cmsgpack.pack(open))
     else
-      redis.call('HSET', door, 'into', winner.entry)
+      redis.call('HSET', door, 'key', turn.key, 'into', winner.entry)
     end
     redis.call('PEXPIRE', door, a.keep_ms)
   end

@@ -6,13 +6,17 @@ import asyncio
 from typing import Any
 
 import pytest
-from conftest import Server, emptied
+from conftest import Server, binary, emptied
+from deployments import Cluster, Ground
+from pipeline import Redis
 from protocol import a_topology
+from waiting import until
 
 from ingress.append import Arrival
 from ingress.appenders import Appenders
 from streams import layout
 from streams.connection import Store, entries, order
+from streams.doors import Doors
 from streams.effects import Effects, Output, Turn, Write, handler
 from streams.errors import Bury, ConfigurationError, Unavailable
 from streams.keys import shard_of
@@ -45,7 +49,7 @@ async def remember(turn: Turn) -> Effects:
 class Bot:
     """One bot at some number of shards."""
 
-    def __init__(self, server: Server, shards: int) -> None:
+    def __init__(self, server: Redis, shards: int) -> None:
         self.stores = Stores.open(server.url, shards=shards, namespace="bot")
 
     async def say(self, text: str, people: list[str]) -> list[tuple[str, str]]:
@@ -63,9 +67,8 @@ class Bot:
         await layout.agree(self.stores)
         workers = [Worker(store, TOPOLOGY, TOPOLOGY.groups["g"], remember) for store in self.stores]
         running = [asyncio.create_task(worker.run(5)) for worker in workers]
-        async with asyncio.timeout(20):
-            while not all([await self._settled(store) for store in self.stores]):  # noqa: ASYNC110 - Redis alone knows
-                await asyncio.sleep(0.02)
+        for store in self.stores:
+            await until(lambda store=store: self._settled(store))  # type: ignore[misc]
         for worker in workers:
             worker.stop()
         await asyncio.gather(*running)
@@ -98,6 +101,14 @@ class Bot:
                 found.setdefault(fields["key"].decode(), []).append(fields)
         return found
 
+    async def known(self, text: str) -> None:
+        """Whoever says it again is told so, and which entry theirs is."""
+        for person, (outcome, entry) in zip(PEOPLE, await self.say(text, PEOPLE), strict=True):
+            store = self.stores.of(person)
+            assert outcome == "duplicate"
+            [(_, fields)] = entries(await store.command("XRANGE", store.keys.stream("inbound"), entry, entry))
+            assert (fields["key"].decode(), fields["body"]) == (person, f'"{text}"'.encode())
+
     async def all(self) -> list[Any]:
         """Everything that a move must not change."""
         streams = ("inbound", "outbound", "inbound.dead")
@@ -108,9 +119,13 @@ class Bot:
 
 
 async def lived_in(server: Server, shards: int) -> Bot:
-    """A bot to whom everybody has spoken twice, and some of them badly; nothing is left to do."""
+    """A bot in an empty Redis, to whom everybody has spoken."""
     await emptied(server).close()
-    bot = Bot(server, shards)
+    return await spoken_to(Bot(server, shards))
+
+
+async def spoken_to(bot: Bot) -> Bot:
+    """Everybody has said something twice, and some of them badly; nothing is left to do."""
     await bot.say("hola", PEOPLE)
     await bot.say("poison", PEOPLE[:5])
     await bot.work()
@@ -119,7 +134,7 @@ async def lived_in(server: Server, shards: int) -> Bot:
     return bot
 
 
-async def moved(bot: Bot, server: Server, shards: int) -> Bot:
+async def moved(bot: Bot, server: Redis, shards: int) -> Bot:
     other = Bot(server, shards)
     try:
         await Mover(bot.stores, other.stores, TOPOLOGY, lambda _what, _more: None).run()
@@ -134,16 +149,16 @@ async def moved(bot: Bot, server: Server, shards: int) -> Bot:
 async def test_everybody_is_found_again_wherever_they_were_moved(each_server: Server, way: tuple[int, ...]) -> None:
     # Given a bot that has been spoken to
     bot = await lived_in(each_server, way[0])
-    before, marks = await bot.all(), await bot.say("hola", PEOPLE)
+    before = await bot.all()
     assert all(before)
-    assert {outcome for outcome, _ in marks} == {"duplicate"}
+    await bot.known("hola")
     # When it is moved
     for shards in way[1:]:
         bot = await moved(bot, each_server, shards)
     # Then nothing of anybody is lost, in whatever order
     assert await bot.all() == before
     # And who repeats a message is known
-    assert await bot.say("hola", PEOPLE) == marks
+    await bot.known("hola")
     # And nothing is done twice, and what is new is answered
     said = await bot.stream("outbound")
     await bot.say("nueva", PEOPLE)
@@ -152,6 +167,53 @@ async def test_everybody_is_found_again_wherever_they_were_moved(each_server: Se
     assert {person: len(replies) for person, replies in answered.items()} == {
         person: len(replies) + 1 for person, replies in said.items()
     }
+    await bot.close()
+
+
+@pytest.mark.slow
+async def test_on_a_cluster_they_move_from_master_to_master() -> None:
+    with Ground(binary("redis-server")) as ground:
+        cluster = Cluster(ground, replicas=False)
+        bot = await spoken_to(Bot(cluster, 1))
+        before = await bot.all()
+        bot = await moved(bot, cluster, 4)
+        assert {cluster.owner(store.keys.stream("inbound")).port for store in bot.stores} == {
+            node.port for node in cluster.masters
+        }
+        assert await bot.all() == before
+        await bot.known("hola")
+        await bot.close()
+
+
+async def test_where_two_shards_numbered_alike_nobody_gets_what_is_anothers(each_server: Server) -> None:
+    # Given two people of two shards whose messages have one id, with a mark and a reply kept for each
+    await emptied(each_server).close()
+    bot = Bot(each_server, 2)
+    await layout.agree(bot.stores)
+    ana, eva = (next(each for each in PEOPLE if shard_of(each, 2) == shard) for shard in (0, 1))
+    for person in (ana, eva):
+        store = bot.stores.of(person)
+        await store.command("XADD", store.keys.stream("inbound"), "1728123450000-0", "key", person, "body", "{}")
+        await store.command("SET", store.keys.of("seen", f"of-{person}"), "1728123450000-0|text|call", "PX", 9_000)
+        door = store.keys.of("door", "1728123450000-0")
+        await store.command("HSET", door, "key", person, "state", "http", "status", "replied", "answer", person)
+    # When they come into one shard, and go home again
+    for shards in (1, 3, 1, 2):
+        bot = await moved(bot, each_server, shards)
+        marked = {}
+        for person in (ana, eva):
+            store = bot.stores.of(person)
+            mark = store.keys.of("seen", f"of-{person}")
+            told, lives = await store.pipeline([("GET", mark), ("PTTL", mark)])
+            marked[person] = told.decode().partition("|")[0]
+            assert told.endswith(b"|text|call")
+            assert 0 < lives <= 9_000
+            # Then each one's mark names that one's message, and the reply that it leads to is nobody else's
+            [(_, fields)] = entries(await store.command("XRANGE", store.keys.stream("inbound"), *[marked[person]] * 2))
+            assert fields["key"].decode() == person
+            claim = await Doors(store, TOPOLOGY, "inbound").claim(person, marked[person], "ticket")
+            assert claim.answer.decode() in (person, "{}")
+        assert len(set(marked.values())) == 2  # once they have met
     await bot.close()
 
 
