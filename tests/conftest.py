@@ -176,10 +176,13 @@ def any_server() -> Iterator[Server]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs on each version is the conformance part."""
+    """What runs on each version is the conformance part, of which `make quick` plays the oldest version at hand."""
+    oldest = min(versions(), key=lambda version: [int(part) for part in re.findall(r"\d+", version)])
     for item in items:
         if isinstance(item, pytest.Function) and "each_binary" in item.fixturenames:
             item.add_marker(pytest.mark.conformance)
+            if item.callspec.params["each_binary"] != oldest:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", params=versions())

@@ -29,6 +29,7 @@ def ground() -> Iterator[Ground]:
         yield ground
 
 
+@pytest.mark.slow
 async def test_a_message_no_replica_has_is_not_acknowledged_and_its_repeat_is_once_one_has_it(ground: Ground) -> None:
     # Given a master without a replica
     master = ground.node("repl-diskless-sync-delay 0")  # nobody else is going to ask for a copy

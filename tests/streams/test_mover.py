@@ -225,6 +225,7 @@ async def test_nothing_is_left_where_no_shard_is_any_more(each_server: Server) -
     await bot.close()
 
 
+@pytest.mark.slow
 async def test_a_move_that_is_cut_off_anywhere_goes_on_when_it_is_run_again(each_server: Server) -> None:
     calls = cut = 0
 
