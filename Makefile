@@ -37,6 +37,7 @@ quick: setup
 
 check: setup
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check -q .
 	@$(PY) -m mypy
 	@$(PYTEST) -q tests/test_architecture.py tests/test_documentation.py
 

@@ -155,6 +155,7 @@ class Operations:
                     whole.add(keys.of(kind))
         return {name.encode() for name in whole}, tuple(prefix.encode() for prefix in prefixes)
 
+
 def _all(store: Store, kind: str) -> str:
     """What every key of a kind matches."""
     return literally(store.keys.of(kind)) + ":*"

@@ -25,9 +25,7 @@ class Unavailable(CauceError):
         told: Redis is away, which the log says once for all who find it so; whoever catches this need not.
     """
 
-    def __init__(
-        self, why: str, *, maybe_written: bool = False, retry_after: int = 2, told: bool = False
-    ) -> None:
+    def __init__(self, why: str, *, maybe_written: bool = False, retry_after: int = 2, told: bool = False) -> None:
         super().__init__(why)
         self.told = told
         self.maybe_written = maybe_written

@@ -54,9 +54,7 @@ def before(starts: Sequence[int], attempts: int) -> Burial | None:
     return None
 
 
-def after(
-    error: BaseException | None, *, attempt: int, attempts: int, backoff: Sequence[float], luck: float
-) -> Fate:
+def after(error: BaseException | None, *, attempt: int, attempts: int, backoff: Sequence[float], luck: float) -> Fate:
     """
     Args:
         error: what the handler raised; None where it returned.

@@ -116,9 +116,7 @@ class _Stream:
         # Where the ingress has to shed, nothing is kept for its history's sake.
         keep_ms = 0 if share >= memory.SHED and not self._awaited else int(self._table.keep * 1000)
         lost = await _trim(self._store, self._key, _lowest(f"{now_ms - keep_ms}-0", *unsettled.values()))
-        length, oldest = await self._store.pipeline(
-            [("XLEN", self._key), ("XRANGE", self._key, "-", "+", "COUNT", 1)]
-        )
+        length, oldest = await self._store.pipeline([("XLEN", self._key), ("XRANGE", self._key, "-", "+", "COUNT", 1)])
         excess = self._excess(length, share)
         if excess and oldest and not self._awaited:
             may_skip = self._full(length) or share >= memory.SKIPPED_GO

@@ -41,9 +41,7 @@ async def show(stores: Stores, topology: Topology, *, as_json: bool) -> None:
             console.print(f"[red]{each.name}[/red]: {each.deserted}", highlight=False)
 
 
-async def drop(
-    stores: Stores, topology: Topology, stream: str, group: str, *, yes: bool, forced: bool
-) -> None:
+async def drop(stores: Stores, topology: Topology, stream: str, group: str, *, yes: bool, forced: bool) -> None:
     """
     Drop a group and say what is lost.
 

@@ -81,9 +81,7 @@ def _streams(streams: dict[str, dict[str, int]]) -> Table:
 
 
 def _groups(views: dict[str, GroupView]) -> Table:
-    table = Table(
-        "group", "workers", "lag", "pending", "in work", "oldest", "dead", box=None, header_style="dim"
-    )
+    table = Table("group", "workers", "lag", "pending", "in work", "oldest", "dead", box=None, header_style="dim")
     for name, view in views.items():
         workers = str(view.workers) if view.workers else "[red]0[/red]"
         counts = (view.lag, view.pending, view.in_work)

@@ -130,5 +130,3 @@ def _print(form: Form, found: Sequence[Entry]) -> None:
     for id, fields in found:
         sys.stdout.write(form.entry(id, fields) + "\n")
     sys.stdout.flush()
-
-

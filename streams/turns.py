@@ -99,8 +99,7 @@ class Turns:
         self._stream = keys.stream(group.reads)
         self._dead = keys.dead(group.reads)
         self._keys = {
-            kind: keys.group(kind, group.name)
-            for kind in ("cursor", "leases", "due", "attempts", "hints", "consumers")
+            kind: keys.group(kind, group.name) for kind in ("cursor", "leases", "due", "attempts", "hints", "consumers")
         }
         self._heartbeat = keys.group("heartbeat", group.name, self.consumer)
         self._box = keys.group("box", group.name) + ":"

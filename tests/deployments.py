@@ -169,7 +169,6 @@ class Watched:
         port = int(self.sentinels[0].ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)[1])
         return next(node for node in self.servers if node.port == port)
 
-
     def replaced(self, dead: Node) -> None:
         """Wait until another is the master."""
         until(lambda: self.promoted() is not dead, "nobody was promoted")

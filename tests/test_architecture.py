@@ -14,14 +14,13 @@ FILES = sorted(path.relative_to(ROOT) for package in ("ingress", "processors", "
 
 FLOORS = {
     # 0: the vocabulary; no Redis, no network
-    0: "errors wire effects tables topology settings values keys fate signature masking addresses "
-       "trouble",
+    0: "errors wire effects tables topology settings values keys fate signature masking addresses trouble",
     # 1: Redis's verbs, and what every process says and counts
     1: "routes connection stores lag watch turns batches endings handlers log metrics survey bell doors layout outage "
-        "memory groups backlog",
+    "memory groups backlog",
     # 2: the runtime
     2: "worker room process committer housekeeping retention deadletters mover replay erase timeline probe watchdog "
-       "embedded",
+    "embedded",
     # 4: the command line; 3 are the doors, ingress and processors
     4: "cli entry check status tail dead reshard console supervisor program screen welcome roster",
 }

@@ -236,7 +236,7 @@ async def test_a_redis_of_ones_own_is_the_one_written_to(store: Store, own_serve
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A streams.toml whose inference is somebody else's."""
     (tmp_path / "swapped_inference.py").write_text(
-        '''
+        """
 from contextlib import asynccontextmanager
 from streams import Effects, Output, Turn, handler
 
@@ -247,7 +247,7 @@ async def opened(group, topology, settings, stores):
 @handler(lifespan=opened)
 async def answer(turn: Turn) -> Effects:
     return Effects(outputs=[Output(stream="outbound", type="reply", body={"by": turn.resources})])
-''',
+""",
         encoding="utf-8",
     )
     shipped = (ROOT / "streams.toml").read_text(encoding="utf-8")

@@ -66,9 +66,7 @@ def find(settings: Settings) -> Place:
             raise ConfigurationError(f"environment: MODEL = {name!r} is a folder without a config.json, so no model")
         return Place(name=str(folder), local_only=True)
     if near := difflib.get_close_matches(name, ("demo", "echo"), cutoff=0.7):
-        raise ConfigurationError(
-            f"environment: MODEL = {name!r} is no model and no folder; did you mean {near[0]!r}?"
-        )
+        raise ConfigurationError(f"environment: MODEL = {name!r} is no model and no folder; did you mean {near[0]!r}?")
     if name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(name):
         raise ConfigurationError(
             f"environment: MODEL = {name!r}: there is no such folder; write demo, echo, the path of a model's folder, "

@@ -102,6 +102,7 @@ async def test_clients_without_kept_connections_see_answers_and_refusals_alone(o
         pipeline(own_server, "ingress") as whole,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session,
     ):
+
         async def many() -> bool:
             return heard["202"] >= 100
 

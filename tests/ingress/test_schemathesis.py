@@ -39,4 +39,3 @@ async def test_every_answer_is_as_described(own_server: Server, tmp_path: Path) 
         assert asking.returncode == 0, "what is above the seed is not as described"
         assert f"{len(OPERATIONS) - 1} selected" in told.decode()  # it leaves out the description itself
         assert not [line for line in whole.processes["ingress"].lines if "request.failed" in line]
-

@@ -31,9 +31,7 @@ async def nothing(turn: Turn) -> None:
 
 
 HANDLERS = {
-    "answers": Handler(
-        handle=nothing, recall=("own",), metering=Metering(kind="rate_limit", window_seconds=TTL)
-    ),
+    "answers": Handler(handle=nothing, recall=("own",), metering=Metering(kind="rate_limit", window_seconds=TTL)),
     "archive": Handler(handle=nothing, recall=("own",)),
     "egress": Handler(handle=nothing),
 }
