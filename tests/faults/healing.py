@@ -27,8 +27,8 @@ WORKERS = PROCESSES[1:]
 BEFORE, AFTER = 40, 60
 """Messages that are taken before the fault, and after it."""
 
-Fault = Callable[[Pipeline], Awaitable[None]]
-"""Returns when it is over: from then on Redis can serve."""
+Fault = Callable[[Pipeline], Awaitable[float | None]]
+"""Returns when it is over: from then on Redis can serve.  May tell until when it held, where its end takes a while."""
 
 
 @dataclass
@@ -60,6 +60,8 @@ class Healed:
 
     began: float = 0.0
     over: float = 0.0
+    held: float = 0.0
+    """Until when it was there for certain."""
     seconds: float = 0.0
     """From when the fault was over until the first message posted after it was delivered."""
     evidence: Evidence = field(default_factory=lambda: Evidence([], [], [], {}, {}, []))
@@ -76,7 +78,7 @@ class Healed:
     def during(self, page: str, after: float) -> list[Look]:
         """Looks at pages of this name within the fault, from so many seconds after its beginning on."""
         looks = [look for look in self.looks if look.page.endswith(page)
-                 and self.began + after <= look.asked and look.answered <= self.over]  # fmt: skip
+                 and self.began + after <= look.asked and look.answered <= self.held]  # fmt: skip
         assert looks, f"nobody looked at {page}"
         return looks
 
@@ -97,8 +99,9 @@ async def healing(redis: Redis, fault: Fault, *, latency: float = 0.1, duplicate
             await load.taken(BEFORE)
             heard = {name: len(process.lines) for name, process in whole.processes.items()}
             found.began = time.time()
-            await fault(whole)
+            held = await fault(whole)
             found.over = time.time()
+            found.held = held or found.over
             await load.taken(AFTER)
             load.stop()
             await speaking

@@ -57,10 +57,12 @@ def said_once(found: Healed, event: str, times: int) -> None:
 
 
 async def test_redis_is_down_for_longer_than_every_heartbeat(own_server: Server) -> None:
-    async def down(_: Pipeline) -> None:
+    async def down(_: Pipeline) -> float:
         own_server.kill()
         await asyncio.sleep(HEARTBEAT + 7)  # the fault itself
+        held = time.time()
         await asyncio.to_thread(own_server.start)
+        return held
 
     found = await healing(own_server, down)
     healed(found, "Redis down for 15 s")
