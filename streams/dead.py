@@ -147,6 +147,7 @@ async def _one(desk: Desk, id: str) -> Found | None:
 async def show_list(desk: Desk, which: Which, *, count: int, form: Form) -> int:
     """Print the newest `count` letters of each stream, oldest first.  Raises Unavailable, ConfigurationError."""
     wanted = which.wanted(desk.topology, await _now(desk))
+    none = True
     for stream in desk.streams:
         found: list[Letter] = []
         for store in desk.stores:
@@ -156,6 +157,9 @@ async def show_list(desk: Desk, which: Which, *, count: int, form: Form) -> int:
             sys.stdout.write(f"{stream}.dead\n")
         for letter in sorted(found, key=lambda each: order(each.id))[-count:]:
             sys.stdout.write(_line(letter, form) + "\n")
+        none = none and not found
+    if none and not form.as_json:
+        sys.stderr.write("no dead letters\n")
     return 0
 
 

@@ -20,6 +20,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
@@ -173,6 +174,30 @@ class Embedded:
         link.symlink_to(self.data_dir)
         _log.info("redis.socket_shortened", by=str(link), hint="a unix socket's path must be short")
         return link / socket_path.name
+
+
+@contextlib.contextmanager
+def served(data_dir: Path) -> Iterator[str]:
+    """
+    The address of the server in DATA_DIR, started for as long as a command needs it.
+
+    Raises:
+        ConfigurationError: a `cauce up` holds the folder, or the server does not start.
+    """
+    holder = Embedded(data_dir)
+    try:
+        holder.clear()
+        with subprocess.Popen(holder.command, stdout=subprocess.DEVNULL) as server:  # noqa: S603 - ours
+            try:
+                while not answers(holder.socket):
+                    if server.poll() is not None:
+                        raise ConfigurationError(f"{holder.binary.path} does not start: `cauce up` shows what it says")
+                    time.sleep(0.05)
+                yield holder.url
+            finally:
+                server.terminate()
+    finally:
+        holder.release()
 
 
 def running(data_dir: Path) -> str | None:

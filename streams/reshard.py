@@ -11,7 +11,7 @@ import sys
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from streams import entry, layout
+from streams import embedded, entry, layout
 from streams.errors import ConfigurationError
 from streams.mover import Mover
 from streams.stores import Stores
@@ -26,8 +26,18 @@ async def run(place: entry.Place, *, yes: bool) -> None:
         ConfigurationError: something is under way, or nobody has said yes.
         Unavailable: Redis cannot be reached; run it again to go on.
     """
+    settings = place.settings
+    if not settings.embedded:
+        await _moved(place, entry.redis_url(settings), yes=yes)
+        return
+    entry.refuse_silent_embedding(settings)
+    # Every process being stopped, so is the Redis that `cauce up` starts.
+    with embedded.served(settings.data_dir) as url:
+        await _moved(place, url, yes=yes)
+
+
+async def _moved(place: entry.Place, url: str, *, yes: bool) -> None:
     topology, settings = place.topology, place.settings
-    url = entry.redis_url(settings)
     new = Stores.open(url, namespace=settings.namespace, shards=topology.shards)
     try:
         stored = await layout.stored(new)
