@@ -12,7 +12,7 @@ import os
 from datetime import UTC, datetime
 
 import pytest
-from conftest import Server
+from conftest import Server, named
 
 START_MS = 1_800_000_000_123
 """2027: nobody takes it for the machine's own time."""
@@ -31,6 +31,11 @@ def _libfaketime() -> str:
     if os.environ.get("CAUCE_REQUIRE_SERVERS"):
         pytest.fail("libfaketime is missing (apt-get install libfaketime), and CAUCE_REQUIRE_SERVERS is set")
     pytest.skip("libfaketime is not installed (apt-get install libfaketime)")
+
+
+def bears_it(path: str) -> bool:
+    """Whether this server starts under libfaketime: the jemalloc that Debian links Redis 8 and Valkey to does not."""
+    return named(path).startswith(("redis-6.", "redis-7."))
 
 
 class ClockedServer(Server):
