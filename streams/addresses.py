@@ -23,6 +23,8 @@ _TLS = {
     "ssl_certfile": ".+", "ssl_keyfile": ".+",
 }  # fmt: skip
 _SENTINEL = {"sentinel_username": ".+", "sentinel_password": ".+"}
+_PARTS = re.compile(r"[^:/?#]+://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL)
+"""Hosts, path, query, fragment; RFC 3986, appendix B.  Newer Pythons' urlsplit takes no IPv6 host beside others."""
 _PORTS = {"server": 6379, "sentinel": 26379, "cluster": 6379}
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]]+)(?::(\d{1,5}))?")
 
@@ -96,19 +98,21 @@ def _check_server(text: str, scheme: str) -> None:
 
 
 def _several(text: str, base: str, kind: Literal["sentinel", "cluster"]) -> Address:
-    parts = urlsplit(text)
-    login, _, hosts = parts.netloc.rpartition("@")
+    parts = _PARTS.fullmatch(text)
+    assert parts is not None  # noqa: S101 - it has a scheme
+    netloc, path, query, fragment = parts.groups("")
+    login, _, hosts = netloc.rpartition("@")
     tls = base == "rediss"
     accepted = (_TLS if tls else {}) | (_SENTINEL if kind == "sentinel" else {})
-    options = _options(parts.query, accepted)
-    if parts.fragment:
+    options = _options(query, accepted)
+    if fragment:
         raise ValueError("has a # in it; / # ? @ in a password are written %2F %23 %3F %40")
     if kind == "sentinel":
-        found = re.fullmatch(r"/([\w.-]+)((?:/\d{1,9})?)/?", parts.path)
+        found = re.fullmatch(r"/([\w.-]+)((?:/\d{1,9})?)/?", path)
         if not found:
             raise ValueError(f"names no master; write {base}+sentinel://host:26379,host:26379/mymaster")
         service, database = found[1], found[2]
-    elif parts.path in ("", "/", "/0"):
+    elif path in ("", "/", "/0"):
         service = database = ""
     else:
         raise ValueError(f"names a database, and a cluster has none; write {base}+cluster://host:6379,host:6379")

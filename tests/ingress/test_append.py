@@ -176,7 +176,7 @@ async def test_redis_cannot_tell_from_a_mark_who_wrote_what(store: Store) -> Non
     assert len(marks) == 1
     told = marks[0] + await store.command("GET", marks[0])
     assert not any(part in told for part in (b"SECRET", b"alergia", b"5911234"))
-    assert 0 < append.MARK_MS - await store.command("PTTL", marks[0]) < 60_000
+    assert 0 <= append.MARK_MS - await store.command("PTTL", marks[0]) < 60_000
     await front.close()
 
 

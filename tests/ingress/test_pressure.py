@@ -175,7 +175,7 @@ async def test_while_redis_is_nearly_full_marks_live_less_long(store: Store, sha
     finally:
         await store.command("CONFIG", "SET", "maxmemory", "0")
     [mark] = await store.command("KEYS", "seen:*")
-    assert 0 < lives_ms - await store.command("PTTL", mark) < 60_000
+    assert 0 <= lives_ms - await store.command("PTTL", mark) < 60_000
     await appender.close()
 
 
