@@ -261,8 +261,8 @@ async def _exchange(
 async def _send(connection: AbstractConnection, packed: list[bytes]) -> None:
     try:
         await connection.send_packed_command(packed)
-    except RuntimeError as error:
-        # uvloop's word for a connection that was reset while it lay in the pool.
+    except (RuntimeError, TypeError) as error:
+        # uvloop's word, and that of newer asyncio, for a connection that was reset while it lay in the pool.
         raise LostConnection(str(error)) from error
 
 
