@@ -71,7 +71,7 @@ class Housekeeping:
 
         Args:
             held: the tokens of the leases we hold now.
-            lose: called with each of them that is no longer ours.
+            lose: called with each of them that is no longer ours, or was settled while we named it.
             ring_in: called with the milliseconds until the next key is due.
         """
         # Apart: whatever holds up a look at the others must not hold up our own sign of life.
@@ -118,7 +118,6 @@ class Housekeeping:
         lost, next_due_ms = await self._turns.beat(named)
         self._beaten = asyncio.get_running_loop().time()
         for token in lost:
-            self._log.warning("lease.lost", token=token)
             lose(token)
         ring_in(next_due_ms)
         if self._describe is not None:
