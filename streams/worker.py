@@ -66,7 +66,7 @@ class Worker:
         self._committing: set[str] = set()
         """Tokens of turns whose commit is under way: what it brings says whether they were still ours."""
         self._room = room or Room(group.concurrency)
-        self._room.rings.append(self._bell.ring)
+        self._room.suspects.rings.append(self._bell.ring)
         self._stopping = asyncio.Event()
         self.opened = asyncio.Event()
         """Set once the group exists and this consumer reads it."""
@@ -134,7 +134,8 @@ class Worker:
     async def _take(self, room: int) -> Taken | None:
         try:
             try:
-                taken = await self._turns.take(room, READ_COUNT, 0 if self._room.suspects else 1)
+                with self._room.suspects.ask(self._bell.ring) as suspects:
+                    taken = await self._turns.take(room, READ_COUNT, suspects)
             except Gone:
                 # What lies in a stream that Redis has lost is what came since, so a group `from = "now"` reads it all.
                 made, pending = await self._turns.open(anew=self.opened.is_set())
@@ -166,7 +167,7 @@ class Worker:
         self._running.pop(token, None)
         self._lost.discard(token)
         self._committing.discard(token)
-        self._room.cleared(token)
+        self._room.suspects.cleared(token)
         self._room.back(1)
 
     async def _turn(self, grant: Grant) -> None:
