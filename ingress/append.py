@@ -152,7 +152,7 @@ class Appender:
         except Exception as error:  # whatever it is: nobody is to wait for an answer that will never come
             for request in batch:
                 _fail(request, error)
-            if isinstance(error, Unavailable) and error.told:
+            if isinstance(error, Unavailable) and (error.told or error.maybe_written):
                 self._turn_away(behind, error)
         finally:
             self.pressure.look(sum(request.size for request in batch))
@@ -180,11 +180,11 @@ class Appender:
 
     def _turn_away(self, count: int, error: Unavailable) -> None:
         """
-        Refuse the oldest who wait: they were here while Redis was tried in vain.  Were each write to find out anew, the
-        last of thousands would be told after minutes.
+        Refuse the oldest who wait: they were here while Redis, or who was to have a copy, was tried in vain.  Were each
+        write to find out anew, the last of thousands would be told after minutes.
         """
         for _ in range(count):
-            _fail(self._waiting.popleft(), Unavailable(str(error), retry_after=error.retry_after, told=True))
+            _fail(self._waiting.popleft(), Unavailable(str(error), retry_after=error.retry_after, told=error.told))
 
     async def _run(self, batch: list[_Request]) -> list[Any]:
         while True:
