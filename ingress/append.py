@@ -146,25 +146,45 @@ class Appender:
         return batch
 
     async def _write(self, batch: list[_Request]) -> None:
-        metrics.APPEND_MESSAGES.observe(sum(len(request.arrivals) for request in batch))
+        behind = len(self._waiting)
         try:
-            results = await self._run(batch)
-            full = [index for index, result in enumerate(results) if isinstance(result, bytes)]
-            if full and await self.pressure.relieve():
-                for index, result in zip(full, await self._run([batch[index] for index in full]), strict=True):
-                    results[index] = result
-        except Exception as error:
+            await self._written(batch)
+        except Exception as error:  # whatever it is: nobody is to wait for an answer that will never come
             for request in batch:
                 _fail(request, error)
-            return
+            if isinstance(error, Unavailable) and (error.told or error.maybe_written):
+                self._turn_away(behind, error)
         finally:
             self.pressure.look(sum(request.size for request in batch))
+
+    async def _written(self, batch: list[_Request]) -> None:
+        """Write and tell each request; where this raises, those not told yet have failed."""
+        metrics.APPEND_MESSAGES.observe(sum(len(request.arrivals) for request in batch))
+        full = self._tell(batch, await self._run(batch))
+        if full and await self.pressure.relieve():
+            again = [request for request, _ in full]
+            full = self._tell(again, await self._run(again))
+        for request, name in full:
+            _fail(request, self.pressure.fault(name) or Backlog(f"the stream {name} is at its max_len"))
+
+    @staticmethod
+    def _tell(batch: list[_Request], results: list[Any]) -> list[tuple[_Request, str]]:
+        """Tell each request what became of it; those for which there was no room, and the stream that is full."""
+        full = []
         for request, result in zip(batch, results, strict=True):
             if isinstance(result, bytes):
-                name = result.decode()
-                _fail(request, self.pressure.fault(name) or Backlog(f"the stream {name} is at its max_len"))
+                full.append((request, result.decode()))
             elif not request.done.done():
                 request.done.set_result([Appended(outcome.decode(), entry.decode()) for outcome, entry in result])
+        return full
+
+    def _turn_away(self, count: int, error: Unavailable) -> None:
+        """
+        Refuse the oldest who wait: they were here while Redis, or who was to have a copy, was tried in vain.  Were each
+        write to find out anew, the last of thousands would be told after minutes.
+        """
+        for _ in range(count):
+            _fail(self._waiting.popleft(), Unavailable(str(error), retry_after=error.retry_after, told=error.told))
 
     async def _run(self, batch: list[_Request]) -> list[Any]:
         while True:

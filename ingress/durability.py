@@ -56,8 +56,11 @@ class Durability:
         Read what came of `command`.
 
         Raises:
-            Unavailable: not in time.  The message is there all the same; its repeat waits anew.
+            Unavailable: not in time, or nobody can say.  The message is there all the same; its repeat waits anew.
         """
+        if isinstance(reply, Exception):
+            # Prepared for another server, or another setting of this one.
+            raise Unavailable(f"Redis does not say where it is kept: {reply}", maybe_written=True) from reply
         count = reply[0] if isinstance(reply, list) else reply
         if count < 1:
             why = "the disk has not" if self.wanted == "fsync" else "no replica has"

@@ -110,7 +110,12 @@ class Store:
     async def run_and(
         self, script: Script, keys: Sequence[str], args: Sequence[Argument], then: Sequence[Argument]
     ) -> list[Any]:
-        """Run a script, and behind it over the same connection a command that waits for what it wrote; both replies."""
+        """
+        Run a script, and behind it over the same connection a command that waits for what it wrote.
+
+        Returns:
+            both replies; the command's may be an error.
+        """
         return await self._run(script, keys, args, [then], None)
 
     async def _run(
@@ -272,20 +277,21 @@ def _trouble(replies: list[Any], *, raising: bool) -> RedisError | None:
 
     Raises:
         Unavailable: no repeat will help soon.
-        RedisError: any other error, where errors are to be raised.
+        RedisError: any other error of the first, where errors are to be raised.
     """
-    for reply in replies:
+    for number, reply in enumerate(replies):
         if not isinstance(reply, RedisError):
             continue
         code = code_of(reply)
         if code in AWAY or (raising and code in READ_ONLY):
             return reply
-        if raising and code == FULL:
+        if not raising or number > 0:
+            continue  # it comes back in its place
+        if code == FULL:
             raise Unavailable("Redis is full (maxmemory)", retry_after=5) from reply
-        if raising and isinstance(reply, NoPermissionError):
+        if isinstance(reply, NoPermissionError):
             raise Unavailable(f"Redis refuses us: {reply}") from reply
-        if raising:
-            raise reply
+        raise reply
     return None
 
 

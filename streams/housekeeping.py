@@ -2,8 +2,8 @@
 What a consumer does beside its turns: beat for itself, and sweep up after those that died.
 
 A consumer is dead when the same sweeper saw its heartbeat missing in two rounds and Redis has answered this sweeper
-without a gap, same server and role, for a full heartbeat: after an outage everybody's heartbeat is gone, and nobody is
-dead for that.
+without a gap, same server and role, its clock going as ours, for a full heartbeat: after an outage, or where the clock
+was set ahead, everybody's heartbeat is gone, and nobody is dead for that.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ ROUND = 1.5
 RETRY = 0.3
 """Seconds after which a beat that did not get through is tried again."""
 
+STEP = 1.0
+"""Seconds by which Redis's clock may gain on ours between two looks; more, and it was set."""
+
 
 class Broken(CauceError):
     """This process cannot do its work any more and had better be started anew."""
@@ -48,6 +51,8 @@ class Housekeeping:
         self._server: str | None = None
         self._said_unknown = False
         self._steady_since = float("inf")
+        self._ahead = float("inf")
+        """By how much Redis's clock was ahead of ours at the last look, at most."""
         self._beaten = float("-inf")
 
     @property
@@ -66,7 +71,7 @@ class Housekeeping:
 
         Args:
             held: the tokens of the leases we hold now.
-            lose: called with each of them that is no longer ours.
+            lose: called with each of them that is no longer ours, or was settled while we named it.
             ring_in: called with the milliseconds until the next key is due.
         """
         # Apart: whatever holds up a look at the others must not hold up our own sign of life.
@@ -113,7 +118,6 @@ class Housekeeping:
         lost, next_due_ms = await self._turns.beat(named)
         self._beaten = asyncio.get_running_loop().time()
         for token in lost:
-            self._log.warning("lease.lost", token=token)
             lose(token)
         ring_in(next_due_ms)
         if self._describe is not None:
@@ -122,10 +126,13 @@ class Housekeeping:
             await self._store.pipeline([("SET", key, wire.encode(self._describe()), "PX", HEARTBEAT_MS)])
 
     async def _sweep(self) -> None:
-        now = asyncio.get_running_loop().time()
-        server = self._identity(await self._store.pipeline([("INFO", "server"), ("INFO", "replication")]))
-        if server != self._server:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        *told, clock = await self._store.pipeline([("INFO", "server"), ("INFO", "replication"), ("TIME",)])
+        server, seconds = self._identity(told), int(clock[0]) + int(clock[1]) / 1e6
+        if server != self._server or seconds - loop.time() > self._ahead + STEP:
             self._server, self._steady_since, self._missing = server, now, set()
+        self._ahead = seconds - now
         self._steady_since = min(self._steady_since, now)
         silent = await self._watch.silent() - {Consumer(self._turns.group.name, self._turns.consumer)}
         if now - self._steady_since >= HEARTBEAT_MS / 1000:

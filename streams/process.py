@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from streams import layout, log, memory, probe, retention, watchdog
 from streams.handlers import find
-from streams.room import Room
+from streams.room import Room, Suspects
 from streams.settings import Settings
 from streams.stores import Stores
 from streams.topology import Topology
@@ -38,13 +38,14 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
         log.get("worker").info("redis.connected", url=url)
         await memory.refuse_eviction(stores, production=settings.production)
         workers: list[Worker] = []
+        suspects = Suspects()
         _stop_on_signals(workers, len(handlers) * len(stores))
         for name, handler in handlers.items():
             group = topology.group(name)
             resources = None
             if handler.lifespan is not None:
                 resources = await stack.enter_async_context(handler.lifespan(group, topology, settings, stores))
-            room = Room(group.concurrency, len(stores))
+            room = Room(group.concurrency, len(stores), suspects)
             workers += [Worker(store, topology, group, handler, resources, room) for store in stores]
         if settings.worker_port is not None:
             await stack.enter_async_context(

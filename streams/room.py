@@ -1,5 +1,6 @@
 """
-The places of one process for the turns of one group, shared by the workers of its shards.
+The places of one process for the turns of one group, shared by the workers of its shards; and the one place for a turn
+that was in work when workers died, shared by all its groups.
 
 Pure but for an event: a worker asks for some, leases as many keys at most, and gives back what it did not need.
 """
@@ -7,7 +8,52 @@ Pure but for an event: a worker asks for some, leases as many keys at most, and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+
+
+class Suspects:
+    """Turns whose entry was in work when workers died: one at a time, whatever the group and the shard."""
+
+    def __init__(self) -> None:
+        self.rings: list[Callable[[], None]] = []
+        """What wakes each of the workers."""
+        self._in_work: set[str] = set()
+        self._asking = False
+        self._refused: set[Callable[[], None]] = set()
+
+    @contextlib.contextmanager
+    def ask(self, ring: Callable[[], None]) -> Iterator[int]:
+        """
+        While the context is open, so many may be taken: one, while none is in work and nobody else asks; else none.
+
+        Args:
+            ring: wakes who is told none because of somebody else's question, once that has its answer.
+        """
+        if self._asking:
+            self._refused.add(ring)
+        if self._asking or self._in_work:
+            yield 0
+            return
+        self._asking = True
+        try:
+            yield 1
+        finally:
+            self._asking = False
+            refused, self._refused = self._refused, set()
+            for each in refused:
+                each()
+
+    def add(self, token: str) -> None:
+        """One has been taken; to be called before anybody else can ask."""
+        self._in_work.add(token)
+
+    def cleared(self, token: str) -> None:
+        """It is not in work any more, if it was one; another may be."""
+        if token in self._in_work:
+            self._in_work.discard(token)
+            for ring in self.rings:
+                ring()
 
 
 class Room:
@@ -15,13 +61,11 @@ class Room:
     Args:
         places: turns that may be in work at once.
         sharers: workers among which they are shared.
+        suspects: of the process; None: this group is alone in it.
     """
 
-    def __init__(self, places: int, sharers: int = 1) -> None:
-        self.suspects: set[str] = set()
-        """Tokens in work whose entry was in work when workers died: one at a time, whatever the shard."""
-        self.rings: list[Callable[[], None]] = []
-        """What wakes each of the workers."""
+    def __init__(self, places: int, sharers: int = 1, suspects: Suspects | None = None) -> None:
+        self.suspects = suspects or Suspects()
         self._free = places
         self._sharers = sharers
         self._given = asyncio.Event()
@@ -41,10 +85,3 @@ class Room:
         """Until somebody gives some back; who has waited longest goes first."""
         self._given.clear()
         await self._given.wait()
-
-    def cleared(self, token: str) -> None:
-        """A suspect is not in work any more; another may be, in any shard."""
-        if token in self.suspects:
-            self.suspects.discard(token)
-            for ring in self.rings:
-                ring()

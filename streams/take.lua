@@ -66,10 +66,11 @@ end
 
 local function characters(text) return select(2, string.gsub(text, '[^\128-\191]', '')) end
 
--- When a key's turn may start: each message restarts the wait, which is bounded from the first, and from now where
--- the clock was set back and ids lie ahead of it.
-local function window(first_ms, last_ms)
-  return math.min(first_ms + a.debounce_max_ms, last_ms + a.debounce_ms, now + a.debounce_max_ms)
+-- When a key's turn may start: each message restarts the wait, which is bounded from the first.  Where the clock was set
+-- back and ids lie ahead of it, it is bounded from now, and what `at` has become by then is not put off any more.
+local function window(first_ms, last_ms, at)
+  local ends = math.min(first_ms + a.debounce_max_ms, last_ms + a.debounce_ms, now + a.debounce_max_ms)
+  return string.format('%.0f', at and first_ms > now and math.min(ends, at) or ends)
 end
 
 -- attempts: `starts:crashes:count:first_ms:progress` of an entry that has been started.
@@ -84,7 +85,7 @@ local function schedule_next(key, ms, hurry)
   local hint = redis.call('HGET', hints, 'n:' .. key)
   local at, first = string.match(hint or '', '^(%d+):(%d+)$')
   first = first or string.format('%.0f', ms)
-  if hurry or at == '0' then at = '0' else at = string.format('%.0f', window(tonumber(first), ms)) end
+  if hurry or at == '0' then at = '0' else at = window(tonumber(first), ms, tonumber(at)) end
   redis.call('HSET', hints, 'n:' .. key, at .. ':' .. first)
 end
 
@@ -100,7 +101,7 @@ local function schedule(key, id, hurry)
     redis.call('ZADD', due, 'NX', string.format('%.0f', math.min(ms, now)), key)
   elseif redis.call('HEXISTS', hints, 'h:' .. key) == 0 then
     local first = ms_of(redis.call('ZRANGE', a.box .. key, 0, 0)[1])
-    redis.call('ZADD', due, string.format('%.0f', window(first, ms)), key)
+    redis.call('ZADD', due, window(first, ms, tonumber(redis.call('ZSCORE', due, key))), key)
   end
 end
 

@@ -63,8 +63,10 @@ class Worker:
         self._housekeeping = Housekeeping(store, self._turns, Watch(store, topology), resources)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._lost: set[str] = set()
+        self._committing: set[str] = set()
+        """Tokens of turns whose commit is under way: what it brings says whether they were still ours."""
         self._room = room or Room(group.concurrency)
-        self._room.rings.append(self._bell.ring)
+        self._room.suspects.rings.append(self._bell.ring)
         self._stopping = asyncio.Event()
         self.opened = asyncio.Event()
         """Set once the group exists and this consumer reads it."""
@@ -132,7 +134,8 @@ class Worker:
     async def _take(self, room: int) -> Taken | None:
         try:
             try:
-                taken = await self._turns.take(room, READ_COUNT, 0 if self._room.suspects else 1)
+                with self._room.suspects.ask(self._bell.ring) as suspects:
+                    taken = await self._turns.take(room, READ_COUNT, suspects)
             except Gone:
                 # What lies in a stream that Redis has lost is what came since, so a group `from = "now"` reads it all.
                 made, pending = await self._turns.open(anew=self.opened.is_set())
@@ -163,7 +166,8 @@ class Worker:
             self._log.error("turn.failed", token=token, why=f"{type(error).__name__}: {error}")
         self._running.pop(token, None)
         self._lost.discard(token)
-        self._room.cleared(token)
+        self._committing.discard(token)
+        self._room.suspects.cleared(token)
         self._room.back(1)
 
     async def _turn(self, grant: Grant) -> None:
@@ -240,6 +244,7 @@ class Worker:
         return ending(self._store.keys, self.group, grant.turn, grant.token, ids, **how)
 
     async def _commit(self, grant: Grant, end: Ending) -> bool:
+        self._committing.add(grant.token)
         try:
             done, due_ms = await self._committer.commit(end)
         except (Impossible, ResponseError) as error:
@@ -262,10 +267,13 @@ class Worker:
         return [token for token in self._running if token not in self._lost]
 
     def _lose(self, token: str) -> None:
-        """Our lease is gone: what we do about this turn no longer counts."""
-        if (task := self._running.get(token)) is not None:
-            self._lost.add(token)
-            task.cancel()
+        """Our lease is gone, and not by our own commit: what we do about this turn no longer counts."""
+        task = self._running.get(token)
+        if task is None or token in self._committing:
+            return
+        self._log.warning("lease.lost", token=token)
+        self._lost.add(token)
+        task.cancel()
 
     async def _drain(self, grace: float) -> None:
         await self._wake_others()

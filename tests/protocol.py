@@ -33,13 +33,13 @@ async def a_consumer(store: Store, handler: Handler | None = None, **group: Any)
 
 def named(turns: Turns) -> Consumer:
     """A consumer, as whoever watches all groups knows it."""
-    return Consumer("g", turns.consumer)
+    return Consumer(turns.group.name, turns.consumer)
 
 
-async def kill(store: Store, turns: Turns) -> None:
+async def kill(store: Store, turns: Turns, top: topology.Topology | None = None) -> None:
     """Its heartbeat is over, and somebody hands on what it left."""
     await store.command("DEL", turns._heartbeat)
-    assert await Watch(store, a_topology()).sweep(named(turns)) is not None
+    assert await Watch(store, top or a_topology()).sweep(named(turns)) is not None
 
 
 async def say(store: Store, key: str, body: str = "{}", *, id: str = "*", **fields: str) -> str:

@@ -213,6 +213,78 @@ async def test_a_message_that_comes_during_a_failover_waits_for_a_server_that_ta
     await store.close()
 
 
+async def test_however_many_wait_while_redis_is_away_one_try_answers_for_all(own_server: Server) -> None:
+    # Given far more requests than one write carries, and no Redis
+    store, tries = Store.open(own_server.url, patience=0.1), 0
+    call = store.run
+
+    async def counted(*given: Any, **how: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        return await call(*given, **how)
+
+    store.run = counted  # type: ignore[method-assign]
+    front = Appender(store, a_topology())
+    own_server.kill()
+    told = await asyncio.gather(
+        *(front.append([arrival(f"m{n}")]) for n in range(10 * append.MOST)), return_exceptions=True
+    )
+    # Then none waited for the others' tries, and those that were never sent are not said to be perhaps written
+    assert [type(each) for each in told] == [Unavailable] * len(told)
+    assert not any(each.maybe_written for each in told if isinstance(each, Unavailable))
+    assert tries == 1
+    # And who comes later is taken
+    own_server.start()
+    [one] = await front.append([arrival("m1")])
+    assert one.outcome == "new"
+    await front.close()
+    await store.close()
+
+
+async def test_what_was_written_is_told_so_whatever_becomes_of_those_in_the_same_write(own_server: Server) -> None:
+    # Given a stream with too little room, and a Redis that goes away while some is made
+    store = Store.open(own_server.url, patience=0.1)
+    front = Appender(store, a_topology(streams={"inbound": {"max_len": 1}}))
+    relieve = front.pressure.relieve
+
+    async def bereft() -> bool:
+        own_server.kill()
+        return await relieve()
+
+    front.pressure.relieve = bereft  # type: ignore[method-assign]
+    # When a request that fits and one that does not come at once
+    fits, does_not = await asyncio.gather(
+        front.append([arrival("m1")]), front.append([arrival("m2"), arrival("m3")]), return_exceptions=True
+    )
+    # Then only the other is refused
+    assert isinstance(fits, list)
+    assert isinstance(does_not, Unavailable)
+    own_server.start()
+    assert await bodies(store) == ["hola"]
+    await front.close()
+    await store.close()
+
+
+async def test_an_answer_that_cannot_be_read_fails_its_requests_and_none_waits_for_ever(store: Store) -> None:
+    front, call = Appender(store, a_topology()), store.run
+
+    async def garbled(*given: Any, **how: Any) -> Any:
+        word, first, *_ = await call(*given, **how)
+        return [word, first, [[b"new"]]]
+
+    store.run = garbled  # type: ignore[method-assign]
+    async with asyncio.timeout(5):
+        first, second = await asyncio.gather(
+            front.append([arrival("m1")]), front.append([arrival("m2")]), return_exceptions=True
+        )
+    assert isinstance(first, list)
+    assert isinstance(second, ValueError)
+    store.run = call  # type: ignore[method-assign]
+    [one] = await front.append([arrival("m3")])
+    assert one.outcome == "new"
+    await front.close()
+
+
 async def test_before_redis_is_full_the_ingress_sheds_and_takes_again_once_there_is_room(each_store: Store) -> None:
     front = Appender(each_store, a_topology())
     used = int((await each_store.command("INFO", "memory")).decode().partition("used_memory:")[2].split()[0])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 from conftest import Server, binary
 from deployments import Ground
 
-from ingress.append import Appender, Arrival
+from ingress.append import MOST, Appender, Arrival
 from ingress.durability import Durability
 from streams import topology
 from streams.connection import Store
@@ -52,6 +53,19 @@ async def test_a_message_no_replica_has_is_not_acknowledged_and_its_repeat_is_on
     await store.close()
 
 
+async def test_where_no_replica_is_there_one_try_answers_for_all_who_wait(store: Store) -> None:
+    # Given far more requests than one write carries, and nobody who would have a copy
+    durability = Durability("replica")
+    durability.command = ("WAIT", 1, 50)
+    front = Appender(store, a_topology("replica"), durability=durability)
+    told = await asyncio.gather(*(front.append([a_message(f"{n}")]) for n in range(5 * MOST)), return_exceptions=True)
+    # Then those behind the first write are refused with it, and nothing of theirs is there
+    assert all(isinstance(each, Unavailable) for each in told)
+    assert [each.maybe_written for each in told if isinstance(each, Unavailable)] == [True] * MOST + [False] * 4 * MOST
+    assert await store.command("XLEN", "inbound") == MOST
+    await front.close()
+
+
 async def test_a_disk_that_is_to_have_it_wants_an_append_only_file(each_store: Store) -> None:
     with pytest.raises(ConfigurationError, match="appendonly yes"):
         await Durability("fsync").prepare(each_store)
@@ -79,4 +93,27 @@ async def test_a_disk_has_it_by_waitaof_or_because_the_server_always_waits_for_i
         [appended] = await front.append([a_message("a")])
         assert appended.outcome == "new"
         await front.close()
+    await store.close()
+
+
+async def test_a_server_that_can_keep_its_word_no_longer_makes_a_refusal_that_tells_the_id(
+    on_disk: tuple[str, Server],
+) -> None:
+    _, server = on_disk
+    store, durability = Store.open(server.url), Durability("fsync")
+    if (await store.command("COMMAND", "INFO", "WAITAOF"))[0] is None:
+        await store.close()
+        pytest.skip("it has no WAITAOF, and is not asked")
+    await durability.prepare(store)
+    front = Appender(store, a_topology("fsync"), durability=durability)
+    # Given a server on which somebody has switched off the append-only file since
+    await store.command("CONFIG", "SET", "appendonly", "no")
+    with pytest.raises(Unavailable, match="appendonly is disabled") as refused:
+        await front.append([a_message("a")])
+    # Then it is no fault of ours: who repeats it with its id is told once it is kept
+    assert refused.value.maybe_written
+    await store.command("CONFIG", "SET", "appendonly", "yes")
+    [appended] = await front.append([a_message("a")])
+    assert appended.outcome == "duplicate"
+    await front.close()
     await store.close()

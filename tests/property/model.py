@@ -119,14 +119,15 @@ class GroupModel:
             self._schedule(fields["key"], order(id)[0], "now" in fields)
             self.cursor = id
 
-    def window(self, first_ms: int, last_ms: int) -> int:
+    def window(self, first_ms: int, last_ms: int, at: int | None) -> int:
         debounce, most = int(self.group.debounce * 1000), int(self.group.debounce_max * 1000)
-        return min(first_ms + most, last_ms + debounce, self.now() + most)
+        ends = min(first_ms + most, last_ms + debounce, self.now() + most)
+        return ends if at is None or first_ms <= self.now() else min(ends, at)
 
     def _schedule(self, key: str, ms: int, hurry: bool) -> None:
         if key in self.leases:
-            at, first = self._next.get(key, (-1, ms))
-            self._next[key] = 0 if hurry or at == 0 else self.window(first, ms), first
+            at, first = self._next.get(key, (None, ms))
+            self._next[key] = 0 if hurry or at == 0 else self.window(first, ms, at), first
         elif key in self._parked:
             pass  # an earlier start would overtake what failed
         elif hurry:
@@ -135,7 +136,7 @@ class GroupModel:
         elif not self.group.debounce:
             self.due.setdefault(key, min(ms, self.now()))
         elif key not in self._hurried:
-            self.due[key] = self.window(order(self.boxes[key][0])[0], ms)
+            self.due[key] = self.window(order(self.boxes[key][0])[0], ms, self.due.get(key))
 
     def _grant(self, consumer: str, call: int, room: int, suspects: int) -> list[tuple[str, list[str]]]:
         """Oldest due first; all that waits of a key is one turn; a suspect is alone."""

@@ -92,6 +92,32 @@ async def test_a_window_slides_with_each_message_but_not_for_ever(each_store: St
     assert [(scores[0], int(scores[1])), (scores[2], int(scores[3]))] == [(b"+1", now + 500), (b"+2", now + 1_100)]
 
 
+async def test_where_ids_lie_ahead_of_the_clock_a_window_slides_no_more(each_store: Store) -> None:
+    async def starts() -> list[bytes | None]:
+        """When the next turns may, of one who is idle and of one who is in work."""
+        return [
+            await each_store.command("ZSCORE", "group:g:due", "+1"),
+            await each_store.command("HGET", "group:g:hints", "n:+2"),
+        ]
+
+    # Given a clock that was a day ahead for a while, and two who have written since; one has a turn in work
+    turns = await a_consumer(each_store, debounce=2, debounce_max=10)
+    await say(each_store, "+2", now="1")
+    assert len((await turns.take(5, 100, 1)).grants) == 1
+    await say(each_store, "+1", id=f"{await redis_ms(each_store) + 86_400_000}-0")
+    await say(each_store, "+2")
+    assert (await turns.take(5, 100, 1)).grants == []
+    before, now = await starts(), await redis_ms(each_store)
+    assert None not in before
+    while await redis_ms(each_store) == now:
+        pass
+    # When they write again, then what they wait for is put off no further
+    await say(each_store, "+1")
+    await say(each_store, "+2")
+    await turns.take(5, 100, 1)
+    assert await starts() == before
+
+
 async def test_a_message_whose_window_has_passed_starts_at_once(each_store: Store) -> None:
     turns = await a_consumer(each_store, debounce=2, debounce_max=10)
     now = await redis_ms(each_store)

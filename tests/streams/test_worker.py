@@ -12,7 +12,7 @@ from conftest import Server
 from protocol import a_topology, redis_ms, say
 from waiting import until
 
-from streams import wire
+from streams import metrics, turns, wire
 from streams.connection import Store
 from streams.effects import Effects, Handler, Output, Turn
 from streams.errors import Retry
@@ -223,6 +223,39 @@ async def test_a_key_of_another_type_costs_its_own_turn_attempts_and_nobody_else
         await until(settled(each_store))
     assert seen == {"+1": [1, 2, 3], "+2": [1]}
     assert len(await replies(each_store)) == 1
+
+
+async def test_a_turn_whose_commit_is_under_way_is_not_lost_to_a_beat(store: Store, monkeypatch, caplog) -> None:
+    # Given a commit that Redis has taken, and an answer that comes later than those to two beats
+    monkeypatch.setattr("streams.housekeeping.BEAT", 0.01)
+    call, beats, beaten = store.run, 0, asyncio.Event()
+
+    async def held_up(script: Any, *given: Any, **how: Any) -> Any:
+        nonlocal beats
+        answer = await call(script, *given, **how)
+        if script is turns._BEAT:
+            beats += 1
+            beaten.set()
+        until_beat = beats + 2
+        while script is turns._SETTLE and beats < until_beat:
+            beaten.clear()
+            await beaten.wait()
+        return answer
+
+    store.run = held_up  # type: ignore[method-assign]
+    counted = metrics.TURNS.labels("g", "settled")
+    before = counted._value.get()
+
+    async def handle(turn: Turn) -> Effects:
+        return an_answer(turn)
+
+    # When the beat says that the lease is gone
+    async with working(store, handle):
+        await say(store, "+1")
+        await until(settled(store))
+    # Then nobody is told that the turn was taken over, and it counts as what it is
+    assert "lease.lost" not in caplog.messages
+    assert counted._value.get() == before + 1
 
 
 async def test_a_handler_past_its_deadline_is_cancelled_and_counts_as_failed(store: Store) -> None:
