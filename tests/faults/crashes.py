@@ -22,6 +22,10 @@ from tests.faults.load import Load
 from tests.faults.trial import PROCESSES, Trial, trial
 
 
+SAID_WHY = 2
+"""The exit status of a process that cannot start, and has said in one line why."""
+
+
 @dataclass
 class Kill:
     """One kill -9.  Unix seconds."""
@@ -92,7 +96,9 @@ async def _started(whole: Pipeline, victim: str) -> None:
         try:
             return await whole.start(victim)
         except Ended:
-            await asyncio.sleep(0.5)  # Redis is away, and it has said so
+            ended = whole.processes[victim]
+            assert await ended.child.wait() == SAID_WHY, f"{victim} {ended.how_it_ended}"
+            await asyncio.sleep(0.5)  # Redis is away
 
 
 async def crash_loop(

@@ -63,11 +63,17 @@ async def test_the_supervisor_brings_back_whoever_is_killed_and_nothing_is_lost(
             start = time.time()
             await both(load, kill_each_twice(up, random.Random(seed)))  # noqa: S311 - seeded randomness is the point
             stores = Stores.open(url)
-            ended = await judged(stores, sink, load, start, [])
+            ended = await judged(stores, sink, load, start)
             await stores.close()
+            up.process.terminate()
+            await asyncio.to_thread(up.end)
         finally:
             await asyncio.to_thread(up.stop)
     assert not ended.violations, f"SEED={seed}: {ended.says()}"
+    # And nobody has died but by us, or for want of Redis
+    deaths = re.findall(r'process\.died .*why=("[^"]*"|\S+)', "".join(up.said))
+    assert deaths.count("SIGKILL") == 2 * len(CHILDREN)
+    assert set(deaths) <= {"SIGKILL", '"exit status 2"'}, deaths
 
 
 def an_up(folder: Path, sink: Sink, **environ: str) -> Up:
@@ -109,7 +115,7 @@ async def test_the_supervisor_is_stopped_under_load_and_all_is_answered_once_it_
             url = embedded.running(folder / "data")
             assert url
             stores = Stores.open(url)
-            ended = await judged(stores, sink, load, start, [])
+            ended = await judged(stores, sink, load, start)
             await stores.close()
         finally:
             for up in ups:

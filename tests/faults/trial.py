@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from pipeline import Pipeline, Redis, pipeline
+from pipeline import Pipeline, Process, Redis, pipeline
 from sink import Sink
 from waiting import until
 
@@ -73,15 +73,16 @@ async def trial(
         load = Load(whole.url, people=people, messages=messages, rate=rate, seed=seed, token=TOKEN, also=also)
         start = time.time()
         await both(load, disturb(whole, load))
-        died = [f"{name} ended by itself with {process.child.returncode}: {process.lines[-12:]}"
-                for name, process in whole.processes.items() if process.child.returncode is not None]  # fmt: skip
-        return await judged(whole.stores, whole.sink, load, start, died)
+        return await judged(whole.stores, whole.sink, load, start, whole.processes)
 
 
-async def judged(stores: Stores, sink: Sink, load: Load, start: float, died: list[str]) -> Trial:
+async def judged(
+    stores: Stores, sink: Sink, load: Load, start: float, processes: Mapping[str, Process] | None = None
+) -> Trial:
     """Once nothing is left to do, or that takes too long: what the checker says to what is there."""
     with contextlib.suppress(TimeoutError):
         await until(lambda: evidence.quiet(stores), within=QUIET_WITHIN)
+    died = [f"{name} {process.how_it_ended}" for name, process in (processes or {}).items() if process.ended]
     found = await evidence.gather(stores, sink, load.said, died)
     last = max((each.at for each in found.deliveries), default=start)
     return Trial(found, violations(found), dict(sorted(load.answers.items())), last - start)
