@@ -20,10 +20,13 @@ from waiting import until
 from streams.stores import Stores
 from tests.faults import evidence
 from tests.faults.checker import Evidence, Violation, violations
-from tests.faults.load import Load
+from tests.faults.load import APP_SECRET, Load
 
 TOKEN = "a-token-for-those-who-post-and-read"
 PROCESSES = ("ingress", "inference", "inference2", "egress", "egress2")
+BY_META, WAITS = 0.1, 0.05
+"""The share of bursts that come as one webhook of Meta's, and of other messages that wait for their reply."""
+
 QUIET_WITHIN = 60.0
 """Seconds after the last fault and the last message in which all has to be delivered."""
 
@@ -65,12 +68,16 @@ async def trial(
         redis, *dict.fromkeys([*PROCESSES, *own]), streams=f"[history]\nmax_messages = 5000\n{streams}",
         placement=placement, own=own, sink=sink,
         ENVIRONMENT="production", INGRESS_TOKENS=TOKEN, OPERATOR_TOKENS=f"{TOKEN}-of-operators",
+        WHATSAPP_APP_SECRET=APP_SECRET,
         MODEL=f"echo?latency={latency}", DEBOUNCE="0.1", RATE_LIMIT_PER_MINUTE="0", SESSION_EXPIRE_TIME="86400",
         **environment,
     ) as whole:  # fmt: skip
         whole.sink.plan(delay=latency, count=None)
         also = [f"http://127.0.0.1:{port}" for port in ports]
-        load = Load(whole.url, people=people, messages=messages, rate=rate, seed=seed, token=TOKEN, also=also)
+        load = Load(
+            whole.url, people=people, messages=messages, rate=rate, seed=seed, token=TOKEN, also=also,
+            by_meta=BY_META, waits=WAITS,
+        )  # fmt: skip
         start = time.time()
         await both(load, disturb(whole, load))
         return await judged(whole.stores, whole.sink, load, start, whole.processes)
