@@ -44,6 +44,9 @@ PAGE = 500
 SILENCE = 5.0
 """Seconds without an answer after which a connection counts as lost."""
 
+OVERSLEPT = 1.0
+"""Seconds beyond that after which it was this process that was stopped, and the time says nothing of Redis."""
+
 _LOST = (LostConnection, TooSlow, OSError, asyncio.IncompleteReadError)
 _REFUSED = ("WRONGPASS", "NOAUTH", "invalid username-password", "DB index is out of range")
 """What a server says to a connection that it will never take, however often it is tried."""
@@ -185,6 +188,7 @@ class Store:
         pool = instead = None
         trouble: Exception | None
         while True:
+            tried = loop.time()
             try:
                 async with asyncio.timeout(silence or SILENCE):
                     pool = instead or await self._route.pool()
@@ -204,6 +208,8 @@ class Store:
             if pool is not None:
                 instead = self._route.learn(pool, trouble)
             readable = code_of(trouble) in READ_ONLY
+            if loop.time() > tried + (silence or SILENCE) + OVERSLEPT:
+                started = loop.time()
             if loop.time() >= started + self.patience:
                 raise self._lost(call, started, why, readable=readable, maybe_written=maybe_written) from trouble
             if loop.time() >= started + LOST_AFTER:

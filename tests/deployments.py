@@ -6,6 +6,7 @@ Real servers on ports of their own, started and killed by the tests.
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -250,6 +251,12 @@ class Cluster:
             time.sleep(slowly)
         for node in (target, source, *self.masters):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", target.ask("CLUSTER", "MYID"))
+        assert self.owner(key) is target, "the slot is where it was"
+
+    def turned_away(self) -> int:
+        """How many calls have found a slot under way so far."""
+        told = "\n".join(node.ask("INFO", "errorstats") or "" for node in self.nodes)
+        return sum(map(int, re.findall(r"errorstat_(?:ASK|TRYAGAIN):count=(\d+)", told)))
 
     def open_slot(self, key: str) -> tuple[str, Node, Node]:
         """Put a key's slot under way to the next master; slot, from where, to where."""

@@ -76,6 +76,14 @@ class Process:
                     raise Ended(f"{self.name} ended without saying {texts!r}:\n" + "\n".join(self.lines))
                 await self._spoke.wait()
 
+    @property
+    def ended(self) -> bool:
+        return self.child.returncode is not None
+
+    @property
+    def how_it_ended(self) -> str:
+        return f"ended by itself with {self.child.returncode}: {self.lines[-12:]}"
+
     async def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait; the exit status."""
         if self.child.returncode is None:
@@ -141,8 +149,10 @@ class Pipeline:
         assert status == 0, process.lines
 
     async def kill(self, name: str) -> None:
-        """kill -9"""
-        await self.processes.pop(name).end(signal.SIGKILL)
+        """kill -9, of one that lives."""
+        process = self.processes.pop(name)
+        assert not process.ended, f"{name} {process.how_it_ended}"
+        await process.end(signal.SIGKILL)
 
     async def post(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
         """POST JSON; status and JSON."""

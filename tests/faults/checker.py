@@ -26,6 +26,14 @@ class Violation(NamedTuple):
     what: str
 
 
+class Told(NamedTuple):
+    """A reply that a request which waited for it brought back."""
+
+    id: str
+    text: str
+    in_reply_to: tuple[str, ...]
+
+
 @dataclass
 class Message:
     """What one client said, and what it was told."""
@@ -43,6 +51,7 @@ class Message:
     """No answer, or one that says that it may have been."""
     strange: list[str] = field(default_factory=list)
     """Answers that docs/http.md does not let a client expect."""
+    told: list[Told] = field(default_factory=list)
     at: float = 0.0
     """Unix seconds when it was first said."""
 
@@ -123,7 +132,9 @@ class Evidence:
 
 def violations(found: Evidence) -> list[Violation]:
     """Everything that is wrong; empty where all promises were kept."""
-    rules = (_something_happened, _taken_once, _kept, _answered_once, _in_order, _remembered, _delivered, _at_rest)
+    rules = (
+        _something_happened, _taken_once, _kept, _answered_once, _in_order, _remembered, _delivered, _told, _at_rest,
+    )  # fmt: skip
     return [violation for rule in rules for violation in rule(found)]
 
 
@@ -240,10 +251,13 @@ def _remembered(found: Evidence) -> Iterator[Violation]:
 
 
 def _delivered(found: Evidence) -> Iterator[Violation]:
-    """At least once, and each time the same, signed."""
+    """At least once, and each time the same, signed; but never what a request was told."""
     replies = {reply.id: reply for reply in found.outbound}
-    for id in replies.keys() - {each.id for each in found.deliveries if each.taken}:
-        yield Violation("undelivered", f"{id} never came to the webhook")
+    told = {each.id for message in found.said for each in message.told}
+    for id in replies.keys() - told - {each.id for each in found.deliveries if each.taken}:
+        yield Violation("undelivered", f"{id} never came to the webhook, nor to a request that waited")
+    for id in told & {each.id for each in found.deliveries}:
+        yield Violation("both doors", f"{id} was told to a request that waited, and came to the webhook")
     bodies: dict[str, str] = {}
     for delivery in found.deliveries:
         reply = replies.get(delivery.id)
@@ -255,6 +269,18 @@ def _delivered(found: Evidence) -> Iterator[Violation]:
             yield Violation("forged", f"{delivery.id} came to the webhook without a valid signature")
         if bodies.setdefault(delivery.id, delivery.body) != delivery.body:
             yield Violation("unstable", f"{delivery.id} came to the webhook as different bytes")
+
+
+def _told(found: Evidence) -> Iterator[Violation]:
+    """Who waited for a reply was told that of their own message."""
+    replies = {reply.id: reply for reply in found.outbound}
+    for message in found.said:
+        for told in message.told:
+            reply = replies.get(told.id)
+            if reply is None or reply.person != message.person or message.id not in reply.in_reply_to:
+                yield Violation("forged", f"{message.person} {message.id} was told {told.id}, which is no reply to it")
+            elif (told.text, told.in_reply_to) != (reply.text, reply.in_reply_to):
+                yield Violation("unstable", f"{told.id} was told otherwise than it is on outbound")
 
 
 def _at_rest(found: Evidence) -> Iterator[Violation]:

@@ -21,6 +21,9 @@ from tests.faults.checker import Evidence
 from tests.faults.load import Load
 from tests.faults.trial import PROCESSES, Trial, trial
 
+SAID_WHY = 2
+"""The exit status of a process that cannot start, and has said in one line why."""
+
 
 @dataclass
 class Kill:
@@ -92,7 +95,9 @@ async def _started(whole: Pipeline, victim: str) -> None:
         try:
             return await whole.start(victim)
         except Ended:
-            await asyncio.sleep(0.5)  # Redis is away, and it has said so
+            ended = whole.processes[victim]
+            assert await ended.child.wait() == SAID_WHY, f"{victim} {ended.how_it_ended}"
+            await asyncio.sleep(0.5)  # Redis is away
 
 
 async def crash_loop(
@@ -113,14 +118,21 @@ async def crash_loop(
     return ended, crashes.kills
 
 
+HEARD = ("202 accepted", "202 accepted, again", "200 webhook", "200 webhook, again", "200 replied")
+"""What clients hear where messages come in each of the ways there are."""
+
+HANDED_ON = 5.0
+"""Seconds: less than it takes to find a worker dead, more than anything takes that nobody holds."""
+
+
 @dataclass
 class Recovery:
     """How long a kill held up what was under way."""
 
     group: str
     seconds: float
-    undisturbed: bool
-    """Neither Redis nor another worker of this group was killed within that time, which would have begun it anew."""
+    anew: float
+    """The same from the last kill of Redis or of another worker of this group within that time, which began it anew."""
 
 
 def recoveries(kills: list[Kill], found: Evidence) -> list[Recovery]:
@@ -139,16 +151,35 @@ def recoveries(kills: list[Kill], found: Evidence) -> list[Recovery]:
     spans["redis"] = [*spans["inference"], *spans["egress"]]
     for kill in kills:
         group = group_of(kill.name)
-        since = {"redis": kill.back, "ingress": kill.again}.get(group, kill.at)
+        since = _begins(kill)
         if group == "ingress":
             ends = [min((at for at in taken.values() if at > since), default=since)]
         else:
             ends = [end for begin, end in spans[group] if begin < kill.at < end]
         end = max([since, *ends])
-        alone = not any(other is not kill and other.at < end and kill.at < max(other.back, other.at)
-                        for other in kills if group_of(other.name) in ("redis", group))  # fmt: skip
-        waited.append(Recovery(group, end - since, alone))
+        begun = [_begins(other) for other in kills if group_of(other.name) in ("redis", group) and other.at < end]
+        waited.append(Recovery(group, end - since, max(0.0, end - max([since, *begun]))))
     return waited
+
+
+def _begins(kill: Kill) -> float:
+    """From when on it can be recovered from: a worker's death by the others, Redis's once it is back."""
+    return {"redis": kill.back, "ingress": kill.again}.get(group_of(kill.name), kill.at)
+
+
+def idle(ended: Trial, kills: list[Kill]) -> list[str]:
+    """What a run has not tried: who was never killed, what no client was ever told, whose death took nothing along."""
+    recovered = recoveries(kills, ended.evidence)
+    killed, held = {kill.name for kill in kills}, {each.group for each in recovered if each.seconds > HANDED_ON}
+    return [
+        *(f"{name} was never killed" for name in ("redis", *PROCESSES) if name not in killed),
+        *(f"nobody heard {answer!r}" for answer in HEARD if answer not in ended.answers),
+        *(
+            f"no worker of {group} died with something in work"
+            for group in ("inference", "egress")
+            if group not in held
+        ),
+    ]
 
 
 def by_group(recovered: list[Recovery]) -> dict[str, list[float]]:

@@ -114,6 +114,9 @@ async def _unsettled(store: Store) -> list[str]:
         found += [f"{key.decode()} is left" for key in boxes]
         if pending := (await store.command("XPENDING", named(store, stream), group))[0]:
             found.append(f"{pending} entries are pending in {group}")
+    waiting = named(store, "waiting", "inbound")
+    if count := await store.command("HLEN", waiting):
+        found.append(f"{waiting} keeps {count}")
     return found
 
 

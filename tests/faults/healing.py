@@ -105,8 +105,7 @@ async def healing(redis: Redis, fault: Fault, *, latency: float = 0.1, duplicate
             await load.taken(AFTER)
             load.stop()
             await speaking
-            died = [name for name, process in whole.processes.items() if process.child.returncode is not None]
-            trial = await judged(whole.stores, whole.sink, load, found.began, died)
+            trial = await judged(whole.stores, whole.sink, load, found.began, whole.processes)
         finally:
             speaking.cancel()
             for task in looking:

@@ -7,36 +7,42 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults.checker import Delivery, Entry, Evidence, Line, Message, Reply, violations
+from tests.faults.checker import Delivery, Entry, Evidence, Line, Message, Reply, Told, violations
 
 ANA, LUZ = "+59170000001", "+59170000002"
 
 
 def sound() -> Evidence:
-    """Two people: a burst of two and a message by itself, and one message of another's; one delivery came twice."""
+    """
+    Two people: a burst of two and two messages by themselves, and one message of another's.
+
+    One delivery came twice, and a request that waited brought back the last reply, twice.
+    """
     evidence = Evidence(
         said=[
             Message(ANA, "m1", "uno", ["1-0"], firsts=1),
             Message(ANA, "m2", "dos", ["1-1", "1-1"], firsts=1, unknown=1),
             Message(LUZ, "m1", "hola", ["2-0"], firsts=1, refused=3),
             Message(ANA, "m3", "tres", ["10-0"], unknown=1),
+            Message(ANA, "m4", "cuatro", ["20-0", "20-0"], firsts=1, told=[Told("reply_20-0", "cuatro", ("m4",))] * 2),
         ],
         inbound=[
             Entry("1-0", ANA, "m1", "uno"), Entry("1-1", ANA, "m2", "dos"), Entry("2-0", LUZ, "m1", "hola"),
-            Entry("10-0", ANA, "m3", "tres"),
+            Entry("10-0", ANA, "m3", "tres"), Entry("20-0", ANA, "m4", "cuatro"),
         ],
         outbound=[
             Reply("3-0", ANA, "reply_1-1", ("m1", "m2"), "uno\ndos"), Reply("3-1", LUZ, "reply_2-0", ("m1",), "hola"),
-            Reply("11-0", ANA, "reply_10-0", ("m3",), "tres"),
+            Reply("11-0", ANA, "reply_10-0", ("m3",), "tres"), Reply("21-0", ANA, "reply_20-0", ("m4",), "cuatro"),
         ],
         histories={
             ANA: [
                 Line("user", "m1", "uno"), Line("user", "m2", "dos"), Line("assistant", "reply_1-1", "uno\ndos"),
                 Line("user", "m3", "tres"), Line("assistant", "reply_10-0", "tres"),
+                Line("user", "m4", "cuatro"), Line("assistant", "reply_20-0", "cuatro"),
             ],
             LUZ: [Line("user", "m1", "hola"), Line("assistant", "reply_2-0", "hola")],
         },
-        counts={ANA: 5, LUZ: 2},
+        counts={ANA: 7, LUZ: 2},
         deliveries=[],
     )  # fmt: skip
     for number in (0, 0, 1, 2):
@@ -82,7 +88,7 @@ def test_a_run_in_which_nothing_was_taken_fails() -> None:
 
 
 @pytest.mark.parametrize(("rule", "how"), [
-    ("lost", lambda it: it.said.append(Message(ANA, "m4", "cuatro", ["12-0"], firsts=1))),
+    ("lost", lambda it: it.said.append(Message(ANA, "m5", "cinco", ["30-0"], firsts=1))),
     ("doubled", lambda it: it.inbound.append(Entry("10-1", ANA, "m3", "tres"))),
     ("doubled", lambda it: change(it.said, 1, firsts=2)),
     ("forged", lambda it: it.said.pop(2)),
@@ -97,8 +103,8 @@ def test_at_the_front_door(rule: str, how: Callable[[Evidence], object]) -> None
 
 def test_a_message_whose_every_answer_was_lost_may_be_there_or_not() -> None:
     assert broken(lambda it: change(it.said, 3, entries=[])) == set()
-    assert broken(lambda it: it.said.append(Message(ANA, "m4", "cuatro", unknown=1))) == set()
-    assert broken(lambda it: it.said.append(Message(ANA, "m4", "cuatro", refused=1))) == set()
+    assert broken(lambda it: it.said.append(Message(ANA, "m5", "cinco", unknown=1))) == set()
+    assert broken(lambda it: it.said.append(Message(ANA, "m5", "cinco", refused=1))) == set()
 
 
 def unanswered(it: Evidence) -> None:
@@ -175,6 +181,24 @@ def test_in_the_history(how: Callable[[Evidence], object]) -> None:
     ("undelivered", lambda it: change(it.deliveries, 3, id="reply_10-0.2")),
 ])  # fmt: skip
 def test_at_the_webhook(rule: str, how: Callable[[Evidence], object]) -> None:
+    assert rule in broken(how)
+
+
+def tell(it: Evidence, place: int, *told: Told) -> None:
+    change(it.said, place, told=list(told))
+
+
+@pytest.mark.parametrize(("rule", "how"), [
+    ("undelivered", lambda it: tell(it, 4)),
+    ("both doors", lambda it: it.deliveries.append(Delivery("reply_20-0", ANA, "", "cuatro", ("m4",), False, True))),
+    ("both doors", lambda it: tell(it, 3, Told("reply_10-0", "tres", ("m3",)))),
+    ("forged", lambda it: tell(it, 4, Told("reply_19-0", "cuatro", ("m4",)))),
+    ("forged", lambda it: tell(it, 4, Told("reply_10-0", "tres", ("m3",)))),
+    ("forged", lambda it: tell(it, 2, Told("reply_20-0", "cuatro", ("m4",)))),
+    ("unstable", lambda it: it.said[4].told.append(Told("reply_20-0", "otra cosa", ("m4",)))),
+    ("unstable", lambda it: it.said[4].told.append(Told("reply_20-0", "cuatro", ("m3", "m4")))),
+])  # fmt: skip
+def test_at_the_door_of_a_request_that_waits(rule: str, how: Callable[[Evidence], object]) -> None:
     assert rule in broken(how)
 
 

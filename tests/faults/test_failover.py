@@ -74,8 +74,11 @@ async def test_a_slot_moves_to_another_master_under_load(ground: Ground, seed: i
     cluster = Cluster(ground, "appendonly yes", replicas=False)
 
     async def move(whole: Pipeline, load: Load) -> None:
+        await load.taken(100)
         for _ in range(times):
-            await asyncio.to_thread(cluster.move, "{0}", slowly=0.05)
+            met = cluster.turned_away()
+            await asyncio.to_thread(cluster.move, "{0}", slowly=0.03)
+            assert cluster.turned_away() > met, "nobody met it"
             await load.taken(200)
 
     ended = await trial(cluster, move, people=PEOPLE, rate=RATE, seed=seed, placement="shards = 2", latency=0.1)

@@ -21,6 +21,7 @@ from pipeline import Pipeline, Process, json_of, pipeline
 from tests.faults.healing import Healed, answered_once, healing
 from tests.faults.proxy import Proxy
 from tests.faults.test_kills import ANA, in_work
+from tests.faults.test_network import holding
 from tests.faults.trial import PROCESSES, TOKEN
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(170)]
@@ -96,7 +97,7 @@ async def test_redis_is_killed_and_started_again_at_once(own_server: Server) -> 
 
 async def test_a_worker_is_frozen_for_longer_than_its_heartbeat(own_server: Server) -> None:
     async def freeze(whole: Pipeline) -> None:
-        await in_work(whole, "inference")
+        await holding(whole, "inference")
         whole.processes["inference"].child.send_signal(signal.SIGSTOP)
         await asyncio.sleep(HEARTBEAT + 6)  # the fault itself
         whole.processes["inference"].child.send_signal(signal.SIGCONT)
@@ -105,6 +106,8 @@ async def test_a_worker_is_frozen_for_longer_than_its_heartbeat(own_server: Serv
     healed(found, "a worker frozen for 14 s")
     assert not found.violations
     said_once(found, "worker.swept", 1)
+    # What it held when it was frozen was another's when it woke
+    assert OF_A_TURN & found.warnings["inference"].keys()
     assert found.during("ingress/metrics", HEARTBEAT + 2)[-1].gauge("cauce_group_workers") == [1, 2]
 
 
@@ -196,6 +199,8 @@ async def test_the_replica_is_promoted_behind_the_same_address(ground: Ground) -
     assert not found.violations
     assert warned(found) == {name: {"redis.lost": 1} for name in PROCESSES}
     assert {look.told[2] for look in found.during("ingress/health", 0.5)} == {"refusing"}
+    assert {look.status for look in found.during("ingress/health/ready", 0.5)} == {503}
+    assert found.during("ingress/metrics", 0)[-1].gauge("cauce_redis_up") == [0]
 
 
 @pytest.mark.long

@@ -36,18 +36,17 @@ def found() -> Evidence:
 ])  # fmt: skip
 def test_until_the_last_of_what_was_under_way_is_done(kill: Kill, seconds: float) -> None:
     [recovery] = recoveries([kill], found())
-    assert recovery.seconds == pytest.approx(seconds)
-    assert recovery.undisturbed
+    assert recovery == Recovery(recovery.group, pytest.approx(seconds), pytest.approx(seconds))
 
 
-@pytest.mark.parametrize(("other", "alone"), [
-    (Kill("redis", at=12, back=12.5), False),
-    (Kill("inference2", at=12, back=20), False),
-    (Kill("redis", at=10.5, back=11.5), False),
-    (Kill("egress", at=12, back=13), True),
-    (Kill("redis", at=14, back=15), True),
-    (Kill("inference2", at=5, back=6), True),
+@pytest.mark.parametrize(("other", "anew"), [
+    (Kill("redis", at=12, back=12.5), 0.5),
+    (Kill("inference2", at=12, back=20), 1),
+    (Kill("redis", at=10.5, back=11.5), 1.5),
+    (Kill("egress", at=12, back=13), 2),
+    (Kill("redis", at=14, back=15), 2),
+    (Kill("inference2", at=5, back=6), 2),
 ])  # fmt: skip
-def test_another_kill_within_that_time_begins_it_anew(other: Kill, alone: bool) -> None:
+def test_another_kill_within_that_time_begins_it_anew(other: Kill, anew: float) -> None:
     recovered = recoveries([Kill("inference", at=11, back=12), other], found())
-    assert recovered[0] == Recovery("inference", pytest.approx(2), alone)
+    assert recovered[0] == Recovery("inference", pytest.approx(2), pytest.approx(anew))

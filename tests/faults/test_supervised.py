@@ -26,8 +26,8 @@ from waiting import until
 
 from streams import embedded
 from streams.stores import Stores
-from tests.faults.load import Load
-from tests.faults.trial import TOKEN, both, judged
+from tests.faults.load import APP_SECRET, Load
+from tests.faults.trial import BY_META, TOKEN, WAITS, both, judged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(170)]
 
@@ -59,21 +59,33 @@ async def test_the_supervisor_brings_back_whoever_is_killed_and_nothing_is_lost(
             url = embedded.running(folder / "data")
             assert url
             sink.plan(delay=0.2, count=None)
-            load = Load(address[0], people=30, messages=10**9, rate=40, seed=seed, token=TOKEN)
+            load = a_load(address[0], seed)
             start = time.time()
             await both(load, kill_each_twice(up, random.Random(seed)))  # noqa: S311 - seeded randomness is the point
             stores = Stores.open(url)
-            ended = await judged(stores, sink, load, start, [])
+            ended = await judged(stores, sink, load, start)
             await stores.close()
+            up.process.terminate()
+            await asyncio.to_thread(up.end)
         finally:
             await asyncio.to_thread(up.stop)
     assert not ended.violations, f"SEED={seed}: {ended.says()}"
+    # And nobody has died but by us, or for want of Redis
+    deaths = re.findall(r'process\.died .*why=("[^"]*"|\S+)', "".join(up.said))
+    assert deaths.count("SIGKILL") == 2 * len(CHILDREN)
+    assert set(deaths) <= {"SIGKILL", '"exit status 2"'}, deaths
+
+
+def a_load(url: str, seed: int) -> Load:
+    return Load(
+        url, people=30, messages=10**9, rate=40, seed=seed, token=TOKEN, by_meta=BY_META, waits=WAITS,
+    )  # fmt: skip
 
 
 def an_up(folder: Path, sink: Sink, **environ: str) -> Up:
     return Up(
-        folder, INGRESS_TOKENS=TOKEN, OUTBOUND_URL=sink.url, OUTBOUND_SECRET=SECRET, MODEL="echo?latency=0.2",
-        DEBOUNCE="0.1", RATE_LIMIT_PER_MINUTE="0", TIMEZONE="America/La_Paz", **environ,
+        folder, INGRESS_TOKENS=TOKEN, WHATSAPP_APP_SECRET=APP_SECRET, OUTBOUND_URL=sink.url, OUTBOUND_SECRET=SECRET,
+        MODEL="echo?latency=0.2", DEBOUNCE="0.1", RATE_LIMIT_PER_MINUTE="0", TIMEZONE="America/La_Paz", **environ,
     )  # fmt: skip
 
 
@@ -103,13 +115,13 @@ async def test_the_supervisor_is_stopped_under_load_and_all_is_answered_once_it_
         try:
             await asyncio.to_thread(ups[0].until, "Cauce is ready")
             sink.plan(delay=0.2, count=None)
-            load = Load(f"http://127.0.0.1:{port}", people=30, messages=10**9, rate=40, seed=seed, token=TOKEN)
+            load = a_load(f"http://127.0.0.1:{port}", seed)
             start = time.time()
             await both(load, stop_and_start(ups, load, lambda: an_up(folder, sink, INGRESS_PORT=str(port))))
             url = embedded.running(folder / "data")
             assert url
             stores = Stores.open(url)
-            ended = await judged(stores, sink, load, start, [])
+            ended = await judged(stores, sink, load, start)
             await stores.close()
         finally:
             for up in ups:

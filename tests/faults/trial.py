@@ -10,20 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from pipeline import Pipeline, Redis, pipeline
+from pipeline import Pipeline, Process, Redis, pipeline
 from sink import Sink
 from waiting import until
 
 from streams.stores import Stores
 from tests.faults import evidence
 from tests.faults.checker import Evidence, Violation, violations
-from tests.faults.load import Load
+from tests.faults.load import APP_SECRET, Load
 
 TOKEN = "a-token-for-those-who-post-and-read"
 PROCESSES = ("ingress", "inference", "inference2", "egress", "egress2")
+BY_META, WAITS = 0.1, 0.05
+"""The share of bursts that come as one webhook of Meta's, and of other messages that wait for their reply."""
+
 QUIET_WITHIN = 60.0
 """Seconds after the last fault and the last message in which all has to be delivered."""
 
@@ -65,23 +68,28 @@ async def trial(
         redis, *dict.fromkeys([*PROCESSES, *own]), streams=f"[history]\nmax_messages = 5000\n{streams}",
         placement=placement, own=own, sink=sink,
         ENVIRONMENT="production", INGRESS_TOKENS=TOKEN, OPERATOR_TOKENS=f"{TOKEN}-of-operators",
+        WHATSAPP_APP_SECRET=APP_SECRET,
         MODEL=f"echo?latency={latency}", DEBOUNCE="0.1", RATE_LIMIT_PER_MINUTE="0", SESSION_EXPIRE_TIME="86400",
         **environment,
     ) as whole:  # fmt: skip
         whole.sink.plan(delay=latency, count=None)
         also = [f"http://127.0.0.1:{port}" for port in ports]
-        load = Load(whole.url, people=people, messages=messages, rate=rate, seed=seed, token=TOKEN, also=also)
+        load = Load(
+            whole.url, people=people, messages=messages, rate=rate, seed=seed, token=TOKEN, also=also,
+            by_meta=BY_META, waits=WAITS,
+        )  # fmt: skip
         start = time.time()
         await both(load, disturb(whole, load))
-        died = [f"{name} ended by itself with {process.child.returncode}: {process.lines[-12:]}"
-                for name, process in whole.processes.items() if process.child.returncode is not None]  # fmt: skip
-        return await judged(whole.stores, whole.sink, load, start, died)
+        return await judged(whole.stores, whole.sink, load, start, whole.processes)
 
 
-async def judged(stores: Stores, sink: Sink, load: Load, start: float, died: list[str]) -> Trial:
+async def judged(
+    stores: Stores, sink: Sink, load: Load, start: float, processes: Mapping[str, Process] | None = None
+) -> Trial:
     """Once nothing is left to do, or that takes too long: what the checker says to what is there."""
     with contextlib.suppress(TimeoutError):
         await until(lambda: evidence.quiet(stores), within=QUIET_WITHIN)
+    died = [f"{name} {process.how_it_ended}" for name, process in (processes or {}).items() if process.ended]
     found = await evidence.gather(stores, sink, load.said, died)
     last = max((each.at for each in found.deliveries), default=start)
     return Trial(found, violations(found), dict(sorted(load.answers.items())), last - start)

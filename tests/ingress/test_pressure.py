@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from protocol import end
 
-from ingress import append, pressure
+from ingress import pressure
 from ingress.append import Appender, Waiter
 from ingress.pressure import Backlog
 from streams.connection import Store
@@ -164,7 +164,7 @@ async def test_a_redis_nearly_full_refuses_what_is_new_and_still_knows_what_it_h
     await appender.close()
 
 
-@pytest.mark.parametrize(("share", "lives_ms"), [(0.7, append.MARK_MS), (0.79, append.SCARCE_MARK_MS)])
+@pytest.mark.parametrize(("share", "lives_ms"), [(0.7, 8 * 86_400_000), (0.79, 3_600_000)])
 async def test_while_redis_is_nearly_full_marks_live_less_long(store: Store, share: float, lives_ms: int) -> None:
     appender = Appender(store, a_topology())
     used = int((await store.command("INFO", "memory")).decode().partition("used_memory:")[2].split()[0])

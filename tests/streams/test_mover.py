@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -19,13 +20,16 @@ from streams.connection import Store, entries, order
 from streams.doors import Doors
 from streams.effects import Effects, Output, Turn, Write, handler
 from streams.errors import Bury, ConfigurationError, Unavailable
-from streams.keys import shard_of
+from streams.keys import TABLE, shard_of
 from streams.mover import Mover
 from streams.stores import Stores
 from streams.worker import Worker
 
 PEOPLE = [f"+5917000{number:04}" for number in range(30)]
 TOPOLOGY = a_topology()
+SPOKEN = ("conversation", "conversation_meta", "own")
+OTHERS = [kind for kind, row in TABLE.items() if row.pattern.endswith(":<user>") and kind not in SPOKEN]
+"""Keys of a person that are written in other ways."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +46,7 @@ async def remember(turn: Turn) -> Effects:
         raise Bury("poison")
     return Effects(
         outputs=[Output(stream="outbound", type="reply", body={"to": turn.id})],
-        writes=[Write(kind=kind, value=said, ttl_seconds=1000) for kind in ("conversation", "own")],
+        writes=[Write(kind=kind, value=said, ttl_seconds=1000) for kind in SPOKEN],
     )
 
 
@@ -80,13 +84,26 @@ class Bot:
         ])  # fmt: skip
         return bool(cursor) and (not newest or newest[0][0] == cursor) and pending[0] == 0
 
-    async def conversations(self) -> dict[str, bytes | None]:
+    def of(self, person: str, kind: str) -> tuple[Store, str]:
+        """Where a key of somebody's lies, and its name."""
+        store = self.stores.of(person)
+        return store, store.keys.state(kind, "g", person)
+
+    async def meet(self) -> None:
+        """What no handler of these tests writes: somebody is paused and has a rate, and the webhook is down."""
+        for person, kind in itertools.product(PEOPLE[:7], OTHERS):
+            store, name = self.of(person, kind)
+            await store.command("SET", name, person, "PX", 1_000_000)
+        first = self.stores.first
+        await first.command("HSET", first.keys.of("breaker", "1"), "state", "open")
+
+    async def kept(self) -> dict[tuple[str, str], bytes | None]:
+        """Everything that is kept of people, and lives on."""
         found = {}
-        for person in PEOPLE:
-            store = self.stores.of(person)
-            found[person] = await store.command("GET", store.keys.of("conversation", person))
-            if found[person]:
-                assert 900_000 < await store.command("PTTL", store.keys.of("conversation", person)) <= 1_000_000
+        for person, kind in itertools.product(PEOPLE, (*SPOKEN, *OTHERS)):
+            store, name = self.of(person, kind)
+            found[person, kind] = value = await store.command("GET", name)
+            assert not value or 900_000 < await store.command("PTTL", name) <= 1_000_000
         return found
 
     async def stream(self, name: str) -> dict[str, list[dict[str, bytes]]]:
@@ -112,7 +129,9 @@ class Bot:
     async def all(self) -> list[Any]:
         """Everything that a move must not change."""
         streams = ("inbound", "outbound", "inbound.dead")
-        return [await self.conversations(), *[await self.stream(name) for name in streams]]
+        first = self.stores.first
+        breaker = await first.command("HGETALL", first.keys.of("breaker", "1"))
+        return [await self.kept(), breaker, *[await self.stream(name) for name in streams]]
 
     async def close(self) -> None:
         await self.stores.close()
@@ -131,6 +150,7 @@ async def spoken_to(bot: Bot) -> Bot:
     await bot.work()
     await bot.say("otra vez", PEOPLE)
     await bot.work()
+    await bot.meet()
     return bot
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,6 +77,28 @@ async def test_a_redis_that_was_never_there_is_not_lost(own_server: Server, hear
     with pytest.raises(Unavailable):
         await store.ping()
     assert heard.events == []
+
+
+async def test_a_process_that_was_stopped_has_not_lost_redis(
+    own_server: Server, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.connection.SILENCE", 0.3)
+    monkeypatch.setattr("streams.connection.OVERSLEPT", 0.2)
+    monkeypatch.setattr("streams.connection.LOST_AFTER", 0.2)
+    store = Store.open(own_server.url, patience=0.2)
+    await store.ping()
+    # Given a call that is under way
+    assert own_server.process is not None
+    own_server.process.send_signal(signal.SIGSTOP)
+    asking = asyncio.create_task(store.command("PING"))
+    await asyncio.sleep(0.05)  # on its way
+    # When this process is stopped for longer than it waits for an answer, which comes meanwhile
+    own_server.process.send_signal(signal.SIGCONT)
+    time.sleep(0.8)  # noqa: ASYNC251 - that is the stop
+    # Then it has its answer, and Redis was never away
+    assert await asking == b"PONG"
+    assert heard.events == []
+    await store.close()
 
 
 async def test_a_redis_that_only_reads_is_lost_until_it_writes_again(own_server: Server, heard: Heard) -> None:

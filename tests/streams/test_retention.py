@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from protocol import a_consumer, a_topology, end, ids, redis_ms, say
+import pytest
+from protocol import a_consumer, a_topology, end, ids, nothing, redis_ms, say
 
-from streams import retention
+from streams import retention, topology
 from streams.connection import Store
+from streams.effects import Handler
 from streams.memory import Memory
 from streams.retention import trim
+from streams.turns import Turns
 
 DAY = 86_400_000
 
@@ -33,6 +36,28 @@ async def test_what_a_group_has_not_even_read_stays_however_old(each_store: Stor
     await a_consumer(each_store)
     await say(each_store, "+1", id=f"{now - 30 * DAY}-0")
     assert (await trim(each_store, a_topology()))["inbound"] == 0
+
+
+@pytest.mark.parametrize("behind", ["first", "last"])
+@pytest.mark.parametrize("done", [0, 4])
+async def test_what_one_group_has_not_settled_stays_whatever_the_others_have(
+    each_store: Store, behind: str, done: int
+) -> None:
+    # Given old entries that two of three groups have settled, and the third so many of them
+    table = {"reads": "inbound", "handler": "nowhere:nothing"}
+    top = topology.parse({"streams": {"inbound": {}}, "groups": dict.fromkeys(("first", "middle", "last"), table)})
+    long_ago = await redis_ms(each_store) - 30 * DAY
+    said = [await say(each_store, f"+{n}", id=f"{long_ago}-{n}") for n in range(10)]
+    for name in top.groups:
+        turns = Turns(each_store, top, top.groups[name], Handler(handle=nothing))
+        await turns.open()
+        for grant in (await turns.take(20, 100, 1)).grants[: done if name == behind else None]:
+            await end(turns, grant)
+    # Then just those go, also where the stream is at its cap and Redis is full
+    top.streams["inbound"].max_len = 10
+    for share in (0, 71, 85, 100):
+        await trim(each_store, top, Memory(used=share, limit=100))
+        assert await ids(each_store) == said[done:]
 
 
 async def test_near_the_cap_what_is_settled_goes_before_its_time_and_no_more_than_makes_room(each_store: Store) -> None:
