@@ -79,8 +79,11 @@ def peers() -> list[System]:
 
 
 def ours_as_configured(folder: Path, **changed: Any) -> None:
-    """The shipped streams.toml with what the comparison needs: no debounce, one reply to each message, 100 at once."""
-    text = (ROOT / "streams.toml").read_text(encoding="utf-8")
+    """
+    The shipped streams.toml with what the comparison needs: no debounce, one reply to each message, 100 at once, and no
+    actions, for which peers do not look.
+    """
+    text = (ROOT / "streams.toml").read_text(encoding="utf-8").partition("# What people ask for.")[0]
     for old, new in {
         "debounce = 2.0 ": "debounce = 0.0 ",
         "turn_max = 50 ": f"turn_max = {changed.get('turn_max', 1)} ",
