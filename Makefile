@@ -8,13 +8,14 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test faults quick check clean
+.PHONY: help setup run test faults quick check bench clean
 
 help:
 	@echo 'make run     set up .venv and start everything: Redis, ingress, inference, egress'
 	@echo 'make test    set up .venv and pass all tests'
 	@echo 'make faults  the longer fault tests, then 100,000 messages while everything is killed at random (FAULTS="--seed 7" …)'
 	@echo 'make quick   the tests that take less than a minute together'
+	@echo 'make bench   Cauce beside its peers, in one run, about an hour (BENCH="--rounds 1 --messages 5000" for a quick look)'
 	@echo 'make check   ruff, mypy, and the tests of architecture and documentation'
 	@echo 'make setup   only set up .venv'
 	@echo 'make clean   delete .venv and caches (./data, your conversations, stays)'
@@ -41,6 +42,16 @@ check: setup
 	@$(PY) -m mypy
 	@$(PYTEST) -q tests/test_architecture.py tests/test_documentation.py
 
+bench: setup .venv-bench/.made
+	@$(PY) -m bench $(BENCH)
+
+# The peers live apart: their requirements are none of ours.
+.venv-bench/.made: bench/peers/requirements.txt
+	@echo "setting up the peers in .venv-bench"
+	@$(PY) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip --disable-pip-version-check install -q -r bench/peers/requirements.txt
+	@touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
@@ -108,6 +108,12 @@ class Access:
             if not signature.hexadecimal_holds(given, [key], body):
                 raise Refused(401, "bad_signature", f"{SIGNATURE} is not that of this body with WHATSAPP_APP_SECRET")
 
+    def knows(self, headers: Mapping[bytes, bytes]) -> bool:
+        """May whoever sends these, and no Origin, use the routes for senders?"""
+        if not self._ingress:
+            return _names_this_machine(headers.get(b"host", b"").decode("latin-1"))
+        return any([signature.among(one, self._ingress) for one in _tokens(headers.items())])
+
     def _will_be_checked(self, request: Request) -> bool:
         if self._app_secret is None:
             return False
@@ -120,7 +126,7 @@ class Access:
     def _token(self, request: Request, need: Need) -> None:
         if not self._ingress:
             return _by_a_name_of_ours(request)
-        given = _given(request)
+        given = _tokens(request.headers.raw)
         if any([signature.among(one, self._all if need == "operator" else self._ingress) for one in given]):
             return None
         if any([signature.among(one, self._ingress) for one in given]):
@@ -149,22 +155,31 @@ def _by_a_name_of_ours(request: Request) -> None:
     Without tokens only this machine may ask, and a public name in `Host` is somebody else's page whose name was made to
     point here (DNS rebinding), or a tunnel, which wants tokens.
     """
+    if not _names_this_machine(request.headers.get("host", "")):
+        raise Refused(403, "foreign_host", "without INGRESS_TOKENS this answers to names of this machine only")
+
+
+@functools.lru_cache(maxsize=64)
+def _names_this_machine(given: str) -> bool:
     try:
-        host = urlsplit("//" + request.headers.get("host", "")).hostname or ""
+        host = urlsplit("//" + given).hostname or ""
         if "." in host.rstrip(".") and not host.endswith((".localhost", ".internal")):
             ipaddress.ip_address(host)
     except ValueError:
-        raise Refused(
-            403, "foreign_host", "without INGRESS_TOKENS this answers to names of this machine only"
-        ) from None
+        return False
+    return True
 
 
-def _given(request: Request) -> list[bytes]:
-    given = [value.encode("latin-1") for value in request.headers.getlist("x-api-key")]
-    for value in request.headers.getlist("authorization"):
-        scheme, _, token = value.partition(" ")
-        if scheme.lower() == "bearer":
-            given.append(token.strip().encode("latin-1"))
+def _tokens(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """What is offered as a token, in either header."""
+    given = []
+    for name, value in headers:
+        if name == b"x-api-key":
+            given.append(value)
+        elif name == b"authorization":
+            scheme, _, token = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                given.append(token.strip())
     return given
 
 

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
@@ -25,11 +24,10 @@ from ingress.history import History
 from ingress.observed import Observed
 from ingress.openapi import Description
 from ingress.operations import Operations
-from ingress.pressure import Backlog
-from ingress.refusal import Refused
+from ingress.quick import Quick
 from ingress.waiting import Waiting
 from ingress.webhooks import Webhooks
-from streams.errors import ConfigurationError, Unavailable
+from streams.errors import ConfigurationError
 from streams.settings import Settings
 from streams.stores import Each, Stores
 from streams.topology import Topology
@@ -63,15 +61,11 @@ def create_app(topology: Topology, settings: Settings, stores: Stores | None = N
         if ours:
             await stores.close()
 
+    chat, doorkeeper = Chat(stores, topology, appenders, waiting), Access(settings)
     app = Starlette(
-        routes=_routes(topology, settings, stores, appenders, waiting),
-        middleware=[Middleware(Observed)],
-        exception_handlers={
-            Refused: errors.refused,
-            Unavailable: errors.unavailable,
-            Backlog: errors.backlog,
-            HTTPException: errors.http,
-        },
+        routes=_routes(topology, settings, stores, appenders, chat, doorkeeper),
+        middleware=[Middleware(Observed), Middleware(Quick, chat=chat, doorkeeper=doorkeeper)],
+        exception_handlers=errors.HANDLERS,
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -88,10 +82,8 @@ def _open(topology: Topology, settings: Settings) -> Stores:
 
 
 def _routes(
-    topology: Topology, settings: Settings, stores: Stores, appenders: Appenders, waiting: Each[Waiting]
+    topology: Topology, settings: Settings, stores: Stores, appenders: Appenders, chat: Chat, doorkeeper: Access
 ) -> list[Route]:
-    doorkeeper = Access(settings)
-    chat = Chat(stores, topology, appenders, waiting)
     webhooks = Webhooks(topology, settings, appenders, doorkeeper)
     health = Health(stores, topology, [appender.pressure for appender in appenders])
     history, operations, page = History(stores, topology), Operations(stores, topology), Page(settings, health)

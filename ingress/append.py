@@ -94,6 +94,8 @@ class Appender:
         self._read = {name: bool(topology.readers(name)) for name in topology.streams}
         self.digest = digest or secrets.token_hex(32).encode()
         """Keys the hashes; the first write leaves it in Redis, where every ingress finds the same."""
+        self._name, self._calls = secrets.token_hex(8), 0
+        """Which no other call of anybody has: what a mark says whose it is."""
         self._waiting: deque[_Request] = deque()
         self._writing: asyncio.Task[None] | None = None
         self.pressure = Pressure(store, topology)
@@ -122,7 +124,8 @@ class Appender:
         await self.pressure.refresh()
         size = sum(len(arrival.body) + 500 for arrival in arrivals)
         done: asyncio.Future[list[Appended]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Request(arrivals, secrets.token_hex(8), done, size))
+        self._calls += 1
+        self._waiting.append(_Request(arrivals, f"{self._name}{self._calls:x}", done, size))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_all())
         return await done

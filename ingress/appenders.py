@@ -57,6 +57,8 @@ class Appenders(Each[Appender]):
         """
         if not self._agreed:
             await self._agree()
+        if len(self) == 1:
+            return await self.first.append(arrivals)
         parts: dict[int, list[int]] = {}
         for number, arrival in enumerate(arrivals):
             parts.setdefault(shard_of(arrival.key, len(self)), []).append(number)

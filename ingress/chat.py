@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from ingress import access, people
 from ingress.append import INBOUND, Appended, Arrival
@@ -34,6 +35,9 @@ STAFF = "staff"
 
 LONGEST_PAUSE = 366 * 86_400
 _log = logs.get("ingress")
+_COUNTED = {
+    "message.accepted": metrics.MESSAGES.labels("accepted"), "message.duplicate": metrics.MESSAGES.labels("duplicate"),
+}  # fmt: skip
 
 
 class Said(msgspec.Struct):
@@ -69,16 +73,13 @@ class Chat:
         self._topology = topology
         self._appenders = appenders
         self._waiting = waiting
+        self.route = Route("/chat", self.post, methods=["POST"])
+        """Its name for whoever counts."""
 
     async def post(self, request: Request) -> Response:
         """POST /chat"""
         said = access.decode(await access.body_of(request, access.CHAT_BYTES), Said)
-        inbound = Inbound(
-            user_id=person(said.user_id, self._topology),
-            message_id=message_id_of(request, said.message_id),
-            text=words(said.message),
-            metadata=metadata(said.metadata),
-        )
+        inbound = self.inbound(said, request.headers.get("idempotency-key"))
         seconds = preferred(request.headers.getlist("prefer"), self._topology.wait.max_seconds)
         if not seconds:
             return await self._accepted(request, inbound)
@@ -86,6 +87,32 @@ class Chat:
             response = await self._answered(request, inbound, ticket)
         response.headers["Preference-Applied"] = f"wait={seconds}"
         return response
+
+    def inbound(self, said: Said, header: str | None = None) -> Inbound:
+        """
+        What somebody said, as the stream has it.
+
+        Args:
+            header: Idempotency-Key.
+
+        Raises:
+            Refused: a field is not what it should be.
+        """
+        return Inbound(
+            user_id=person(said.user_id, self._topology),
+            message_id=message_id_of(header, said.message_id),
+            text=words(said.message),
+            metadata=metadata(said.metadata),
+        )
+
+    async def accept(self, inbound: Inbound, trace: str) -> bytes:
+        """
+        Append what nobody waits for; the body of its 202.
+
+        Raises:
+            Refused, Unavailable, Backlog
+        """
+        return wire.encode(_receipt(inbound, await self._append(inbound, trace)))
 
     async def say(self, request: Request) -> Response:
         """POST /chat/{user_id}/messages"""
@@ -95,7 +122,7 @@ class Chat:
             raise Refused(400, "invalid_field", "`send` is for role assistant: nobody is told what a system says")
         inbound = Inbound(
             user_id=user_id,
-            message_id=message_id_of(request, told.message_id),
+            message_id=message_id_of(request.headers.get("idempotency-key"), told.message_id),
             role=told.role,
             text=words(told.message),
             metadata=metadata(told.metadata),
@@ -127,10 +154,10 @@ class Chat:
         return Json({"user_id": user_id, "paused": False, "until": None})
 
     async def _accepted(self, request: Request, inbound: Inbound) -> Response:
-        return Json(_receipt(inbound, await self._append(request, inbound)), 202)
+        return Json(await self.accept(inbound, trace_of(request)), 202)
 
     async def _answered(self, request: Request, inbound: Inbound, ticket: Ticket) -> Response:
-        appended = await self._append(request, inbound, ticket)
+        appended = await self._append(inbound, trace_of(request), ticket)
         receipt = _receipt(inbound, appended)
         repeat = appended.outcome == "duplicate"
         gone = asyncio.create_task(hung_up(request))
@@ -153,8 +180,8 @@ class Chat:
             gone.cancel()
         return _told(claim, receipt, repeat=repeat)
 
-    async def _append(self, request: Request, inbound: Inbound, ticket: Ticket | None = None) -> Appended:
-        arrival = arrival_of(inbound, request, ticket)
+    async def _append(self, inbound: Inbound, trace: str, ticket: Ticket | None = None) -> Appended:
+        arrival = arrival_of(inbound, trace, ticket)
         try:
             [appended] = await self._appenders.append([arrival])
         except Unavailable as error:
@@ -171,7 +198,12 @@ class Chat:
         return appended
 
 
-def arrival_of(inbound: Inbound, request: Request, ticket: Ticket | None = None) -> Arrival:
+def trace_of(request: Request) -> str:
+    """The caller's trace, or a new one."""
+    return wire.trace_from(request.headers.get("traceparent"))
+
+
+def arrival_of(inbound: Inbound, trace: str, ticket: Ticket | None = None) -> Arrival:
     """A person's message, or one said to them, on its way to `inbound`."""
     staff = inbound.role != "user"
     return Arrival(
@@ -181,7 +213,7 @@ def arrival_of(inbound: Inbound, request: Request, ticket: Ticket | None = None)
         body=wire.encode(inbound),
         message_id=inbound.message_id,
         text=f"{inbound.role}\0{inbound.text}" if staff else inbound.text,
-        trace=wire.trace_from(request.headers.get("traceparent")),
+        trace=trace,
         waiter=ticket.waiter if ticket else None,
     )
 
@@ -189,7 +221,7 @@ def arrival_of(inbound: Inbound, request: Request, ticket: Ticket | None = None)
 def note(appended: Appended, inbound: Inbound) -> None:
     """Log and count one message."""
     event = "message.accepted" if appended.outcome == "new" else "message.duplicate"
-    metrics.MESSAGES.labels("accepted" if appended.outcome == "new" else "duplicate").inc()
+    _COUNTED[event].inc()
     _log.info(
         event,
         user_id=inbound.user_id,
@@ -228,9 +260,8 @@ def person(given: str, topology: Topology) -> str:
         raise Refused(400, "invalid_field", f"`user_id` {error}") from None
 
 
-def message_id_of(request: Request, given: str | None) -> str:
+def message_id_of(header: str | None, given: str | None) -> str:
     """The body's, else the header's, else a new one, which makes no message a repeat.  What is there has to be one."""
-    header = request.headers.get("idempotency-key")
     if header and len(header) > 2 and header[0] == header[-1] == '"':
         header = header[1:-1]
     ids = [_usable("`message_id`", given), _usable("Idempotency-Key", header)]

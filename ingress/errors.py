@@ -4,12 +4,16 @@ Errors that come up on the way, as answers: one shape for all of them.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
 from ingress import chat
+from ingress.pressure import Backlog
 from ingress.refusal import Refused, answer
 from streams import log as logs
 from streams.errors import Unavailable
@@ -43,6 +47,14 @@ async def http(request: Request, error: Exception) -> Response:
         detail = f"{request.method} is not for this route; it takes {allowed}"
         return await refused(request, Refused(405, "method_not_allowed", detail, headers={"Allow": allowed}))
     return await refused(request, Refused(404, "not_found", "there is no such route; docs/http.md lists them"))
+
+
+HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+    Refused: refused,
+    Unavailable: unavailable,
+    Backlog: backlog,
+    HTTPException: http,
+}
 
 
 def route_of(request: Request) -> str:

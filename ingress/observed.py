@@ -4,9 +4,10 @@ Around every request: counted, timed, and answered in JSON even where we are to 
 
 from __future__ import annotations
 
+import functools
 import time
+from typing import Any
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,10 +33,11 @@ class Observed:
             nonlocal status, waited
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers.setdefault("Cache-Control", "no-store")
-                waited = "Preference-Applied" in headers
+                names = {name for name, _ in message["headers"]}
+                message["headers"].append((b"x-content-type-options", b"nosniff"))
+                if b"cache-control" not in names:
+                    message["headers"].append((b"cache-control", b"no-store"))
+                waited = b"preference-applied" in names
             await send(message)
 
         try:
@@ -48,9 +50,14 @@ class Observed:
                 raise
             await answer(Refused(500, "internal", "a mistake of ours; the log has it"))(scope, receive, watch)
         if status:
-            metrics.REQUESTS.labels(_route(scope), str(status)).inc()
+            _count(_route(scope), status).inc()
             if not waited:
                 metrics.REQUEST_SECONDS.observe(time.perf_counter() - started)
+
+
+@functools.cache
+def _count(route: str, status: int) -> Any:
+    return metrics.REQUESTS.labels(route, str(status))
 
 
 def _route(scope: Scope) -> str:

@@ -56,5 +56,7 @@ def message_id(given: str) -> str:
 def _check(text: str, longest: int) -> None:
     if not 1 <= len(text) <= longest:
         raise Unusable(f"must have 1 to {longest} characters")
+    if text.isprintable():
+        return
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
         raise Unusable("must not contain control characters")

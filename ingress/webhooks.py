@@ -16,7 +16,7 @@ from ingress import access, whatsapp
 from ingress.access import Access
 from ingress.append import INBOUND, STATUSES, Appended, Arrival
 from ingress.appenders import Appenders
-from ingress.chat import arrival_of, note, unavailable
+from ingress.chat import arrival_of, note, trace_of, unavailable
 from ingress.refusal import Json, Refused
 from streams import log as logs
 from streams import metrics, signature, wire
@@ -63,7 +63,8 @@ class Webhooks:
         if not self._appenders.takes(STATUSES):
             found.ignored += ["status"] * len(found.statuses)
             found.statuses = []
-        arrivals = [arrival_of(inbound, request) for inbound in found.messages]
+        trace = trace_of(request)
+        arrivals = [arrival_of(inbound, trace) for inbound in found.messages]
         arrivals += [_arrival(status) for status in found.statuses]
         try:
             appended = await self._appenders.append(arrivals)

@@ -114,15 +114,15 @@ class Effects(msgspec.Struct, kw_only=True):
     """
     What a handler wants done, committed as one act.
 
-    `unless` names a state kind: where its key exists at the moment of the commit, `instead` is committed in place of
-    these effects (a reply generated while someone paused the bot is not sent).
+    `unless` names a state kind: where its key exists at the moment of the commit, what `instead` makes is committed in
+    place of these effects (a reply generated while someone paused the bot is not sent).
     """
 
     outputs: list[Output] = []
     writes: list[Write] = []
     answer: Answer | None = None
     unless: str | None = None
-    instead: Effects | None = None
+    instead: Callable[[], Effects] | None = None
 
 
 class Metering(msgspec.Struct, kw_only=True, frozen=True):

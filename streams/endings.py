@@ -6,6 +6,7 @@ Encoded where the turn is handled, so that effects which cannot be encoded fail 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -33,6 +34,8 @@ class Ending(msgspec.Struct, frozen=True):
     """Every key that the effects touch."""
     ids: int
     """How many entries it ends."""
+    instead: Callable[[], Ending] | None = None
+    """The end to take where the key of `unless` is there."""
 
 
 def ending(
@@ -59,13 +62,15 @@ def ending(
         TypeError, UnicodeDecodeError, KeyError: effects that cannot be encoded.
     """
     touched: list[str] = []
+    instead: Callable[[], Ending] | None = None
     plain: dict[str, Any] = {"key": turn.key, "token": token, "ids": ids}
     if effects is not None:
         plain["effects"] = _effects(keys, group, turn, effects, touched)
         if effects.unless and effects.instead:
             plain["unless"] = keys.state(effects.unless, group.name, turn.key)
-            plain["instead"] = _effects(keys, group, turn, effects.instead, touched)
             touched.append(plain["unless"])
+            made = effects.instead
+            instead = lambda: ending(keys, group, turn, token, ids, effects=made(), bury=bury, uncounted=uncounted)  # noqa: E731
     if bury is not None:
         plain["bury"] = bury
     if park is not None:
@@ -75,7 +80,7 @@ def ending(
             plain["progress"] = park.progress
     if uncounted:
         plain["uncount"] = [message.id for message in turn.messages]
-    return Ending(_pack(plain), touched, len(ids))
+    return Ending(_pack(plain), touched, len(ids), instead)
 
 
 def _effects(keys: Keys, group: Group, turn: Turn, effects: Effects, touched: list[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -45,6 +46,9 @@ EACH_MESSAGE = frozenset(
 )  # fmt: skip
 """Events of every message or turn: `info` of these is debug in production."""
 
+MOST_OF_THEM = 200
+"""Lines about them in a second; more nobody reads, and they would cost more than the messages.  Debug shows all."""
+
 SPOKEN = frozenset({"message", "text", "body", "content", "reply", "prompt", "caption"})
 """Fields that may hold what somebody wrote.  Only their length is logged; see `reply.shown`."""
 
@@ -75,7 +79,12 @@ class Log:
         self._say(logging.DEBUG, event, fields)
 
     def info(self, event: str, /, **fields: object) -> None:
-        self._say(logging.DEBUG if _Quiet.production and event in EACH_MESSAGE else logging.INFO, event, fields)
+        if event not in EACH_MESSAGE:
+            self._say(logging.INFO, event, fields)
+        elif _Quiet.production:
+            self._say(logging.DEBUG, event, fields)
+        elif self._logger.isEnabledFor(logging.DEBUG) or _pace.admits():
+            self._say(logging.INFO, event, fields)
 
     def warning(self, event: str, /, **fields: object) -> None:
         self._say(logging.WARNING, event, fields)
@@ -105,6 +114,25 @@ class _Quiet:
     """Set by `configure`; one process has one environment."""
 
     production = False
+
+
+class _Pace:
+    """Counts the lines of a second."""
+
+    def __init__(self) -> None:
+        self._second = self._lines = 0
+
+    def admits(self) -> bool:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._lines = second, 0
+        self._lines += 1
+        if self._lines == MOST_OF_THEM + 1:
+            get("log").info("log.thinned", most_per_s=MOST_OF_THEM, hint="LOG_LEVEL=debug shows every line")
+        return self._lines <= MOST_OF_THEM
+
+
+_pace = _Pace()
 
 
 def get(name: str) -> Log:

@@ -5,10 +5,11 @@
 --         stream the effects name (declared, so that a cluster slot under way answers TRYAGAIN before anything is done)
 -- ARGV  1 msgpack: {group, box, door, bell, keep_ms, dead_max, answers, turns}; answers: this group replies to requests
 --         that wait on the stream; a turn is {key, token, ids, effects?, bury?, delay_ms?, at_door?, uncount?, progress?,
---         unless?, instead?}, effects is
+--         unless?}, effects is
 --         {writes = {{key, value or false, ttl_ms}}, outputs = {{stream, answers, {field, value, …}}}, answer?}
 -- Returns for each turn {1, ms until its key is due again or -1}, {0, -1}: refused, the lease is another's by now, or
---   {2, -1}: the lease is ours, but a key that it names is of another type; nothing was done.
+--   {2, -1}: the lease is ours, but a key that it names is of another type, or
+--   {3, -1}: the lease is ours, but the key `unless` is there; of both nothing was done.
 --
 -- Everything that can fail is looked at before the first write, for Lua does not roll back.  The first write is XACK
 -- or HDEL, which a full Redis never refuses.
@@ -20,9 +21,13 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local someone_waits = a.answers and redis.call('EXISTS', waiting) == 1
 local MOST_FIELDS = 2000 -- of an entry; Lua cannot hand many thousands of arguments to a command
 
+local members = {}
 local function boxed(id)
-  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
-  return string.rep('0', 15 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
+  if not members[id] then
+    local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+    members[id] = string.rep('0', 15 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
+  end
+  return members[id]
 end
 
 local is_stream = {}
@@ -117,10 +122,10 @@ local function acknowledge(turn)
   local box = a.box .. turn.key
   for i = 1, #turn.ids, 500 do
     local last = math.min(i + 499, #turn.ids)
-    local members = {}
-    for j = i, last do members[#members + 1] = boxed(turn.ids[j]) end
+    local gone = {}
+    for j = i, last do gone[#gone + 1] = boxed(turn.ids[j]) end
     redis.call('XACK', stream, a.group, unpack(turn.ids, i, last))
-    redis.call('ZREM', box, unpack(members))
+    redis.call('ZREM', box, unpack(gone))
     redis.call('HDEL', attempts, unpack(turn.ids, i, last))
     if someone_waits then redis.call('HDEL', waiting, unpack(turn.ids, i, last)) end
   end
@@ -166,9 +171,10 @@ end
 local results = {}
 for i, turn in ipairs(a.turns) do
   local effects = turn.effects
-  if turn.unless and redis.call('EXISTS', turn.unless) == 1 then effects = turn.instead end
   if not ours(turn) then
     results[i] = {0, -1}
+  elseif turn.unless and redis.call('EXISTS', turn.unless) == 1 then
+    results[i] = {3, -1}
   elseif not possible(turn, effects) then
     results[i] = {2, -1}
   else

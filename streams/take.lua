@@ -64,6 +64,12 @@ local function bury(id, flat)
   end
 end
 
+local function body_of(flat)
+  for i = 1, #flat, 2 do
+    if flat[i] == 'body' then return flat[i + 1] end
+  end
+  return ''
+end
 local function characters(text) return select(2, string.gsub(text, '[^\128-\191]', '')) end
 
 -- When a key's turn may start: each message restarts the wait, which is bounded from the first.  Where the clock was set
@@ -105,20 +111,31 @@ local function schedule(key, id, hurry)
   end
 end
 
+local just_read = {} -- what this very call has read, which need not be read again
 -- The entries of a turn: the oldest of the box, those that are gone from the stream acknowledged.
-local function gather(key, limit, record)
-  local entries, gone, chars = {}, {}, 0
+local function gather(key, limit)
+  local entries, gone, bytes, chars = {}, {}, 0, nil
   for _, member in ipairs(redis.call('ZRANGE', a.box .. key, 0, limit - 1)) do
     local id = unboxed(member)
-    local found = redis.call('XRANGE', stream, id, id)[1]
+    local found = just_read[id] or redis.call('XRANGE', stream, id, id)[1]
     if not found then
       gone[#gone + 1] = id
       redis.call('ZREM', a.box .. key, member)
       redis.call('XACK', stream, a.group, id)
       redis.call('HDEL', attempts, id)
     else
-      chars = chars + characters(fields_of(found[2]).body or '')
-      if #entries > 0 and chars > a.turn_chars then break end
+      -- Characters, of which there are no more than bytes, are counted only where it may be too many.
+      if limit > 1 then
+        bytes = bytes + #body_of(found[2])
+        if #entries > 0 and bytes > a.turn_chars then
+          if not chars then
+            chars = 0
+            for _, entry in ipairs(entries) do chars = chars + characters(body_of(entry[2])) end
+          end
+          chars = chars + characters(body_of(found[2]))
+          if chars > a.turn_chars then break end
+        end
+      end
       entries[#entries + 1] = found
     end
   end
@@ -201,6 +218,7 @@ for _, entry in ipairs(read) do
     unseen[#unseen + 1] = id
   else
     local key = a.order == 'none' and id or f.key or ''
+    just_read[id] = entry
     redis.call('ZADD', a.box .. key, 0, boxed(id))
     schedule(key, id, f.now)
   end

@@ -82,6 +82,10 @@ class Impossible(CauceError):
         super().__init__("a key that this turn would write is of another type")
 
 
+class Changed(CauceError):
+    """What a turn's effects took for absent is there; nothing was done, and it is still ours."""
+
+
 class Turns:
     """One consumer of one group."""
 
@@ -199,7 +203,7 @@ class Turns:
         starts = [row[1] for row in found]
         return Grant(turn, token.decode(), starts, suspect=found[0][2] >= self._suspect_after)
 
-    async def settle(self, endings: Sequence[Ending]) -> list[tuple[bool, int] | Impossible]:
+    async def settle(self, endings: Sequence[Ending]) -> list[tuple[bool, int] | Impossible | Changed]:
         """
         End turns; see `MAX_TURNS`, `MAX_IDS`, `MAX_BYTES` for how many at once.
 
@@ -228,7 +232,7 @@ class Turns:
             ],
             [_pack(args)],
         )
-        return [Impossible() if done == 2 else (done == 1, due) for done, due in reply]
+        return [_REFUSED[done]() if done in _REFUSED else (done == 1, due) for done, due in reply]
 
     async def beat(self, held: Sequence[str]) -> tuple[set[str], int]:
         """
@@ -265,6 +269,9 @@ class Turns:
 
     def _some(self, *kinds: str, first: str | None = None) -> list[str]:
         return [*([first] if first else []), *(self._keys[kind] for kind in kinds)]
+
+
+_REFUSED: dict[int, type[Impossible | Changed]] = {2: Impossible, 3: Changed}
 
 
 def _host() -> str:

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from streams import fate, log, metrics
 from streams.bell import Bell
-from streams.committer import Committer
+from streams.committer import Committer, Result
 from streams.connection import Store
 from streams.effects import Effects, Handler, Turn
 from streams.endings import Ending, ending
@@ -25,7 +25,7 @@ from streams.housekeeping import Housekeeping
 from streams.room import Room
 from streams.tables import Group
 from streams.topology import Topology
-from streams.turns import Gone, Grant, Impossible, Taken, Turns
+from streams.turns import Changed, Gone, Grant, Impossible, Taken, Turns
 from streams.watch import Watch
 
 READ_COUNT = 200
@@ -246,7 +246,7 @@ class Worker:
     async def _commit(self, grant: Grant, end: Ending) -> bool:
         self._committing.add(grant.token)
         try:
-            done, due_ms = await self._committer.commit(end)
+            done, due_ms = await self._settled(end)
         except (Impossible, ResponseError) as error:
             # Redis refuses these effects; without them the turn can still be parked or buried.
             done, due_ms = await self._committer.commit(self._end(grant, None, error)[1])
@@ -257,6 +257,13 @@ class Worker:
         elif due_ms >= 0:
             self._bell.ring_in(due_ms)
         return done
+
+    async def _settled(self, end: Ending) -> Result:
+        try:
+            return await self._committer.commit(end)
+        except Changed:
+            assert end.instead is not None  # noqa: S101 - else nothing could have changed
+            return await self._committer.commit(end.instead())
 
     async def _wake_others(self) -> None:
         """What is due, now or later, is theirs to take; they would notice with their next beat."""

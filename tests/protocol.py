@@ -9,7 +9,7 @@ from streams.connection import Store
 from streams.effects import Effects, Handler, Turn
 from streams.endings import ending
 from streams.fate import Park
-from streams.turns import Grant, Impossible, Turns
+from streams.turns import Changed, Grant, Impossible, Turns
 from streams.watch import Consumer, Watch
 
 
@@ -67,7 +67,10 @@ async def end(
     ids = [] if park else [message.id for message in grant.turn.messages]
     packed = ending(turns._store.keys, turns.group, grant.turn, grant.token, ids, effects=effects, bury=bury, park=park)
     (result,) = await turns.settle([packed])
-    assert not isinstance(result, Impossible)
+    if isinstance(result, Changed):  # then as a worker does
+        assert packed.instead is not None
+        (result,) = await turns.settle([packed.instead()])
+    assert not isinstance(result, Impossible | Changed)
     return result
 
 

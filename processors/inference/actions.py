@@ -71,6 +71,8 @@ class Detector:
             said: the person's messages in their order, of which the first 4,096 characters count.
             zone: the clinic's; None is this machine's.
         """
+        if not self._compiled:
+            return None
         # Composed first, so that folding keeps every character in its place.
         composed = [unicodedata.normalize("NFC", words.text) for words in said]
         text = "\n".join(composed)[:MAX_CHARS]

@@ -8,6 +8,7 @@ bytes come with the turn and leave as writes.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -52,6 +53,9 @@ class Meta(msgspec.Struct, kw_only=True):
     """All messages, also those that the conversation no longer holds."""
 
 
+_conversation, _meta = msgspec.json.Decoder(Conversation), msgspec.json.Decoder(Meta)
+
+
 class Past(msgspec.Struct, kw_only=True):
     """What was said before this turn."""
 
@@ -69,6 +73,11 @@ class Past(msgspec.Struct, kw_only=True):
 
 def stamp(seconds: float) -> str:
     """Unix seconds as the conversation writes times."""
+    return _stamp(int(seconds))
+
+
+@lru_cache(maxsize=1024)
+def _stamp(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
@@ -78,7 +87,7 @@ def recall(turn: Turn) -> Past:
     corrupt = False
     if raw is not None:
         try:
-            conversation = msgspec.json.decode(raw, type=Conversation)
+            conversation = _conversation.decode(raw)
             return Past(conversation=conversation, count=_count(raw_meta, len(conversation.messages)))
         except (msgspec.MsgspecError, UnicodeDecodeError):
             corrupt = True
@@ -91,7 +100,7 @@ def recall(turn: Turn) -> Past:
 
 def _count(raw: bytes | None, least: int) -> int:
     try:
-        return max(least, msgspec.json.decode(raw, type=Meta).message_count) if raw else least
+        return max(least, _meta.decode(raw).message_count) if raw else least
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return least
 

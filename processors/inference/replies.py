@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -76,7 +77,7 @@ def spoken(exchange: Exchange, said: list[Spoken], answer: Answer | None, *, han
     writes = _remember(exchange, told, "paused" if handoff else "active")
     if handoff:
         writes.append(_pause(exchange))
-    return Effects(outputs=outputs, writes=writes, answer=answer, unless="paused", instead=_silent(exchange))
+    return Effects(outputs=outputs, writes=writes, answer=answer, unless="paused", instead=partial(_silent, exchange))
 
 
 def paused(exchange: Exchange) -> Effects:
@@ -86,7 +87,9 @@ def paused(exchange: Exchange) -> Effects:
     Where the pause was lifted after the turn had begun it is not renewed: `instead` is committed only if it still is.
     """
     silent = _silent(exchange)
-    return msgspec.structs.replace(silent, writes=_remember(exchange, [], "active"), unless="paused", instead=silent)
+    return msgspec.structs.replace(
+        silent, writes=_remember(exchange, [], "active"), unless="paused", instead=lambda: silent
+    )
 
 
 def _silent(exchange: Exchange) -> Effects:
@@ -221,7 +224,7 @@ def _envelope(exchange: Exchange, to: list[Arrival], name: str) -> Reply:
         message="",
         conversation_id=exchange.past.conversation.conversation_id,
         in_reply_to=[arrival.inbound.message_id for arrival in to],
-        created_at=datetime.fromtimestamp(exchange.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created_at=history.stamp(exchange.now) + "Z",
         metadata=_our_number(exchange) | newest.metadata,
     )
 

@@ -14,6 +14,9 @@ _LEAST_LOOP = 60
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
 """What a reasoning model says to itself; cut off before its end, there is no reply yet."""
 
+_SAYS = re.compile(r"[^\W_]|[^\x00-\u2190]")
+"""A letter, a figure, or a sign such as 👍."""
+
 _LOOP = re.compile(r"(.{1,80}?)\1{4,}", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?…](?=[\s\"»)]|$)")
 
@@ -35,6 +38,6 @@ def tidy(text: str, *, cut: bool) -> str:
 
 def degenerate(text: str) -> bool:
     """Nothing is said, or one thing over and over."""
-    if not any(character.isalnum() or ord(character) > 0x2190 for character in text):
-        return True  # neither a letter nor a sign such as 👍
-    return any(len(loop[0]) >= _LEAST_LOOP for loop in _LOOP.finditer(text[:4096]))
+    if not _SAYS.search(text):
+        return True
+    return len(text) >= _LEAST_LOOP and any(len(loop[0]) >= _LEAST_LOOP for loop in _LOOP.finditer(text[:4096]))

@@ -32,7 +32,7 @@ MUTATIONS = {
     "a turn is ended whoever holds the lease": Mutation(
         turns, "_SETTLE", "if redis.call('HGET', leases, turn.key) ~= turn.token then return false end", ""
     ),
-    "a settled entry stays in its box": Mutation(turns, "_SETTLE", "redis.call('ZREM', box, unpack(members))", ""),
+    "a settled entry stays in its box": Mutation(turns, "_SETTLE", "redis.call('ZREM', box, unpack(gone))", ""),
     "a settled entry stays pending": Mutation(
         turns, "_SETTLE", "redis.call('XACK', stream, a.group, unpack(turn.ids, i, last))", ""
     ),

@@ -266,6 +266,25 @@ def test_lines_about_each_message_are_info_in_development_and_debug_in_productio
         assert len(lines.lines) == shown
 
 
+@pytest.mark.parametrize(("level", "shown"), [("info", 202), ("debug", 301)])
+def test_lines_about_each_message_are_thinned_where_nobody_could_read_them(
+    configured, monkeypatch: pytest.MonkeyPatch, level: str, shown: int
+) -> None:
+    at = 1000.0
+    monkeypatch.setattr("streams.log.time.monotonic", lambda: at)
+    lines = configured(LOG_LEVEL=level)
+    for _ in range(300):
+        log.get("ingress").info("message.accepted")
+    log.get("ingress").info("worker.reading")
+    assert len(lines.lines) == shown
+    assert (lines.said[200] == 'log.thinned most_per_s=200 hint="LOG_LEVEL=debug shows every line"') is (
+        level == "info"
+    )
+    at += 1
+    log.get("ingress").info("message.accepted")
+    assert lines.said[-1] == "message.accepted"
+
+
 def test_the_log_level_is_obeyed(configured) -> None:
     lines = configured(LOG_LEVEL="error")
     log.get("x").warning("not.this")

@@ -9,7 +9,7 @@ from streams.connection import Store
 from streams.effects import Effects, Handler, Message, Metering, Output, Turn, Write
 from streams.endings import NotAllowed, ending
 from streams.keys import Keys
-from streams.turns import Gone, Impossible
+from streams.turns import Changed, Gone, Impossible
 from streams.watch import Watch
 
 
@@ -353,14 +353,19 @@ async def test_what_happened_meanwhile_is_looked_at_in_the_commit(each_store: St
     effects = Effects(
         outputs=[Output(stream="outbound", type="reply", body={})],
         unless="paused",
-        instead=Effects(writes=[Write(kind="conversation", value=b"recorded", ttl_seconds=60)]),
+        instead=lambda: Effects(writes=[Write(kind="conversation", value=b"recorded", ttl_seconds=60)]),
     )
     await say(each_store, "+1")
     grant = (await turns.take(5, 100, 1)).grants[0]
     await each_store.command("SET", "paused:+1", "by staff")
+    # Then nothing of it is done, and the turn is still ours to end
+    ids = [message.id for message in grant.turn.messages]
+    unaware = ending(each_store.keys, turns.group, grant.turn, grant.token, ids, effects=effects)
+    assert [type(result) for result in await turns.settle([unaware, unaware])] == [Changed, Changed]
     assert await end(turns, grant, effects) == (True, -1)
     assert await each_store.command("XLEN", "outbound") == 0
     assert await each_store.command("GET", "conversation:+1") == b"recorded"
+    assert await turns.settle([unaware]) == [(False, -1)]
 
 
 async def test_a_marked_entry_is_settled_unseen_by_groups_it_is_not_for(each_store: Store) -> None:

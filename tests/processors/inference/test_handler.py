@@ -345,7 +345,8 @@ def test_what_staff_said_within_a_turn_stands_before_what_the_person_asks() -> N
 def test_while_a_person_has_taken_over_the_bot_records_and_is_silent() -> None:
     engine = Scripted([])
     effects = handled(message("¿Hola?"), here=Resources(engine=engine), paused=b"2025-10-05T12:00:00Z")
-    still_paused = effects.instead
+    assert effects.instead is not None
+    still_paused = effects.instead()
 
     assert engine.asked == []
     assert still_paused is not None
@@ -367,7 +368,7 @@ def test_a_pause_that_was_lifted_during_the_turn_is_not_renewed() -> None:
 
 
 def test_renewing_never_shortens_a_longer_pause() -> None:
-    effects = handled(message("¿Hola?"), paused=b"2025-10-07T10:00:05Z").instead
+    effects = handled(message("¿Hola?"), paused=b"2025-10-07T10:00:05Z").instead()
     assert effects is not None
     (pause,) = [write for write in effects.writes if write.kind == "paused"]
     assert (pause.value, pause.ttl_seconds) == (b"2025-10-07T10:00:05Z", 48 * 3600)
@@ -377,10 +378,11 @@ def test_a_reply_made_while_somebody_paused_is_not_sent() -> None:
     effects = handled(message("Hola"))
     assert effects.unless == "paused"
     assert effects.instead is not None
-    assert [output.type for output in effects.instead.outputs] == ["handover"]
-    assert [one["role"] for one in written(effects.instead, "conversation")["messages"]] == ["user"]
-    assert effects.instead.answer is not None
-    assert effects.instead.answer.status == "paused"
+    silent = effects.instead()
+    assert [output.type for output in silent.outputs] == ["handover"]
+    assert [one["role"] for one in written(silent, "conversation")["messages"]] == ["user"]
+    assert silent.answer is not None
+    assert silent.answer.status == "paused"
 
 
 def test_asking_for_a_human_is_answered_and_pauses_the_bot() -> None:

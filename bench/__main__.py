@@ -1,0 +1,118 @@
+"""
+`make bench`: Cauce beside its peers, in the same run on the same machine.
+
+    make bench                                       everything, about an hour
+    make bench BENCH="--systems plain,cauce"         two of them
+    make bench BENCH="--rounds 1 --messages 5000"    a quick look
+
+Systems take turns within a round, so that what else the machine does falls on all alike; every figure is the median of
+the rounds with the least and the most behind it, and every ratio is taken within its round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import rows, stage
+from bench.stage import OURS, System
+
+BASELINE = "plain"
+Rounds = dict[str, list[rows.Figures]]
+"""Of each system, what each round found."""
+
+
+def main() -> None:
+    options = _options()
+    systems = _chosen(options.systems)
+    console = Console()
+    console.print(f"{platform.platform()}, {os.cpu_count()} cores; no debounce, one reply to each message")
+    rounds = asyncio.run(_run(systems, options, console))
+    console.print(_table(rounds))
+    if options.json:
+        options.json.write_text(json.dumps(rounds, indent=1), encoding="utf-8")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--systems", help="names with commas between them; all by default")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--messages", type=int, default=rows.MESSAGES)
+    parser.add_argument("--only", choices=("path", "promises"), help="one part")
+    parser.add_argument("--json", type=Path, help="where to leave every figure")
+    return parser.parse_args()
+
+
+def _chosen(names: str | None) -> list[System]:
+    known = {system.name: system for system in [*stage.peers(), OURS]}
+    if names is None:
+        return list(known.values())
+    unknown = set(names.split(",")) - known.keys()
+    if unknown:
+        raise SystemExit(f"bench: no system {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return [known[name] for name in names.split(",")]
+
+
+async def _run(systems: list[System], options: argparse.Namespace, console: Console) -> Rounds:
+    found: Rounds = {system.name: [] for system in systems}
+    for number in range(options.rounds):
+        for system in systems:
+            figures: rows.Figures = {}
+            with console.status(f"round {number + 1} of {options.rounds}: {system.name}"):
+                if options.only != "promises":
+                    figures |= await rows.path(system, options.messages)
+                if options.only != "path":
+                    for latency in (0.0, 0.05):
+                        figures |= await rows.promises(system, latency)
+            found[system.name].append(figures)
+            console.print(f"round {number + 1}: {system.name}: " + _line(figures), highlight=False)
+    return found
+
+
+def _line(figures: rows.Figures) -> str:
+    return ", ".join(f"{name.strip()} {_number(value)}" for name, value in figures.items())
+
+
+def _table(rounds: Rounds) -> Table:
+    table = Table("", *rounds, title="median [least–most]; × the plain pipeline, round by round")
+    names = dict.fromkeys(name for found in rounds.values() for figures in found for name in figures)
+    for name in names:
+        table.add_row(name, *(_cell(found, name, rounds.get(BASELINE, [])) for found in rounds.values()))
+    return table
+
+
+def _cell(found: list[rows.Figures], name: str, baseline: list[rows.Figures]) -> str:
+    values = [figures[name] for figures in found if name in figures]
+    if not values:
+        return "–"
+    told = _spread(values, _number)
+    ratios = [
+        figures[name] / base[name]
+        for figures, base in zip(found, baseline, strict=False)
+        if name in figures and base.get(name)
+    ]
+    return f"{told}\n×{_spread(ratios, '{:.2f}'.format)}" if ratios and found is not baseline else told
+
+
+def _spread(values: list[float], form: Callable[[float], str]) -> str:
+    middle = form(median(values))
+    return middle if len(values) == 1 else f"{middle} [{form(min(values))}–{form(max(values))}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()
