@@ -15,7 +15,7 @@ help:
 	@echo 'make test    set up .venv and pass all tests'
 	@echo 'make faults  the longer fault tests, then 100,000 messages while everything is killed at random (FAULTS="--seed 7" …)'
 	@echo 'make quick   the tests that take less than a minute together'
-	@echo 'make bench   Cauce beside its peers, in one run, about an hour (BENCH="--rounds 1 --messages 5000" for a quick look)'
+	@echo 'make bench   Cauce beside its peers, in one run, about half an hour (BENCH="--rounds 1 --messages 5000" for a quick look)'
 	@echo 'make check   ruff, mypy, and the tests of architecture and documentation'
 	@echo 'make setup   only set up .venv'
 	@echo 'make clean   delete .venv and caches (./data, your conversations, stays)'

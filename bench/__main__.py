@@ -1,7 +1,7 @@
 """
 `make bench`: Cauce beside its peers, in the same run on the same machine.
 
-    make bench                                       everything, about an hour
+    make bench                                       everything, about half an hour
     make bench BENCH="--systems plain,cauce"         two of them
     make bench BENCH="--rounds 1 --messages 5000"    a quick look
 
