@@ -125,6 +125,10 @@ HANDED_ON = 5.0
 """Seconds: less than it takes to find a worker dead, more than anything takes that nobody holds."""
 
 
+WORKING = ("inference", "egress")
+"""The groups whose turns a kill may hold up."""
+
+
 @dataclass
 class Recovery:
     """How long a kill held up what was under way."""
@@ -132,7 +136,7 @@ class Recovery:
     group: str
     seconds: float
     anew: float
-    """The same from the last kill of Redis or of another worker of this group within that time, which began it anew."""
+    """The same from the last kill within that time, of Redis or of a worker whose turns are meant, which began it anew."""
 
 
 def recoveries(kills: list[Kill], found: Evidence) -> list[Recovery]:
@@ -157,7 +161,8 @@ def recoveries(kills: list[Kill], found: Evidence) -> list[Recovery]:
         else:
             ends = [end for begin, end in spans[group] if begin < kill.at < end]
         end = max([since, *ends])
-        begun = [_begins(other) for other in kills if group_of(other.name) in ("redis", group) and other.at < end]
+        held_up = ("redis", *WORKING) if group == "redis" else ("redis", group)
+        begun = [_begins(other) for other in kills if group_of(other.name) in held_up and other.at < end]
         waited.append(Recovery(group, end - since, max(0.0, end - max([since, *begun]))))
     return waited
 
@@ -174,11 +179,7 @@ def idle(ended: Trial, kills: list[Kill]) -> list[str]:
     return [
         *(f"{name} was never killed" for name in ("redis", *PROCESSES) if name not in killed),
         *(f"nobody heard {answer!r}" for answer in HEARD if answer not in ended.answers),
-        *(
-            f"no worker of {group} died with something in work"
-            for group in ("inference", "egress")
-            if group not in held
-        ),
+        *(f"no worker of {group} died with something in work" for group in WORKING if group not in held),
     ]
 
 

@@ -50,3 +50,8 @@ def test_until_the_last_of_what_was_under_way_is_done(kill: Kill, seconds: float
 def test_another_kill_within_that_time_begins_it_anew(other: Kill, anew: float) -> None:
     recovered = recoveries([Kill("inference", at=11, back=12), other], found())
     assert recovered[0] == Recovery("inference", pytest.approx(2), pytest.approx(anew))
+
+
+def test_whoever_dies_once_redis_is_back_begins_its_recovery_anew() -> None:
+    recovered = recoveries([Kill("redis", at=13.1, back=14), Kill("egress", at=15, back=16)], found())
+    assert recovered[0] == Recovery("redis", pytest.approx(10), pytest.approx(9))
