@@ -136,7 +136,7 @@ class Recovery:
     group: str
     seconds: float
     anew: float
-    """The same from the last kill within that time, of Redis or of a worker whose turns are meant, which began it anew."""
+    """The same from the last kill of Redis or of a worker of such turns within that time, which began it anew."""
 
 
 def recoveries(kills: list[Kill], found: Evidence) -> list[Recovery]:
