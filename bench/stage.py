@@ -89,12 +89,14 @@ def ours_as_configured(folder: Path, **changed: Any) -> None:
         "turn_max = 50 ": f"turn_max = {changed.get('turn_max', 1)} ",
         "concurrency = 16": "concurrency = 100",
         "concurrency = 64": "concurrency = 100",
+        "max_len = 1_000_000 ": "max_len = 10_000_000 ",
     }.items():
         if text.count(old) != 1:
             raise SystemExit(f"bench: streams.toml no longer holds {old!r} once")
         text = text.replace(old, new)
     (folder / "streams.toml").write_text(
-        f"{text}\n[history]\nmax_messages = 20\n{changed.get('more', '')}", encoding="utf-8"
+        f"{text}\n[history]\nmax_messages = {changed.get('max_messages', 20)}\n{changed.get('more', '')}",
+        encoding="utf-8",
     )
 
 

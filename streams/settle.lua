@@ -19,6 +19,7 @@ local stream, leases, due, attempts, hints, waiting, dead =
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local someone_waits = a.answers and redis.call('EXISTS', waiting) == 1
+local hinted = redis.call('EXISTS', hints) == 1 -- mostly nobody has one, and then nobody's is looked for
 local MOST_FIELDS = 2000 -- of an entry; Lua cannot hand many thousands of arguments to a command
 
 local members = {}
@@ -134,8 +135,11 @@ end
 -- What is left in the box becomes due: after the delay, at the end of its window, or now.
 local function reschedule(turn)
   local key = turn.key
-  local hint, woken = unpack(redis.call('HMGET', hints, 'n:' .. key, 'w:' .. key))
-  redis.call('HDEL', hints, 'n:' .. key, 'w:' .. key)
+  local hint, woken
+  if hinted then
+    hint, woken = unpack(redis.call('HMGET', hints, 'n:' .. key, 'w:' .. key))
+    redis.call('HDEL', hints, 'n:' .. key, 'w:' .. key)
+  end
   if redis.call('EXISTS', a.box .. key) == 0 then
     redis.call('ZREM', due, key)
     return -1
@@ -144,6 +148,7 @@ local function reschedule(turn)
   if turn.delay_ms and not (woken and turn.at_door) then
     at = now + turn.delay_ms
     redis.call('HSET', hints, 'p:' .. key, turn.at_door and 'door' or '1')
+    hinted = true
   elseif hint and not turn.delay_ms then
     at = math.max(now, tonumber(string.match(hint, '^%d+')))
     -- A request waits for it: what comes later is not to restart its window.

@@ -19,6 +19,12 @@ if redis.call('EXISTS', cursor) == 0 then return {'nogroup'} end
 
 -- A full Redis refuses the first write of a script, not the later ones, and never HDEL.
 redis.call('HDEL', hints, '')
+-- Mostly nobody has one, and then nobody's is looked for.
+local hinted = redis.call('EXISTS', hints) == 1
+local function hint_at(name, value)
+  redis.call('HSET', hints, name, value)
+  hinted = true
+end
 
 local function ms_of(id) return tonumber(string.match(id, '^0*(%d+)%-')) end
 local function boxed(id)
@@ -88,24 +94,24 @@ end
 
 -- A key in work keeps in hint `n` when its next turn may start, `at:first`; at 0 is at once, whatever comes later.
 local function schedule_next(key, ms, hurry)
-  local hint = redis.call('HGET', hints, 'n:' .. key)
+  local hint = hinted and redis.call('HGET', hints, 'n:' .. key)
   local at, first = string.match(hint or '', '^(%d+):(%d+)$')
   first = first or string.format('%.0f', ms)
   if hurry or at == '0' then at = '0' else at = window(tonumber(first), ms, tonumber(at)) end
-  redis.call('HSET', hints, 'n:' .. key, at .. ':' .. first)
+  hint_at('n:' .. key, at .. ':' .. first)
 end
 
 local function schedule(key, id, hurry)
   local ms = ms_of(id)
   if redis.call('HEXISTS', leases, key) == 1 then return schedule_next(key, ms, hurry) end
   -- A key that waits for a retry keeps waiting: an earlier start would overtake what failed.
-  if redis.call('HEXISTS', hints, 'p:' .. key) == 1 then return end
+  if hinted and redis.call('HEXISTS', hints, 'p:' .. key) == 1 then return end
   if hurry then
-    redis.call('HSET', hints, 'h:' .. key, '1')
+    hint_at('h:' .. key, '1')
     redis.call('ZADD', due, 'LT', string.format('%.0f', now), key)
   elseif a.debounce_ms == 0 then
     redis.call('ZADD', due, 'NX', string.format('%.0f', math.min(ms, now)), key)
-  elseif redis.call('HEXISTS', hints, 'h:' .. key) == 0 then
+  elseif not hinted or redis.call('HEXISTS', hints, 'h:' .. key) == 0 then
     local first = ms_of(redis.call('ZRANGE', a.box .. key, 0, 0)[1])
     redis.call('ZADD', due, window(first, ms, tonumber(redis.call('ZSCORE', due, key))), key)
   end
@@ -143,12 +149,10 @@ local function gather(key, limit)
 end
 
 local function recalled(key)
-  local state = {}
-  for i, prefix in ipairs(a.recall) do
-    local value = redis.pcall('GET', prefix .. key)
-    state[i] = type(value) == 'string' and value or false
-  end
-  return state
+  if #a.recall == 0 then return {} end
+  local names = {}
+  for i, prefix in ipairs(a.recall) do names[i] = prefix .. key end
+  return redis.call('MGET', unpack(names)) -- of another type than text is as if it were not there
 end
 
 -- What was put back from the dead letters (`origin`) was counted when it first came.
@@ -248,12 +252,12 @@ while #turns < a.room do
         local token = string.format('%s.%d.%s%06d%03d.%d', a.consumer, a.call, time[1], time[2], #turns + 1, #found)
         redis.call('HSET', leases, key, token)
         redis.call('ZREM', due, key)
-        redis.call('HDEL', hints, 'h:' .. key, 'n:' .. key, 'p:' .. key, 'w:' .. key)
+        if hinted then redis.call('HDEL', hints, 'h:' .. key, 'n:' .. key, 'p:' .. key, 'w:' .. key) end
         turns[#turns + 1] = granted(key, token, found, true)
         grants[#grants + 1] = {key, token}
       elseif #gone == 0 or redis.call('EXISTS', a.box .. key) == 0 then
         redis.call('ZREM', due, key)
-        redis.call('HDEL', hints, 'h:' .. key, 'p:' .. key, 'w:' .. key)
+        if hinted then redis.call('HDEL', hints, 'h:' .. key, 'p:' .. key, 'w:' .. key) end
       end
     end
   end

@@ -65,8 +65,8 @@ MUTATIONS = {
     "a key in work is due": Mutation(
         turns,
         "_TAKE",
-        "redis.call('ZREM', due, key)\n        redis.call('HDEL', hints, 'h:' .. key, 'n",
-        "redis.call('HDEL', hints, 'h:' .. key, 'n",
+        "redis.call('ZREM', due, key)\n        if hinted then redis.call('HDEL', hints, 'h:' .. key, 'n",
+        "if hinted then redis.call('HDEL', hints, 'h:' .. key, 'n",
     ),
     "a key in work is made due by what it gets": Mutation(
         turns, "_TAKE", "if redis.call('HEXISTS', leases, key) == 1 then return schedule_next(key, ms, hurry) end", ""
