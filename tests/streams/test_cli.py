@@ -103,6 +103,7 @@ def test_the_version_is_the_distributions(cauce) -> None:
     assert cauce("--version").stdout == f"cauce {version('cauce')}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["status"], ["tail", "outbound"], ["chat"], ["work", "inference"], ["ingress"], ["dead", "list"]],
@@ -112,6 +113,7 @@ def test_without_a_running_pipeline_a_command_says_how_to_start_one(cauce, argum
     assert_one_line(cauce(*arguments), "start `cauce up`, or set REDIS_URL")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["status"], ["tail", "inbound"], pytest.param(["work", "egress"], marks=pytest.mark.slow)],
@@ -452,6 +454,7 @@ def test_check_finds_what_would_not_run(cauce, environ, subject) -> None:
     assert wrong == [subject]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environ",
     [
@@ -465,6 +468,7 @@ def test_up_refuses_it_before_anything_is_started(cauce, environ) -> None:
     assert_one_line(cauce("up", **environ), next(reversed(environ)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "subject", "complaint"),
     [

@@ -21,6 +21,8 @@ from streams.turns import Turns
 from streams.watch import Watch
 from tests.property.clock import ClockedServer, bears_it
 
+pytestmark = pytest.mark.slow
+
 HEARTBEAT = 0.4
 """Seconds, of whoever looks; the heartbeats themselves end when a test says so."""
 

@@ -11,6 +11,8 @@ import pytest
 
 from streams import watchdog
 
+pytestmark = pytest.mark.slow
+
 PROCESS = """
 import asyncio, re, sys, time
 import uvloop

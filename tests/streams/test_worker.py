@@ -441,6 +441,7 @@ async def _said(store: Store, text: str) -> bool:
     return any(f'"{text}"' in reply for reply in await replies(store))
 
 
+@pytest.mark.slow
 async def test_a_turn_that_another_took_over_is_cancelled_here(store: Store) -> None:
     cancelled = asyncio.Event()
     started = asyncio.Event()
