@@ -62,9 +62,10 @@ def create_app(topology: Topology, settings: Settings, stores: Stores | None = N
             await stores.close()
 
     chat, doorkeeper = Chat(stores, topology, appenders, waiting), Access(settings)
+    routes = _routes(topology, settings, stores, appenders, chat, doorkeeper)
     app = Starlette(
-        routes=_routes(topology, settings, stores, appenders, chat, doorkeeper),
-        middleware=[Middleware(Observed), Middleware(Quick, chat=chat, doorkeeper=doorkeeper)],
+        routes=routes,
+        middleware=[Middleware(Observed), Middleware(Quick, chat=chat, doorkeeper=doorkeeper, route=routes[0])],
         exception_handlers=errors.HANDLERS,
         lifespan=lifespan,
     )
@@ -90,7 +91,7 @@ def _routes(
 
     guard = doorkeeper.guard
     routes = [
-        Route("/chat", guard("ingress", chat.post), methods=["POST"]),
+        Route("/chat", guard("ingress", chat.post), methods=["POST"]),  # first: quick.py's
         Route("/chat/{user_id}/messages", guard("ingress", chat.say), methods=["POST"]),
         Route("/whatsapp", guard("whatsapp", webhooks.receive), methods=["POST"]),
         Route("/whatsapp", webhooks.verify),

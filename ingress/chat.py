@@ -15,7 +15,6 @@ from typing import Any, Literal
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from ingress import access, people
 from ingress.append import INBOUND, Appended, Arrival
@@ -73,8 +72,6 @@ class Chat:
         self._topology = topology
         self._appenders = appenders
         self._waiting = waiting
-        self.route = Route("/chat", self.post, methods=["POST"])
-        """Its name for whoever counts."""
 
     async def post(self, request: Request) -> Response:
         """POST /chat"""

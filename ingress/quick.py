@@ -8,6 +8,7 @@ or anything at all is wrong with it, the route gets the request with what was re
 from __future__ import annotations
 
 from starlette.requests import Request
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingress import access, errors
@@ -18,21 +19,24 @@ from ingress.refusal import Refused
 from streams import wire
 from streams.errors import Unavailable
 
-PATH = "/chat"
-
 _ONCE = frozenset({b"host", b"content-type", b"traceparent", b"authorization", b"x-api-key"})
 _UNUSUAL = frozenset({b"prefer", b"idempotency-key", b"origin", b"content-encoding", b"transfer-encoding"})
 _JSON = (b"application/json", b"application/json; charset=utf-8")
 
 
 class Quick:
-    """ASGI middleware around the routes."""
+    """
+    ASGI middleware around the routes.
 
-    def __init__(self, app: ASGIApp, chat: Chat, doorkeeper: Access) -> None:
-        self._app, self._chat, self._doorkeeper = app, chat, doorkeeper
+    Args:
+        route: that of POST /chat, under which its requests are counted.
+    """
+
+    def __init__(self, app: ASGIApp, chat: Chat, doorkeeper: Access, route: Route) -> None:
+        self._app, self._chat, self._doorkeeper, self._route = app, chat, doorkeeper, route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["path"] != self._route.path or scope["method"] != "POST":
             return await self._app(scope, receive, send)
         given = _usual(scope["headers"])
         if given is None or not self._doorkeeper.knows(given):
@@ -46,7 +50,7 @@ class Quick:
                 pass  # said by the route
         if inbound is None:
             return await self._app(scope, _again(message, receive), send)
-        scope["path_params"], scope["route"] = {}, self._chat.route
+        scope["path_params"], scope["route"] = {}, self._route
         try:
             body = await self._chat.accept(inbound, wire.trace_from(given.get(b"traceparent", b"").decode("latin-1")))
         except (Refused, Unavailable, Backlog) as error:

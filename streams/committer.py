@@ -36,6 +36,7 @@ class Committer:
 
         Raises:
             Impossible, redis.ResponseError: Redis refuses these effects (a key of another type); nothing was committed.
+            Changed: the key of `unless` is there; nothing was committed.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((ending, future))

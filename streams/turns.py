@@ -208,7 +208,8 @@ class Turns:
         End turns; see `MAX_TURNS`, `MAX_IDS`, `MAX_BYTES` for how many at once.
 
         Returns:
-            for each, whether it was still ours to end, and the milliseconds until its key is due again (-1: it is not).
+            for each, whether it was still ours to end, and the milliseconds until its key is due again (-1: it is not);
+            or why nothing was done, though it is.
         """
         keys = self._store.keys
         args = {

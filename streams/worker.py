@@ -12,8 +12,6 @@ import contextlib
 import random
 from typing import Any
 
-from redis.exceptions import ResponseError
-
 from streams import fate, log, metrics
 from streams.bell import Bell
 from streams.committer import Committer, Result
@@ -25,7 +23,7 @@ from streams.housekeeping import Housekeeping
 from streams.room import Room
 from streams.tables import Group
 from streams.topology import Topology
-from streams.turns import Changed, Gone, Grant, Impossible, Taken, Turns
+from streams.turns import Changed, Gone, Grant, Taken, Turns
 from streams.watch import Watch
 
 READ_COUNT = 200
@@ -247,9 +245,9 @@ class Worker:
         self._committing.add(grant.token)
         try:
             done, due_ms = await self._settled(end)
-        except (Impossible, ResponseError) as error:
-            # Redis refuses these effects; without them the turn can still be parked or buried.
-            done, due_ms = await self._committer.commit(self._end(grant, None, error)[1])
+        except Exception as error:
+            # Redis refuses these effects, or they cannot be made; without them the turn can still be parked or buried.
+            done, due_ms = await self._settled(self._end(grant, None, error)[1])
         if not done:
             self._log.warning("turn.refused", turn=grant.turn.id, why="its lease is another's by now")
         if due_ms >= 0 and self._stopping.is_set():

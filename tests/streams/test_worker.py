@@ -225,6 +225,30 @@ async def test_a_key_of_another_type_costs_its_own_turn_attempts_and_nobody_else
     assert len(await replies(each_store)) == 1
 
 
+async def test_what_cannot_be_made_in_place_of_the_effects_costs_its_own_turn_attempts(store: Store) -> None:
+    seen: dict[str, list[int]] = {}
+
+    def nothing_good() -> Effects:
+        raise ValueError("it cannot be made")
+
+    def sorry(turn: Turn, _why: str) -> Effects:
+        return Effects(outputs=an_answer(turn).outputs, unless="paused", instead=lambda: an_answer(turn))
+
+    async def handle(turn: Turn) -> Effects:
+        seen.setdefault(turn.key, []).append(turn.attempt)
+        return Effects(outputs=an_answer(turn).outputs, unless="paused", instead=nothing_good)
+
+    await store.command("SET", "paused:+1", "by staff")
+    async with working(store, Handler(handle=handle, buried=sorry), attempts=2, backoff=[0]):
+        await say(store, "+1")
+        await say(store, "+2")
+        await until(settled(store))
+    assert seen == {"+1": [1, 2], "+2": [1]}
+    # The apology knew what to say in its place, and was said once
+    assert len(await replies(store)) == 2
+    assert await store.command("XLEN", "inbound.dead") == 1
+
+
 async def test_a_turn_whose_commit_is_under_way_is_not_lost_to_a_beat(store: Store, monkeypatch, caplog) -> None:
     # Given a commit that Redis has taken, and an answer that comes later than those to two beats
     monkeypatch.setattr("streams.housekeeping.BEAT", 0.01)
