@@ -62,7 +62,7 @@ async def test_a_signal_ends_who_waits_with_an_answer_and_the_process_with_0(
 @pytest.mark.parametrize(
     ("environment", "says"),
     [
-        ({"REDIS_URL": "unix:///nowhere/redis.sock"}, "Redis cannot be reached"),
+        ({"REDIS_URL": "unix:///nowhere/redis.sock", "INGRESS_PORT": "0"}, "Redis cannot be reached"),
         ({"INGRESS_HOST": "192.0.2.1", "INGRESS_TOKENS": "t" * 24}, "nothing can listen on 192.0.2.1"),
         ({"ENVIRONMENT": "production"}, "INGRESS_TOKENS is not set"),
         ({"INGRESS_PORT": "http"}, "INGRESS_PORT"),
