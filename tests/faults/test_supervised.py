@@ -10,11 +10,9 @@ import contextlib
 import os
 import random
 import re
-import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -36,15 +34,13 @@ CHILDREN = ("redis-server", " ingress", "work inference", "work egress")
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """Not pytest's: a unix socket's path has to be short."""
-    path = Path(tempfile.mkdtemp(prefix="cauce-"))
+def folder(short_path: Path) -> Path:
+    """Of a `cauce up` whose Redis loses nothing."""
     shipped = (ROOT / "streams.toml").read_text(encoding="utf-8")
-    (path / "streams.toml").write_text(f"{shipped}\n[history]\nmax_messages = 5000\n", encoding="utf-8")
-    (path / "data").mkdir()
-    (path / "data" / "redis.conf").write_text("appendfsync always\n", encoding="utf-8")
-    yield path
-    shutil.rmtree(path)
+    (short_path / "streams.toml").write_text(f"{shipped}\n[history]\nmax_messages = 5000\n", encoding="utf-8")
+    (short_path / "data").mkdir()
+    (short_path / "data" / "redis.conf").write_text("appendfsync always\n", encoding="utf-8")
+    return short_path
 
 
 async def test_the_supervisor_brings_back_whoever_is_killed_and_nothing_is_lost(folder: Path) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +20,8 @@ from streams.errors import ConfigurationError
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """Not pytest's: a unix socket's path has to be short."""
-    path = Path(tempfile.mkdtemp(prefix="cauce-"))
-    yield path
-    shutil.rmtree(path)
+def folder(short_path: Path) -> Path:
+    return short_path
 
 
 @contextmanager

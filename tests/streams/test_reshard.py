@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +20,9 @@ PEOPLE = [f"+5917000{number:04}" for number in range(6)]
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """Not pytest's: a unix socket's path has to be short."""
-    path = Path(tempfile.mkdtemp(prefix="cauce-"))
-    shutil.copy(ROOT / "streams.toml", path)
-    yield path
-    shutil.rmtree(path)
+def folder(short_path: Path) -> Path:
+    shutil.copy(ROOT / "streams.toml", short_path)
+    return short_path
 
 
 @pytest.fixture

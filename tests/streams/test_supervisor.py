@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,13 +51,10 @@ async def wrong(turn): pass
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """Not pytest's: a unix socket's path has to be short."""
-    path = Path(tempfile.mkdtemp(prefix="cauce-"))
-    (path / "mine.py").write_text(MINE)
-    (path / "streams.toml").write_text(PIPELINE.format(handler="done"))
-    yield path
-    shutil.rmtree(path)
+def folder(short_path: Path) -> Path:
+    (short_path / "mine.py").write_text(MINE)
+    (short_path / "streams.toml").write_text(PIPELINE.format(handler="done"))
+    return short_path
 
 
 @pytest.fixture
