@@ -58,7 +58,7 @@ class Committer:
         ids = size = 0
         while self._waiting and len(batch) < MAX_TURNS:
             ending, future = self._waiting[0]
-            ids, size = ids + ending.ids, size + len(ending.packed)
+            ids, size = ids + ending.ids, size + ending.size
             if batch and (ids > MAX_IDS or size > MAX_BYTES):
                 break
             self._waiting.popleft()

@@ -30,10 +30,14 @@ class Ending(msgspec.Struct, frozen=True):
 
     packed: bytes
     """msgpack, as settle.lua documents it."""
+    blobs: list[bytes]
+    """What it points to by number: values and bodies, which travel as they are."""
     keys: list[str]
     """Every key that the effects touch."""
     ids: int
     """How many entries it ends."""
+    size: int
+    """Bytes of all that."""
     instead: Callable[[], Ending] | None = None
     """The end to take where the key of `unless` is there."""
 
@@ -59,13 +63,14 @@ def ending(
 
     Raises:
         NotAllowed: an output to a stream that the group's `writes` does not name, or for a key of another shard.
-        TypeError, UnicodeDecodeError, KeyError: effects that cannot be encoded.
+        TypeError, KeyError: effects that cannot be encoded.
     """
     touched: list[str] = []
+    blobs: list[bytes] = []
     instead: Callable[[], Ending] | None = None
     plain: dict[str, Any] = {"key": turn.key, "token": token, "ids": ids}
     if effects is not None:
-        plain["effects"] = _effects(keys, group, turn, effects, touched)
+        plain["effects"] = _effects(keys, group, turn, effects, touched, blobs)
         if effects.unless and effects.instead:
             plain["unless"] = keys.state(effects.unless, group.name, turn.key)
             touched.append(plain["unless"])
@@ -80,24 +85,29 @@ def ending(
             plain["progress"] = park.progress
     if uncounted:
         plain["uncount"] = [message.id for message in turn.messages]
-    return Ending(_pack(plain), touched, len(ids), instead)
+    packed = _pack(plain)
+    return Ending(packed, blobs, touched, len(ids), len(packed) + sum(map(len, blobs)), instead)
 
 
-def _effects(keys: Keys, group: Group, turn: Turn, effects: Effects, touched: list[str]) -> dict[str, Any]:
+def _effects(
+    keys: Keys, group: Group, turn: Turn, effects: Effects, touched: list[str], blobs: list[bytes]
+) -> dict[str, Any]:
     outputs = []
     for output in effects.outputs:
         if output.stream not in group.writes:
             raise NotAllowed(f"group {group.name} returned an output to {output.stream!r}, which its `writes` lacks")
         if output.key and shard_of(output.key, keys.shards) != keys.shard:
             raise NotAllowed(f"group {group.name} returned an output for a key that lies in another shard")
-        fields = ["key", output.key or turn.key, "type", output.type, "body", wire.encode(output.body).decode()]
-        fields += ["v", wire.VERSION, "trace", turn.messages[-1].trace]
+        key = output.key or turn.key
+        if not (isinstance(key, str) and isinstance(output.type, str)):
+            raise TypeError(f"an output to {output.stream!r} has a key or type that is no text")
+        blobs.append(wire.encode(output.body))
+        fields = ["key", key, "type", output.type, "body", len(blobs), "v", wire.VERSION]
+        fields += ["trace", turn.messages[-1].trace]
         if turn.replayed:
             fields += ["replayed", "1"]
-        if not all(isinstance(field, str) for field in fields):
-            raise TypeError(f"an output to {output.stream!r} has a key or type that is no text")
         outputs.append([keys.stream(output.stream), output.answers, fields])
-    writes = [_write(keys, group, turn, write) for write in effects.writes]
+    writes = [_write(keys, group, turn, write, blobs) for write in effects.writes]
     touched += [write[0] for write in writes] + [output[0] for output in outputs]
     encoded: dict[str, Any] = {"writes": writes, "outputs": outputs}
     if effects.answer:
@@ -105,7 +115,8 @@ def _effects(keys: Keys, group: Group, turn: Turn, effects: Effects, touched: li
     return encoded
 
 
-def _write(keys: Keys, group: Group, turn: Turn, write: Write) -> list[Any]:
-    # Redis's msgpack knows text but no binary, so values are text.
-    value = False if write.value is None else write.value.decode()
+def _write(keys: Keys, group: Group, turn: Turn, write: Write, blobs: list[bytes]) -> list[Any]:
+    if write.value is not None:
+        blobs.append(bytes(write.value))
+    value = False if write.value is None else len(blobs)
     return [keys.state(write.kind, group.name, turn.key), value, int(write.ttl_seconds * 1000)]

@@ -3,16 +3,18 @@
 --
 -- KEYS  1 stream  2 leases  3 due  4 attempts  5 hints  6 waiting  7 dead stream, then every state key and output
 --         stream the effects name (declared, so that a cluster slot under way answers TRYAGAIN before anything is done)
--- ARGV  1 msgpack: {group, box, door, bell, keep_ms, dead_max, answers, turns}; answers: this group replies to requests
+-- ARGV  1 msgpack: {group, box, door, bell, keep_ms, dead_max, answers, turns, blobs}; answers: this group replies to requests
 --         that wait on the stream; a turn is {key, token, ids, effects?, bury?, delay_ms?, at_door?, uncount?, progress?,
 --         unless?}, effects is
---         {writes = {{key, value or false, ttl_ms}}, outputs = {{stream, answers, {field, value, …}}}, answer?}
+--         {writes = {{key, blob or false, ttl_ms}}, outputs = {{stream, answers, {'key', …, 'type', …, 'body', blob, …}}},
+--         answer?}, a blob the number of one of its turn's; blobs: how many each turn has
+--       2… the blobs of all turns: values and bodies, as they are
 -- Returns for each turn {1, ms until its key is due again or -1}, {0, -1}: refused, the lease is another's by now, or
---   {2, -1}: the lease is ours, but a key that it names is of another type, or
+--   {2, -1}: the lease is ours, but a key that it names is of another type (or Redis refuses an effect after all), or
 --   {3, -1}: the lease is ours, but the key `unless` is there; of both nothing was done.
 --
--- Everything that can fail is looked at before the first write, for Lua does not roll back.  The first write is XACK
--- or HDEL, which a full Redis never refuses.
+-- Everything that can fail is looked at before the first write, for Lua does not roll back.  The first write is HDEL,
+-- which a full Redis never refuses; what all turns have in common is written last, with one command for all of them.
 local a = cmsgpack.unpack(ARGV[1])
 local stream, leases, due, attempts, hints, waiting, dead =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
@@ -20,7 +22,20 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local someone_waits = a.answers and redis.call('EXISTS', waiting) == 1
 local hinted = redis.call('EXISTS', hints) == 1 -- mostly nobody has one, and then nobody's is looked for
+local BODY = 6 -- where it stands among an output's fields
 local MOST_FIELDS = 2000 -- of an entry; Lua cannot hand many thousands of arguments to a command
+
+-- One command for many, in slices, for Lua cannot hand many thousands of arguments to a command.
+local SLICE = 500
+local function tell(list, ...) -- returns the sum of what it answers
+  local sum = 0
+  for i = 1, #list, SLICE do
+    local command = {...}
+    for j = i, math.min(i + SLICE - 1, #list) do command[#command + 1] = list[j] end
+    sum = sum + redis.call(unpack(command))
+  end
+  return sum
+end
 
 local members = {}
 local function boxed(id)
@@ -38,14 +53,6 @@ local function appendable(key)
     is_stream[key] = kind == 'stream' or kind == 'none'
   end
   return is_stream[key]
-end
-
-local function ours(turn)
-  if redis.call('HGET', leases, turn.key) ~= turn.token then return false end
-  for _, id in ipairs(turn.ids) do
-    if not redis.call('ZSCORE', a.box .. turn.key, boxed(id)) then return false end
-  end
-  return true
 end
 
 local function possible(turn, effects)
@@ -102,62 +109,6 @@ local function bury(turn)
   end
 end
 
-local function commit(turn, effects)
-  local door = answer(turn, effects)
-  for _, write in ipairs(effects and effects.writes or {}) do
-    if not write[2] then redis.call('DEL', write[1])
-    elseif write[3] > 0 then redis.call('SET', write[1], write[2], 'PX', write[3])
-    else redis.call('SET', write[1], write[2]) end
-  end
-  for _, output in ipairs(effects and effects.outputs or {}) do
-    local fields = output[3]
-    if output[2] and door then
-      fields[#fields + 1] = 'door'
-      fields[#fields + 1] = door
-    end
-    redis.call('XADD', output[1], '*', unpack(fields))
-  end
-end
-
-local function acknowledge(turn)
-  local box = a.box .. turn.key
-  for i = 1, #turn.ids, 500 do
-    local last = math.min(i + 499, #turn.ids)
-    local gone = {}
-    for j = i, last do gone[#gone + 1] = boxed(turn.ids[j]) end
-    redis.call('XACK', stream, a.group, unpack(turn.ids, i, last))
-    redis.call('ZREM', box, unpack(gone))
-    redis.call('HDEL', attempts, unpack(turn.ids, i, last))
-    if someone_waits then redis.call('HDEL', waiting, unpack(turn.ids, i, last)) end
-  end
-end
-
--- What is left in the box becomes due: after the delay, at the end of its window, or now.
-local function reschedule(turn)
-  local key = turn.key
-  local hint, woken
-  if hinted then
-    hint, woken = unpack(redis.call('HMGET', hints, 'n:' .. key, 'w:' .. key))
-    redis.call('HDEL', hints, 'n:' .. key, 'w:' .. key)
-  end
-  if redis.call('EXISTS', a.box .. key) == 0 then
-    redis.call('ZREM', due, key)
-    return -1
-  end
-  local at = now
-  if turn.delay_ms and not (woken and turn.at_door) then
-    at = now + turn.delay_ms
-    redis.call('HSET', hints, 'p:' .. key, turn.at_door and 'door' or '1')
-    hinted = true
-  elseif hint and not turn.delay_ms then
-    at = math.max(now, tonumber(string.match(hint, '^%d+')))
-    -- A request waits for it: what comes later is not to restart its window.
-    if string.match(hint, '^0:') then redis.call('HSET', hints, 'h:' .. key, '1') end
-  end
-  redis.call('ZADD', due, string.format('%.0f', at), key)
-  return at - now
-end
-
 -- An attempt that says nothing about the turn is taken back; progress is kept for the next one.
 local function annotate(turn)
   for _, id in ipairs(turn.uncount or {}) do
@@ -173,26 +124,98 @@ local function annotate(turn)
   end
 end
 
-local results = {}
+local function carry_out(turn, effects)
+  annotate(turn)
+  if turn.bury then bury(turn) end
+  if #turn.ids == 0 then return end
+  local door = answer(turn, effects)
+  for _, write in ipairs(effects and effects.writes or {}) do
+    if not write[2] then redis.call('DEL', write[1])
+    elseif write[3] > 0 then redis.call('SET', write[1], ARGV[turn.blobs + write[2]], 'PX', write[3])
+    else redis.call('SET', write[1], ARGV[turn.blobs + write[2]]) end
+  end
+  for _, output in ipairs(effects and effects.outputs or {}) do
+    local fields = output[3]
+    fields[BODY] = ARGV[turn.blobs + fields[BODY]]
+    if output[2] and door then
+      fields[#fields + 1] = 'door'
+      fields[#fields + 1] = door
+    end
+    redis.call('XADD', output[1], '*', unpack(fields))
+  end
+end
+
+-- Out of the box, first of all: an entry that is not in it was ended before.  False: then nothing was done.
+local function unbox(turn)
+  local box, gone = a.box .. turn.key, {}
+  for _, id in ipairs(turn.ids) do
+    if #turn.ids > 1 and not redis.call('ZSCORE', box, boxed(id)) then return false end
+    gone[#gone + 1] = boxed(id)
+  end
+  return tell(gone, 'ZREM', box) == #gone
+end
+
+-- Should Redis refuse an effect after all, what is not done stays: the lease with its box, for another end.
+local function commit(turn, effects)
+  local sound = pcall(carry_out, turn, effects)
+  for _, id in ipairs(sound and {} or turn.ids) do redis.call('ZADD', a.box .. turn.key, 0, boxed(id)) end
+  return sound
+end
+
+-- What is left in the box becomes due: after the delay, at the end of its window, or now.
+local function due_at(turn)
+  local key, hint, woken = turn.key, nil, nil
+  if hinted then
+    hint, woken = unpack(redis.call('HMGET', hints, 'n:' .. key, 'w:' .. key))
+    redis.call('HDEL', hints, 'n:' .. key, 'w:' .. key)
+  end
+  if redis.call('EXISTS', a.box .. key) == 0 then return nil end
+  if turn.delay_ms and not (woken and turn.at_door) then
+    redis.call('HSET', hints, 'p:' .. key, turn.at_door and 'door' or '1')
+    return now + turn.delay_ms
+  elseif hint and not turn.delay_ms then
+    -- A request waits for it: what comes later is not to restart its window.
+    if string.match(hint, '^0:') then redis.call('HSET', hints, 'h:' .. key, '1') end
+    return math.max(now, tonumber(string.match(hint, '^%d+')))
+  end
+  return now
+end
+
+local keys, results, ended, over, dues = {}, {}, {}, {}, {}
+local blobs = 1 -- arguments before the turn's own
+for i, turn in ipairs(a.turns) do
+  keys[i], turn.blobs = turn.key, blobs
+  blobs = blobs + a.blobs[i]
+end
+local held = redis.call('HMGET', leases, unpack(keys))
+-- A full Redis refuses the first write of a script, not the later ones, and never HDEL.
+redis.call('HDEL', hints, '')
 for i, turn in ipairs(a.turns) do
   local effects = turn.effects
-  if not ours(turn) then
+  if held[i] ~= turn.token then
     results[i] = {0, -1}
   elseif turn.unless and redis.call('EXISTS', turn.unless) == 1 then
     results[i] = {3, -1}
   elseif not possible(turn, effects) then
     results[i] = {2, -1}
+  elseif not unbox(turn) then
+    results[i] = {0, -1}
+  elseif not commit(turn, effects) then
+    results[i] = {2, -1}
   else
-    redis.call('HDEL', leases, turn.key)
-    -- Should anything below fail after all, the key is due, and not mute for good.
-    redis.call('ZADD', due, string.format('%.0f', now), turn.key)
-    annotate(turn)
-    if turn.bury then bury(turn) end
-    if #turn.ids > 0 then
-      commit(turn, effects)
-      acknowledge(turn)
+    local at = due_at(turn)
+    if at then
+      dues[#dues + 1] = string.format('%.0f', at)
+      dues[#dues + 1] = turn.key
     end
-    results[i] = {1, reschedule(turn)}
+    for _, id in ipairs(turn.ids) do ended[#ended + 1] = id end
+    over[#over + 1] = turn.key
+    results[i] = {1, at and at - now or -1}
   end
 end
+tell(ended, 'XACK', stream, a.group)
+tell(ended, 'HDEL', attempts)
+if someone_waits then tell(ended, 'HDEL', waiting) end
+tell(over, 'HDEL', leases)
+tell(dues, 'ZADD', due)
 return results

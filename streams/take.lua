@@ -26,6 +26,28 @@ local function hint_at(name, value)
   hinted = true
 end
 
+-- One command for many, in slices, for Lua cannot hand many thousands of arguments to a command.
+local SLICE = 500
+local function in_slices(list, act, ...)
+  for i = 1, #list, SLICE do
+    local command = {...}
+    for j = i, math.min(i + SLICE - 1, #list) do command[#command + 1] = list[j] end
+    act(redis.call(unpack(command)))
+  end
+end
+local function tell(list, ...) -- returns the sum of what it answers
+  local sum = 0
+  in_slices(list, function(answer) sum = sum + answer end, ...)
+  return sum
+end
+local function answers(list, ...) -- returns one for each
+  local found = {}
+  in_slices(list, function(some)
+    for _, answer in ipairs(some) do found[#found + 1] = answer end
+  end, ...)
+  return found
+end
+
 local function ms_of(id) return tonumber(string.match(id, '^0*(%d+)%-')) end
 local function boxed(id)
   local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
@@ -82,7 +104,7 @@ local function characters(text) return select(2, string.gsub(text, '[^\128-\191]
 -- back and ids lie ahead of it, it is bounded from now, and what `at` has become by then is not put off any more.
 local function window(first_ms, last_ms, at)
   local ends = math.min(first_ms + a.debounce_max_ms, last_ms + a.debounce_ms, now + a.debounce_max_ms)
-  return string.format('%.0f', at and first_ms > now and math.min(ends, at) or ends)
+  return at and first_ms > now and math.min(ends, at) or ends
 end
 
 -- attempts: `starts:crashes:count:first_ms:progress` of an entry that has been started.
@@ -93,40 +115,72 @@ local function noted(note)
 end
 
 -- A key in work keeps in hint `n` when its next turn may start, `at:first`; at 0 is at once, whatever comes later.
-local function schedule_next(key, ms, hurry)
+local function schedule_next(key, brought)
   local hint = hinted and redis.call('HGET', hints, 'n:' .. key)
   local at, first = string.match(hint or '', '^(%d+):(%d+)$')
-  first = first or string.format('%.0f', ms)
-  if hurry or at == '0' then at = '0' else at = window(tonumber(first), ms, tonumber(at)) end
+  for i, ms in ipairs(brought.ms) do
+    first = first or string.format('%.0f', ms)
+    if brought.hurry[i] or at == '0' then at = '0' else
+      at = string.format('%.0f', window(tonumber(first), ms, tonumber(at)))
+    end
+  end
   hint_at('n:' .. key, at .. ':' .. first)
 end
 
-local function schedule(key, id, hurry)
-  local ms = ms_of(id)
-  if redis.call('HEXISTS', leases, key) == 1 then return schedule_next(key, ms, hurry) end
+-- When a key that is not in work is due, with what was brought; `at`: when it was until now, or nil.
+local function due_at(key, brought, at)
   -- A key that waits for a retry keeps waiting: an earlier start would overtake what failed.
-  if hinted and redis.call('HEXISTS', hints, 'p:' .. key) == 1 then return end
-  if hurry then
-    hint_at('h:' .. key, '1')
-    redis.call('ZADD', due, 'LT', string.format('%.0f', now), key)
-  elseif a.debounce_ms == 0 then
-    redis.call('ZADD', due, 'NX', string.format('%.0f', math.min(ms, now)), key)
-  elseif not hinted or redis.call('HEXISTS', hints, 'h:' .. key) == 0 then
-    local first = ms_of(redis.call('ZRANGE', a.box .. key, 0, 0)[1])
-    redis.call('ZADD', due, window(first, ms, tonumber(redis.call('ZSCORE', due, key))), key)
+  if hinted and redis.call('HEXISTS', hints, 'p:' .. key) == 1 then return at end
+  local hurried, first = hinted and redis.call('HEXISTS', hints, 'h:' .. key) == 1, nil
+  for i, ms in ipairs(brought.ms) do
+    if brought.hurry[i] then
+      hint_at('h:' .. key, '1')
+      hurried, at = true, math.min(at or now, now)
+    elseif a.debounce_ms == 0 then
+      at = at or math.min(ms, now)
+    elseif not hurried then
+      first = first or ms_of(redis.call('ZRANGE', a.box .. key, 0, 0)[1])
+      at = window(first, ms, at)
+    end
   end
+  return at
+end
+
+-- Into the boxes, and due when their time comes.
+local function lay(names, brought)
+  local leased, scores, dues = answers(names, 'HMGET', leases), answers(names, 'ZMSCORE', due), {}
+  for i, key in ipairs(names) do
+    tell(brought[key].members, 'ZADD', a.box .. key)
+    if leased[i] then
+      schedule_next(key, brought[key])
+    else
+      local was = tonumber(scores[i] or nil)
+      local at = due_at(key, brought[key], was)
+      if at ~= was then
+        dues[#dues + 1] = string.format('%.0f', at)
+        dues[#dues + 1] = key
+      end
+    end
+  end
+  tell(dues, 'ZADD', due)
 end
 
 local just_read = {} -- what this very call has read, which need not be read again
--- The entries of a turn: the oldest of the box, those that are gone from the stream acknowledged.
-local function gather(key, limit)
+local function of_box(key, limit)
+  local ids = redis.call('ZRANGE', a.box .. key, 0, limit - 1)
+  for i, member in ipairs(ids) do ids[i] = unboxed(member) end
+  return ids
+end
+
+-- The entries of a turn, of these ids the oldest; those that are gone from the stream are acknowledged.
+local function gather(key, ids, limit)
   local entries, gone, bytes, chars = {}, {}, 0, nil
-  for _, member in ipairs(redis.call('ZRANGE', a.box .. key, 0, limit - 1)) do
-    local id = unboxed(member)
+  for i = 1, math.min(#ids, limit) do
+    local id = ids[i]
     local found = just_read[id] or redis.call('XRANGE', stream, id, id)[1]
     if not found then
       gone[#gone + 1] = id
-      redis.call('ZREM', a.box .. key, member)
+      redis.call('ZREM', a.box .. key, boxed(id))
       redis.call('XACK', stream, a.group, id)
       redis.call('HDEL', attempts, id)
     else
@@ -148,46 +202,59 @@ local function gather(key, limit)
   return entries, gone
 end
 
-local function recalled(key)
-  if #a.recall == 0 then return {} end
-  local names = {}
-  for i, prefix in ipairs(a.recall) do names[i] = prefix .. key end
-  return redis.call('MGET', unpack(names)) -- of another type than text is as if it were not there
-end
-
 -- What was put back from the dead letters (`origin`) was counted when it first came.
+local some_exempt = false -- of the keys looked at
 local function metered(key, fields)
   local m = a.meter
   if not m or fields.replayed or fields.origin or m.skip[fields.type or ''] then return '' end
-  if m.unless and redis.call('EXISTS', m.unless .. key) == 1 then return '' end
+  if some_exempt and redis.call('EXISTS', m.unless .. key) == 1 then return '' end
   local count = redis.pcall('INCR', m.prefix .. key)
   if type(count) ~= 'number' then return '' end
   if count == 1 then redis.call('PEXPIRE', m.prefix .. key, m.window_ms) end
   return tostring(count)
 end
 
-local function granted(key, token, found, fresh)
-  local ids, entries, progress = {}, {}, ''
-  for i, entry in ipairs(found) do ids[i] = entry[1] end
-  local notes = redis.call('HMGET', attempts, unpack(ids))
+local turns = {}
+-- A turn as it is returned, but for its state; `started` gets the notes of a fresh one.
+local function granted(key, token, found, notes, started)
+  local entries, progress = {}, ''
   for i, entry in ipairs(found) do
-    local starts, crashes, count, first, kept = noted(notes[i])
-    if fresh then
+    local starts, crashes, count, first, kept = noted(notes[entry[1]])
+    if started then
       if starts == 0 and first == '' then
         count, first = metered(key, fields_of(entry[2])), string.format('%.0f', now)
       end
       starts = starts + 1
-      redis.call('HSET', attempts, entry[1],
-        string.format('%d:%d:%s:%s:%s', starts, crashes, count, first, kept))
+      started[#started + 1] = entry[1]
+      started[#started + 1] = string.format('%d:%d:%s:%s:%s', starts, crashes, count, first, kept)
     end
     if i == 1 then progress = kept end
     entries[i] = {entry[1], starts, crashes, count, entry[2]}
   end
   local left = a.meter and redis.call('PTTL', a.meter.prefix .. key) or 0
-  return {key, token, progress, entries, recalled(key), math.max(0, left)}
+  turns[#turns + 1] = {key, token, progress, entries, {}, math.max(0, left)}
 end
 
-local turns = {}
+local function notes_of(ids)
+  local notes, told = {}, answers(ids, 'HMGET', attempts)
+  for i, id in ipairs(ids) do notes[id] = told[i] end
+  return notes
+end
+
+-- The state of every turn, and that we live; what of it is of another type than text is as if it were not there.
+local function done(read, next_due_ms)
+  local names = {}
+  for _, turn in ipairs(turns) do
+    for _, prefix in ipairs(a.recall) do names[#names + 1] = prefix .. turn[1] end
+  end
+  for i, value in ipairs(answers(names, 'MGET')) do
+    local state = turns[math.floor((i - 1) / #a.recall) + 1][5]
+    state[#state + 1] = value
+  end
+  redis.call('SET', heartbeat, now, 'PX', a.ttl_ms)
+  return {'ok', now, read, next_due_ms, turns, redis.call('GET', cursor) or '0-0'}
+end
+
 local record = redis.call('HGET', consumers, a.consumer)
 record = record and cmsgpack.unpack(record)
 -- A copy that was held up on the way: a later call has been answered, and nobody waits for this one.
@@ -195,14 +262,13 @@ if record and a.call < record.call then return {'ok', now, 0, 0, {}, redis.call(
 if record and record.call == a.call then
   for _, grant in ipairs(record.grants) do
     if redis.call('HGET', leases, grant[1]) == grant[2] then
-      local size = tonumber(string.match(grant[2], '%.(%d+)$'))
-      local found = gather(grant[1], size)
+      local ids = of_box(grant[1], tonumber(string.match(grant[2], '%.(%d+)$')))
+      local found = gather(grant[1], ids, #ids)
       -- Nothing is left of it where its entries were deleted meanwhile; the next beat frees the lease.
-      if #found > 0 then turns[#turns + 1] = granted(grant[1], grant[2], found, false) end
+      if #found > 0 then granted(grant[1], grant[2], found, notes_of(ids)) end
     end
   end
-  redis.call('SET', heartbeat, now, 'PX', a.ttl_ms)
-  return {'ok', now, 0, 0, turns, redis.call('GET', cursor) or '0-0'}
+  return done(0, 0)
 end
 
 local reply = redis.pcall('XREADGROUP', 'GROUP', a.group, a.consumer, 'COUNT', a.count, 'STREAMS', stream, '>')
@@ -211,7 +277,7 @@ if reply and reply.err then
   return redis.error_reply(reply.err)
 end
 local read = reply and reply[1][2] or {}
-local unseen = {}
+local unseen, names, brought = {}, {}, {}
 for _, entry in ipairs(read) do
   local id, f = entry[1], fields_of(entry[2])
   local ours = f['for'] == a.group
@@ -223,49 +289,78 @@ for _, entry in ipairs(read) do
   else
     local key = a.order == 'none' and id or f.key or ''
     just_read[id] = entry
-    redis.call('ZADD', a.box .. key, 0, boxed(id))
-    schedule(key, id, f.now)
+    if not brought[key] then
+      brought[key] = {members = {}, ms = {}, hurry = {}}
+      names[#names + 1] = key
+    end
+    local of = brought[key]
+    of.members[#of.members + 1] = 0
+    of.members[#of.members + 1] = boxed(id)
+    of.ms[#of.ms + 1] = ms_of(id)
+    of.hurry[#of.ms] = f.now
   end
 end
-for i = 1, #unseen, 500 do
-  redis.call('XACK', stream, a.group, unpack(unseen, i, math.min(i + 499, #unseen)))
-end
+tell(unseen, 'XACK', stream, a.group)
+lay(names, brought)
 if #read > 0 then redis.call('SET', cursor, read[#read][1]) end
 
--- Past all suspects that may not start now, however many: who is due behind them is not to wait for them.
-local grants, suspects, offset, step = {}, a.suspects, 0, a.room
-while #turns < a.room do
-  local keys = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', offset, step)
-  for _, key in ipairs(keys) do
-    if #turns >= a.room then break end
-    local head = redis.call('ZRANGE', a.box .. key, 0, 0)[1]
-    local _, crashes = noted(head and redis.call('HGET', attempts, unboxed(head)))
+local grants, suspects = {}, a.suspects
+-- Lease these keys, which are due.  Returns how many of them stay so: suspects that may not start now.
+local function grant(keys)
+  local boxes, ids, exempt, stay = {}, {}, {}, 0
+  for i, key in ipairs(keys) do
+    boxes[i] = of_box(key, a.turn_max)
+    for _, id in ipairs(boxes[i]) do ids[#ids + 1] = id end
+    if a.meter and a.meter.unless then exempt[i] = a.meter.unless .. key end
+  end
+  some_exempt = tell(exempt, 'EXISTS') > 0
+  local notes, leased, started, freed, dropped = notes_of(ids), {}, {}, {}, {}
+  for i, key in ipairs(keys) do
+    local _, crashes = noted(notes[boxes[i][1] or ''])
     local suspect = crashes >= a.suspect_after
     if suspect and suspects == 0 then
-      offset = offset + 1
+      stay = stay + 1
     else
       -- A suspect is alone in its turn, and alone among suspects in its process, so that only the guilty dies again.
-      local found, gone = gather(key, suspect and 1 or a.turn_max)
+      local found, gone = gather(key, boxes[i], suspect and 1 or a.turn_max)
       if #found > 0 then
         if suspect then suspects = suspects - 1 end
         -- With the time: a call may run again, as new, after its consumer was swept, and must not revive an old token.
         local token = string.format('%s.%d.%s%06d%03d.%d', a.consumer, a.call, time[1], time[2], #turns + 1, #found)
-        redis.call('HSET', leases, key, token)
-        redis.call('ZREM', due, key)
-        if hinted then redis.call('HDEL', hints, 'h:' .. key, 'n:' .. key, 'p:' .. key, 'w:' .. key) end
-        turns[#turns + 1] = granted(key, token, found, true)
+        leased[#leased + 1] = key
+        leased[#leased + 1] = token
+        granted(key, token, found, notes, started)
         grants[#grants + 1] = {key, token}
-      elseif #gone == 0 or redis.call('EXISTS', a.box .. key) == 0 then
-        redis.call('ZREM', due, key)
-        if hinted then redis.call('HDEL', hints, 'h:' .. key, 'p:' .. key, 'w:' .. key) end
+      end
+      if #found > 0 or #gone == 0 or redis.call('EXISTS', a.box .. key) == 0 then
+        freed[#freed + 1] = key
+        for _, hint in ipairs(hinted and {'h:', 'p:', 'w:', #found > 0 and 'n:' or nil} or {}) do
+          dropped[#dropped + 1] = hint .. key
+        end
       end
     end
   end
+  tell(leased, 'HSET', leases)
+  tell(started, 'HSET', attempts)
+  tell(freed, 'ZREM', due)
+  tell(dropped, 'HDEL', hints)
+  return stay
+end
+
+-- Past all suspects that may not start now, however many: who is due behind them is not to wait for them.
+local offset, step = 0, a.room
+while #turns < a.room do
+  local keys = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', offset, step)
+  local at = 1
+  while at <= #keys and #turns < a.room do
+    local some = {}
+    for i = at, math.min(at + a.room - #turns - 1, #keys) do some[#some + 1] = keys[i] end
+    offset, at = offset + grant(some), at + #some
+  end
   if #keys < step then break end
-  step = 500
+  step = SLICE
 end
 
 redis.call('HSET', consumers, a.consumer, cmsgpack.pack({call = a.call, grants = grants}))
-redis.call('SET', heartbeat, now, 'PX', a.ttl_ms)
 local upcoming = redis.call('ZRANGEBYSCORE', due, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-return {'ok', now, #read, upcoming[2] and tonumber(upcoming[2]) - now or -1, turns, redis.call('GET', cursor) or '0-0'}
+return done(#read, upcoming[2] and tonumber(upcoming[2]) - now or -1)

@@ -221,6 +221,7 @@ class Turns:
             "dead_max": self._dead_max,
             "answers": self._answers,
             "turns": [msgspec.Raw(ending.packed) for ending in endings],
+            "blobs": [len(ending.blobs) for ending in endings],
         }
         declared = dict.fromkeys(key for ending in endings for key in ending.keys)
         reply = await self._store.run(
@@ -231,7 +232,7 @@ class Turns:
                 self._dead,
                 *declared,
             ],
-            [_pack(args)],
+            [_pack(args), *(blob for ending in endings for blob in ending.blobs)],
         )
         return [_REFUSED[done]() if done in _REFUSED else (done == 1, due) for done, due in reply]
 

@@ -170,8 +170,10 @@ class Promises:
             case "take":
                 self.groups[call.told()["group"]].took(call.told(), reply)
             case "settle":
-                for turn, each in zip(call.told()["turns"], reply, strict=True):
-                    self._settled(self.groups[call.told()["group"]], turn, each)
+                told, blobs = call.told(), list(call.args[1:])
+                for turn, count, each in zip(told["turns"], told["blobs"], reply, strict=True):
+                    self._settled(self.groups[told["group"]], turn, blobs[:count], each)
+                    del blobs[:count]
             case "beat":
                 self._of(call).beat(call.told(), reply)
             case "sweep":
@@ -182,12 +184,13 @@ class Promises:
     def _of(self, call: Call) -> GroupModel:
         return self.groups[call.keys[0].split(":")[1]]
 
-    def _settled(self, group: GroupModel, turn: dict[str, Any], reply: list[int]) -> None:
+    def _settled(self, group: GroupModel, turn: dict[str, Any], blobs: list[bytes], reply: list[int]) -> None:
         if not group.settle(turn, reply):
             return
         door = self.front.settle(turn) if group is self.front.answering else None
-        for _, value, _ in turn.get("effects", {}).get("writes", []):
-            group.state[turn["key"]] = value.encode()
+        for _, blob, _ in turn.get("effects", {}).get("writes", []):
+            group.state[turn["key"]] = blobs[blob - 1]
         for _, answers, flat in turn.get("effects", {}).get("outputs", []):
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            fields["body"] = blobs[fields["body"] - 1].decode()
             self.outputs.append(fields | ({"door": door} if answers and door else {}))

@@ -30,14 +30,14 @@ class Mutation(NamedTuple):
 
 MUTATIONS = {
     "a turn is ended whoever holds the lease": Mutation(
-        turns, "_SETTLE", "if redis.call('HGET', leases, turn.key) ~= turn.token then return false end", ""
+        turns, "_SETTLE", "if held[i] ~= turn.token then", "if false then"
     ),
-    "a settled entry stays in its box": Mutation(turns, "_SETTLE", "redis.call('ZREM', box, unpack(gone))", ""),
-    "a settled entry stays pending": Mutation(
-        turns, "_SETTLE", "redis.call('XACK', stream, a.group, unpack(turn.ids, i, last))", ""
+    "a settled entry stays in its box": Mutation(
+        turns, "_SETTLE", "return tell(gone, 'ZREM', box) == #gone", "return true"
     ),
-    "a lease outlives its turn": Mutation(turns, "_SETTLE", "redis.call('HDEL', leases, turn.key)", ""),
-    "what is left is due at once after a park": Mutation(turns, "_SETTLE", "at = now + turn.delay_ms", "at = now"),
+    "a settled entry stays pending": Mutation(turns, "_SETTLE", "tell(ended, 'XACK', stream, a.group)", ""),
+    "a lease outlives its turn": Mutation(turns, "_SETTLE", "tell(over, 'HDEL', leases)", ""),
+    "what is left is due at once after a park": Mutation(turns, "_SETTLE", "return now + turn.delay_ms", "return now"),
     "a parked key is overtaken": Mutation(
         turns, "_SETTLE", "redis.call('HSET', hints, 'p:' .. key, turn.at_door and 'door' or '1')", ""
     ),
@@ -62,20 +62,13 @@ MUTATIONS = {
     "the cursor stays behind": Mutation(
         turns, "_TAKE", "if #read > 0 then redis.call('SET', cursor, read[#read][1]) end", ""
     ),
-    "a key in work is due": Mutation(
-        turns,
-        "_TAKE",
-        "redis.call('ZREM', due, key)\n        if hinted then redis.call('HDEL', hints, 'h:' .. key, 'n",
-        "if hinted then redis.call('HDEL', hints, 'h:' .. key, 'n",
-    ),
-    "a key in work is made due by what it gets": Mutation(
-        turns, "_TAKE", "if redis.call('HEXISTS', leases, key) == 1 then return schedule_next(key, ms, hurry) end", ""
-    ),
+    "a key in work is due": Mutation(turns, "_TAKE", "tell(freed, 'ZREM', due)", ""),
+    "a key in work is made due by what it gets": Mutation(turns, "_TAKE", "if leased[i] then", "if false then"),
     "the newest are taken first": Mutation(
         turns,
         "_TAKE",
-        "ipairs(redis.call('ZRANGE', a.box .. key, 0, limit - 1))",
-        "ipairs(redis.call('ZREVRANGE', a.box .. key, 0, limit - 1))",
+        "redis.call('ZRANGE', a.box .. key, 0, limit - 1)",
+        "redis.call('ZREVRANGE', a.box .. key, 0, limit - 1)",
     ),
     "ids of one millisecond are not padded": Mutation(
         turns, "_TAKE", "'-' .. string.rep('0', 20 - #seq) .. seq", "'-' .. seq"
