@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from redis.exceptions import ResponseError
 
@@ -21,27 +22,28 @@ Result = tuple[bool, int]
 """Whether the turn was still ours to end, and the milliseconds until its key is due again (-1: it is not)."""
 
 
+Then = Callable[[Result | Exception], None]
+
+
 class Committer:
     """Sends endings to Redis in batches."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
-        self._waiting: deque[tuple[Ending, asyncio.Future[Result]]] = deque()
+        self._waiting: deque[tuple[Ending, Then]] = deque()
         self._something = asyncio.Event()
         self._log = log.get(turns.group.name)
 
-    async def commit(self, ending: Ending) -> Result:
+    def commit(self, ending: Ending, then: Then) -> None:
         """
         End a turn.
 
-        Raises:
-            Impossible, redis.ResponseError: Redis refuses these effects (a key of another type); nothing was committed.
-            Changed: the key of `unless` is there; nothing was committed.
+        Args:
+            then: told what came of it: the result, or why nothing was committed. Impossible or redis.ResponseError:
+                Redis refuses these effects (a key of another type); Changed: the key of `unless` is there.
         """
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((ending, future))
+        self._waiting.append((ending, then))
         self._something.set()
-        return await future
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -53,20 +55,18 @@ class Committer:
                 continue
             await self._send(batch)
 
-    def _batch(self) -> list[tuple[Ending, asyncio.Future[Result]]]:
-        batch: list[tuple[Ending, asyncio.Future[Result]]] = []
+    def _batch(self) -> list[tuple[Ending, Then]]:
+        batch: list[tuple[Ending, Then]] = []
         ids = size = 0
         while self._waiting and len(batch) < MAX_TURNS:
-            ending, future = self._waiting[0]
+            ending, _ = self._waiting[0]
             ids, size = ids + ending.ids, size + ending.size
             if batch and (ids > MAX_IDS or size > MAX_BYTES):
                 break
-            self._waiting.popleft()
-            if not future.cancelled():
-                batch.append((ending, future))
+            batch.append(self._waiting.popleft())
         return batch
 
-    async def _send(self, batch: list[tuple[Ending, asyncio.Future[Result]]]) -> None:
+    async def _send(self, batch: list[tuple[Ending, Then]]) -> None:
         while True:
             try:
                 results = await self._turns.settle([ending for ending, _ in batch])
@@ -77,20 +77,11 @@ class Committer:
                 await asyncio.sleep(0.5)
             except ResponseError as error:
                 if len(batch) == 1:
-                    _resolve(batch[0][1], error)
+                    batch[0][1](error)
                     return
                 # One of them is to blame; each alone harms only itself.
                 for one in batch:
                     await self._send([one])
                 return
-        for (_, future), result in zip(batch, results, strict=True):
-            _resolve(future, result)
-
-
-def _resolve(future: asyncio.Future[Result], result: Result | Exception) -> None:
-    if future.cancelled():
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
+        for (_, then), result in zip(batch, results, strict=True):
+            then(result)

@@ -1,7 +1,7 @@
 """
 What becomes of a turn after its handler has run, or could not.
 
-Pure: no clock, no Redis.  worker.py supplies both and carries the verdict out, so every rule about retrying can be
+Pure: no clock, no Redis.  inwork.py supplies both and carries the verdict out, so every rule about retrying can be
 read, and tested, in this file alone.
 """
 

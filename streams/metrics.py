@@ -10,9 +10,8 @@ Under `cauce up` all processes share a folder (PROMETHEUS_MULTIPROC_DIR), so any
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
@@ -66,23 +65,16 @@ class View(Protocol):
     def dead(self) -> int: ...
 
 
-@contextmanager
-def turn(group: str) -> Iterator[Callable[[bool | str], None]]:
-    """
-    Count and time one turn.  Call what is yielded with how it ended: an outcome's name, or whether the commit was
-    taken (settled) or not (refused).  Not called, it has failed.
-    """
-    ended, start = "failed", time.perf_counter()
+def turn(group: str, outcome: str, seconds: float) -> None:
+    """Count and time one turn, which ended so: settled, parked, buried, refused, failed."""
+    count, times = _of_turns(group, outcome)
+    count.inc()
+    times.observe(seconds)
 
-    def outcome(how: bool | str) -> None:
-        nonlocal ended
-        ended = how if isinstance(how, str) else "settled" if how else "refused"
 
-    try:
-        yield outcome
-    finally:
-        TURNS.labels(group, ended).inc()
-        TURN_SECONDS.labels(group).observe(time.perf_counter() - start)
+@cache
+def _of_turns(group: str, outcome: str) -> tuple[Counter, Histogram]:
+    return TURNS.labels(group, outcome), TURN_SECONDS.labels(group)
 
 
 def loop_lag(seconds: float) -> None:

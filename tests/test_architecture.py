@@ -19,8 +19,8 @@ FLOORS = {
     1: "routes connection stores lag watch turns batches endings handlers log metrics survey bell doors layout outage "
     "memory groups backlog",
     # 2: the runtime
-    2: "worker room process committer housekeeping retention deadletters mover replay erase timeline probe watchdog "
-    "embedded",
+    2: "worker inwork room process committer housekeeping retention deadletters mover replay erase timeline probe "
+    "watchdog embedded",
     # 4: the command line; 3 are the doors, ingress and processors
     4: "cli entry check status tail dead reshard console supervisor program screen welcome roster",
 }

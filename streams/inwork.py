@@ -1,0 +1,255 @@
+"""
+The turns that one consumer has in work: each is handled, ended, committed, and then gone.
+
+A turn is one task, its handler's; the rest are callbacks, for what happens here happens to every message.  What becomes
+of a turn is decided in fate.py, how it is told to Redis in committer.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from streams import fate, log, metrics
+from streams.committer import Committer, Result
+from streams.effects import Effects, Handler, Turn
+from streams.endings import Ending, ending
+from streams.keys import Keys
+from streams.tables import Group
+from streams.turns import Changed, Grant
+
+CANCEL_GRACE = 5.0
+"""Seconds that a cancelled handler has to end before it is left behind."""
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    grant: Grant
+    began: float
+    handling: asyncio.Future[Effects | None] | None = None
+    """The handler; None once its result is known, or nobody waits for it any more."""
+    given_up: Literal["", "late", "lost"] = ""
+    """Why the handler was cancelled, and its result counts no more."""
+    failed_to_commit: bool = False
+
+
+class InWork:
+    """Starts turns and sees them through."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        group: Group,
+        handler: Handler,
+        resources: Any,
+        committer: Committer,
+        *,
+        ended: Callable[[Grant], None],
+        due: Callable[[int], None],
+    ) -> None:
+        """
+        Args:
+            ended: called once for each turn, when it is in work no longer.
+            due: called with the milliseconds until a key of which something is left is due again.
+        """
+        self._keys, self._group, self._handler, self._resources = keys, group, handler, resources
+        self._committer = committer
+        self._ended, self._due = ended, due
+        self._log = log.get(group.name)
+        self._works: dict[str, _Work] = {}
+        """By token, the oldest first."""
+        self._alarm: asyncio.TimerHandle | None = None
+        """One timer for all, for all have the same deadline: that of the oldest."""
+        self._idle = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    def tokens(self) -> list[str]:
+        """The leases that we hold."""
+        return [token for token, work in self._works.items() if work.given_up != "lost"]
+
+    def start(self, grant: Grant) -> None:
+        """Handle a turn, or bury it unhandled where it was started too often."""
+        loop = asyncio.get_running_loop()
+        work = self._works[grant.token] = _Work(grant, loop.time())
+        if burial := fate.before(grant.starts, self._group.attempts):
+            self._guarded(work, lambda: self._commit(work, "buried", self._buried(grant, burial)))
+            return
+        grant.turn.resources = self._resources
+        try:
+            work.handling = asyncio.ensure_future(self._handler.handle(grant.turn))
+        except Exception as error:  # it is no coroutine function, and said so at once
+            self._close(work, None, error)
+            return
+        work.handling.add_done_callback(partial(self._handled, work))
+        if self._alarm is None:
+            self._alarm = loop.call_at(work.began + self._group.deadline, self._overdue)
+
+    def lose(self, token: str) -> None:
+        """Our lease is gone, and not by our own commit: what we do about this turn no longer counts."""
+        work = self._works.get(token)
+        if work is None or work.handling is None:
+            return
+        self._log.warning("lease.lost", token=token)
+        self._give_up(work, "lost")
+
+    async def idle(self, seconds: float) -> None:
+        """Return when nothing is in work, or after so many seconds."""
+        self._idle.clear()
+        if self._works:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._idle.wait()
+
+    async def abandon(self) -> None:
+        """Cancel what is in work; what has been ended by then is committed or not, as Redis finds it."""
+        for work in list(self._works.values()):
+            if work.handling is None:
+                self._gone(work, "failed")
+            else:
+                self._give_up(work, "lost")
+        await self.idle(CANCEL_GRACE)
+
+    def cancel(self) -> None:
+        """At once, and without a word to anybody."""
+        for work in self._works.values():
+            if work.handling is not None:
+                work.handling.cancel()
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    # A handler's end
+
+    def _overdue(self) -> None:
+        loop, self._alarm = asyncio.get_running_loop(), None
+        for work in self._works.values():
+            if (until := work.began + self._group.deadline) > loop.time():
+                self._alarm = loop.call_at(until, self._overdue)
+                return
+            self._give_up(work, "late")
+
+    def _give_up(self, work: _Work, why: Literal["late", "lost"]) -> None:
+        if work.handling is not None and not work.given_up:
+            work.given_up = why
+            work.handling.cancel()
+            asyncio.get_running_loop().call_later(CANCEL_GRACE, self._leave_behind, work)
+
+    def _leave_behind(self, work: _Work) -> None:
+        if work.handling is not None:
+            self._let_go(work)
+
+    def _handled(self, work: _Work, handling: asyncio.Future[Effects | None]) -> None:
+        error = TimeoutError("the handler cancelled itself") if handling.cancelled() else handling.exception()
+        if work.handling is None:
+            return  # it was left behind
+        if work.given_up:
+            self._let_go(work)
+        else:
+            self._close(work, None if error else handling.result(), error)
+
+    def _let_go(self, work: _Work) -> None:
+        if work.given_up == "lost":
+            self._gone(work, "failed")
+        else:
+            self._close(work, None, TimeoutError(f"deadline of {self._group.deadline:g} s passed"))
+
+    # Its commit
+
+    def _close(self, work: _Work, effects: Effects | None, error: BaseException | None) -> None:
+        self._guarded(work, lambda: self._commit(work, *self._end(work.grant, effects, error)))
+
+    def _guarded(self, work: _Work, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:
+            # A bug of ours: the lease is named no longer, so the next beat gives the turn back.
+            self._log.error("turn.failed", token=work.grant.token, why=f"{type(error).__name__}: {error}")
+            self._gone(work, "failed")
+
+    def _commit(self, work: _Work, word: str, end: Ending) -> None:
+        work.handling = None
+        self._committer.commit(end, partial(self._told, work, word, end))
+
+    def _told(self, work: _Work, word: str, end: Ending, result: Result | Exception) -> None:
+        if work.grant.token in self._works:
+            self._guarded(work, lambda: self._committed(work, word, end, result))
+
+    def _committed(self, work: _Work, word: str, end: Ending, result: Result | Exception) -> None:
+        if isinstance(result, Changed):
+            assert end.instead is not None  # noqa: S101 - else nothing could have changed
+            try:
+                return self._commit(work, word, end.instead())
+            except Exception as error:
+                result = error
+        if isinstance(result, Exception):
+            # Redis refuses these effects, or they cannot be made; without them the turn can still be parked or buried.
+            if work.failed_to_commit:
+                raise result
+            work.failed_to_commit = True
+            return self._commit(work, *self._end(work.grant, None, result))
+        done, due_ms = result
+        if not done:
+            self._log.warning("turn.refused", turn=work.grant.turn.id, why="its lease is another's by now")
+        if due_ms >= 0:
+            self._due(due_ms)
+        self._gone(work, word if done else "refused")
+
+    def _gone(self, work: _Work, how: str) -> None:
+        work.handling = None
+        del self._works[work.grant.token]
+        metrics.turn(self._group.name, how, asyncio.get_running_loop().time() - work.began)
+        if not self._works:
+            self._idle.set()
+        self._ended(work.grant)
+
+    # What becomes of it
+
+    def _end(self, grant: Grant, effects: Effects | None, error: BaseException | None) -> tuple[str, Ending]:
+        """In a word, and for Redis."""
+        turn = grant.turn
+        if error is None:
+            try:
+                return "settled", self._ending(grant, [message.id for message in turn.messages], effects=effects)
+            except Exception as wrong:  # whatever a handler's effects can be wrong about is the turn's failure
+                error = wrong
+        verdict = fate.after(
+            error,
+            attempt=turn.attempt,
+            attempts=self._group.attempts,
+            backoff=self._group.backoff,
+            luck=random.random(),  # noqa: S311 - jitter, not a secret
+        )
+        if isinstance(verdict, fate.Burial):
+            return "buried", self._buried(grant, verdict)
+        assert isinstance(verdict, fate.Park)  # noqa: S101 - an error never settles
+        level = self._log.warning if verdict.counted else self._log.debug
+        level("turn.parked", turn=turn.id, attempt=turn.attempt, wait_s=verdict.delay_ms / 1000, why=verdict.why)
+        return "parked", self._ending(grant, [], park=verdict)
+
+    def _buried(self, grant: Grant, burial: fate.Burial) -> Ending:
+        turn, unrun = grant.turn, int(burial.unrun)
+        guilty = [
+            message
+            for message, starts in zip(turn.messages, grant.starts, strict=True)
+            if (not burial.exhausted_only or starts - unrun >= self._group.attempts)
+            and burial.only in (None, message.id)
+        ]
+        ids, how = [message.id for message in guilty], {"bury": burial.why, "uncounted": burial.unrun}
+        self._log.error("turn.buried", turn=turn.id, messages=len(ids), attempt=turn.attempt - unrun, why=burial.why)
+        if self._handler.buried:
+            last = Turn(**{field: getattr(turn, field) for field in turn.__struct_fields__})
+            last.messages, last.resources = guilty, self._resources
+            try:
+                return self._ending(grant, ids, effects=self._handler.buried(last, burial.why), **how)
+            except Exception as error:  # an apology that fails must not keep the dead alive
+                self._log.exception("apology.failed", turn=turn.id, why=type(error).__name__)
+        return self._ending(grant, ids, **how)
+
+    def _ending(self, grant: Grant, ids: list[str], **how: Any) -> Ending:
+        return ending(self._keys, self._group, grant.turn, grant.token, ids, **how)
