@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 
 from ingress.app import create_app
 from ingress.protocol import Protocol
-from streams import layout, memory, welcome
+from streams import garbage, layout, memory, welcome
 from streams import log as logs
 from streams.errors import ConfigurationError
 from streams.settings import Settings
@@ -151,6 +151,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        garbage.keep_what_is_loaded()
         _log.info("ingress.listening", url=self._address)
 
     async def main_loop(self) -> None:

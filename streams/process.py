@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from streams import layout, log, memory, probe, retention, watchdog
+from streams import garbage, layout, log, memory, probe, retention, watchdog
 from streams.handlers import find
 from streams.room import Room, Suspects
 from streams.settings import Settings
@@ -51,6 +51,7 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
             await stack.enter_async_context(
                 probe.serve(settings.worker_port, ready=lambda: all(worker.ready for worker in workers))
             )
+        garbage.keep_what_is_loaded()
         async with asyncio.TaskGroup() as whole:
             beside = [
                 whole.create_task(retention.run(stores, topology)),

@@ -20,7 +20,7 @@ FLOORS = {
     "memory groups backlog",
     # 2: the runtime
     2: "worker inwork room process committer housekeeping retention deadletters mover replay erase timeline probe "
-    "watchdog embedded",
+    "watchdog garbage embedded",
     # 4: the command line; 3 are the doors, ingress and processors
     4: "cli entry check status tail dead reshard console supervisor program screen welcome roster",
 }
