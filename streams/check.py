@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -29,6 +29,7 @@ from streams.masking import Mask
 from streams.settings import Settings
 from streams.status import release
 from streams.stores import Stores
+from streams.tables import Egress
 from streams.topology import Topology, suggest
 
 OLDEST_REDIS = (6, 2)
@@ -127,9 +128,8 @@ def delivery(where: Settings) -> Iterator[Finding]:
     if where.outbound_url is None:
         yield warning("OUTBOUND_URL", "not set: replies are kept on `outbound` and sent to nobody")
         return
-    unused: Any = None
     try:
-        Webhook(where, pooled=unused, fresh=unused)  # refuses what a worker's would
+        Webhook(where, Egress())  # refuses what a worker's would
     except ConfigurationError as error:
         yield wrong("webhook", str(error))
     if "/webhook-test/" in where.outbound_url.reveal():

@@ -8,12 +8,12 @@ nothing that may be secret: no address, and of what a receiver answered nothing 
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
-import aiohttp
 import msgspec
 
 _SHOWN_CHARACTERS = 200
@@ -104,24 +104,35 @@ def _first_words(body: bytes, hidden: Sequence[str]) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_SHOWN_CHARACTERS]
 
 
+class Unreached(Exception):
+    """There was no connection to send it over; the cause says why."""
+
+
+class Closed(Exception):
+    """The connection was closed before an answer."""
+
+
+class Unintelligible(Exception):
+    """What came is no HTTP."""
+
+
 def unanswered(error: Exception) -> Outcome:
-    """No answer.  aiohttp's own texts are not repeated as they are: some hold the whole address."""
-    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
-        return Outcome("retry", _unreached(error), unreached=True)
+    """No answer.  Of an error's own text nothing is repeated that may hold an address."""
+    if isinstance(error, Unreached):
+        return Outcome("retry", _unreached(error.__cause__), unreached=True)
     if isinstance(error, TimeoutError):
         return Outcome("retry", "no answer in time")
-    if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
+    if isinstance(error, Closed):
         return Outcome("retry", "the connection was closed before an answer")
     return Outcome("retry", f"no HTTP answer ({type(error).__name__})")
 
 
-def _unreached(error: aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) -> str:
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
+def _unreached(cause: BaseException | None) -> str:
+    if isinstance(cause, TimeoutError):
         return "no connection in time"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
+    if isinstance(cause, (socket.gaierror, UnicodeError)):
         return "the host's name is not found"
-    cause = error.os_error
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"TLS: the certificate does not hold: {cause.verify_message}"
     kind = "TLS" if isinstance(cause, (ssl.SSLError, ssl.CertificateError)) else "cannot connect"
-    return f"{kind}: {cause.strerror or type(cause).__name__}"
+    return f"{kind}: {getattr(cause, 'strerror', None) or type(cause).__name__}"

@@ -13,11 +13,11 @@ from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import aiohttp
 import msgspec
 from yarl import URL
 
-from processors.egress.answers import Answer, Outcome, judge, unanswered
+from processors.egress.answers import Closed, Outcome, Unintelligible, Unreached, judge, unanswered
+from processors.egress.connections import Connections
 from streams import signature, wire
 from streams.errors import ConfigurationError
 from streams.settings import Settings
@@ -26,7 +26,6 @@ from streams.tables import Egress
 _IDLE_SECONDS = 4.0
 """n8n closes an idle connection after 5 s; a POST sent into that moment is lost."""
 _CONNECT_SECONDS = 5.0
-_ANSWER_BYTES = 64 * 1024
 _OWN_HEADERS = {"content-type", "content-length", "host", "transfer-encoding", "user-agent", "traceparent"}
 
 
@@ -97,16 +96,15 @@ class Webhook:
     def __init__(
         self,
         settings: Settings,
+        egress: Egress,
         *,
-        pooled: aiohttp.ClientSession,
-        fresh: aiohttp.ClientSession,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] | None = None,
     ) -> None:
         """
         Args:
-            pooled: reuses connections.
-            fresh: never does.
             clock: Unix seconds.
+            monotonic: seconds that only go forward, by which connections grow old; None is the event loop's.
 
         Raises:
             ConfigurationError: OUTBOUND_URL, OUTBOUND_SECRET or OUTBOUND_HEADER cannot be used.
@@ -114,62 +112,61 @@ class Webhook:
         if settings.outbound_url is None:
             raise ConfigurationError("environment: OUTBOUND_URL is not set")
         self.url = settings.outbound_url.reveal()
-        self._address = _address(self.url)
+        address = _address(self.url)
         self.shown = shown(self.url)
-        self._pooled = pooled
-        self._fresh = fresh
         self._clock = clock
         self._secrets = [secret.reveal() for secret in settings.outbound_secret]
         self._keys = _keys(self._secrets)
-        self._static = {"content-type": "application/json", "user-agent": _agent()}
-        self._static |= _own_header(settings, self._address)
-        self._hidden = _hidden(self._address, self._secrets, self._static)
+        static = {"content-type": "application/json", "user-agent": _agent(), **_own_header(settings, address)}
+        self._hidden = _hidden(address, self._secrets, static)
+        self._connections = _connections(address, static, egress, monotonic)
 
     async def post(self, body: Payload, *, trace: str = "") -> Outcome:
         """Send it once, or twice where the first connection turned out to have been closed while it was idle."""
         raw = wire.encode(body)
         headers = self.headers(body.id, raw, trace)
         try:
-            answer = await self._send(self._pooled, raw, headers)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if isinstance(error, aiohttp.ClientConnectorError):
-                return unanswered(error)
-            # Closed by the receiver before any answer, most likely while it lay in the pool.  The same webhook-id
-            # goes again at once; should the receiver have taken the first one, that id lets it see so.
             try:
-                answer = await self._send(self._fresh, raw, headers)
-            except (aiohttp.ClientError, OSError) as again:
-                return unanswered(again)
-        except (aiohttp.ClientError, OSError) as error:
+                answer = await self._connections.post(raw, headers)
+            except Closed:
+                # By the receiver before any answer, most likely while it lay in the pool.  The same webhook-id goes
+                # again at once; should the receiver have taken the first one, that id lets it see so.
+                answer = await self._connections.post(raw, headers, anew=True)
+        except (Unreached, Closed, Unintelligible, TimeoutError) as error:
             return unanswered(error)
+        except ValueError:
+            return Outcome("bury", "its id cannot be sent as a header")
         return judge(answer, url=self.url, now=self._clock(), hidden=[*self._hidden, body.message])
 
     def headers(self, webhook_id: str, raw: bytes, trace: str = "") -> dict[str, str]:
-        """What goes with these bytes; the timestamp is this attempt's."""
+        """What goes with these bytes, beside what goes with all; the timestamp is this attempt's."""
         timestamp = int(self._clock())
-        headers = {**self._static, "webhook-id": webhook_id, "webhook-timestamp": str(timestamp)}
+        headers = {"webhook-id": webhook_id, "webhook-timestamp": str(timestamp)}
         if self._keys:
             headers["webhook-signature"] = signature.standard(self._keys, webhook_id, timestamp, raw)
             headers["x-cauce-signature-256"] = signature.hexadecimal(self._secrets[0], raw)
         if trace:
-            headers["traceparent"] = trace
+            headers["traceparent"] = wire.trace_from(trace)
         return headers
 
-    async def _send(self, session: aiohttp.ClientSession, raw: bytes, headers: dict[str, str]) -> Answer:
-        async with session.post(self._address, data=raw, headers=headers, allow_redirects=False) as response:
-            body = await _first_bytes(response)
-            return Answer(response.status, response.headers.get("retry-after"), body)
+    def close(self) -> None:
+        self._connections.close()
 
 
-async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
-    """What came of the body, as far as it matters; the status is the verdict, so a body cut short is no failure."""
-    body = bytearray()
+def _connections(
+    address: URL, static: dict[str, str], egress: Egress, monotonic: Callable[[], float] | None
+) -> Connections:
     try:
-        while len(body) < _ANSWER_BYTES and (piece := await response.content.read(_ANSWER_BYTES)):
-            body += piece
-    except (aiohttp.ClientError, OSError):
-        response.close()
-    return bytes(body)
+        return Connections(
+            address,
+            static,
+            timeout=egress.timeout,
+            connect_timeout=_CONNECT_SECONDS,
+            idle=_IDLE_SECONDS,
+            clock=monotonic,
+        )
+    except ValueError:
+        raise ConfigurationError("environment: OUTBOUND_HEADER holds a line break") from None
 
 
 def _address(url: str) -> URL:
@@ -219,7 +216,11 @@ def _agent() -> str:
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, egress: Egress, *, clock: Callable[[], float] = time.time
+    settings: Settings,
+    egress: Egress,
+    *,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] | None = None,
 ) -> AsyncIterator[Webhook]:
     """
     A webhook with its connections.
@@ -227,19 +228,8 @@ async def opened(
     Raises:
         ConfigurationError: see Webhook.
     """
-
-    def session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(
-                total=egress.timeout, sock_connect=min(_CONNECT_SECONDS, egress.timeout), ceil_threshold=60
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
-            auto_decompress=False,
-        )
-
-    # No limit here: how many deliveries run at once is the group's `concurrency`.
-    pool = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS)
-    async with session(pool) as pooled, session(aiohttp.TCPConnector(limit=0, force_close=True)) as fresh:
-        yield Webhook(settings, pooled=pooled, fresh=fresh, clock=clock)
+    webhook = Webhook(settings, egress, clock=clock, monotonic=monotonic)
+    try:
+        yield webhook
+    finally:
+        webhook.close()

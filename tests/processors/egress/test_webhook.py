@@ -12,7 +12,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -29,8 +29,11 @@ from tests.sink import Received, Sink
 
 
 @asynccontextmanager
-async def destination(where: Settings, *, patience: float = 10, clock: float = NOW) -> AsyncIterator[webhook.Webhook]:
-    async with webhook.opened(where, Egress(timeout=Seconds(patience)), clock=lambda: clock) as opened:
+async def destination(
+    where: Settings, *, patience: float = 10, clock: float = NOW, monotonic: Callable[[], float] | None = None
+) -> AsyncIterator[webhook.Webhook]:
+    egress = Egress(timeout=Seconds(patience))
+    async with webhook.opened(where, egress, clock=lambda: clock, monotonic=monotonic) as opened:
         yield opened
 
 
@@ -150,10 +153,9 @@ async def test_a_receiver_that_always_hangs_up_is_tried_twice_and_no_more():
         assert len(sink.requests) == 2
 
 
-async def test_connections_are_reused_but_not_after_four_idle_seconds(monkeypatch):
+async def test_connections_are_reused_but_not_after_four_idle_seconds():
     now = 1000.0
-    monkeypatch.setattr("aiohttp.connector.monotonic", lambda: now)
-    async with Sink() as sink, destination(settings(sink.url)) as to:
+    async with Sink() as sink, destination(settings(sink.url), monotonic=lambda: now) as to:
         await to.post(body())
         now += 3.9
         await to.post(body())
@@ -173,7 +175,6 @@ async def test_a_redirect_is_not_followed():
 
 
 async def test_cookies_are_not_kept():
-    # By name: aiohttp's own jar takes no cookies from bare addresses.
     async with Sink() as sink, destination(settings(sink.url.replace("127.0.0.1", "localhost"))) as to:
         sink.plan(headers={"Set-Cookie": "session=1; Path=/"})
         await to.post(body())
