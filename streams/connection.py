@@ -129,14 +129,18 @@ class Store:
         behind: list[Sequence[Argument]],
         silence: float | None,
     ) -> list[Any]:
-        # A script touches keys that it cannot declare, and while a slot moves some may be here and some there.
-        declared = [*keys, *self.void]
+        command = self.calling(script, keys, args)
         try:
-            command: tuple[Argument, ...] = ("EVALSHA", script.sha, len(declared), *declared, *args)
             return await self._repeat([command, *behind], raising=True, silence=silence, call=script.sha)
         except NoScriptError:
-            command = ("EVAL", script.text, len(declared), *declared, *args)
+            command = ("EVAL", script.text, *command[2:])
             return await self._repeat([command, *behind], raising=True, silence=silence, call=script.sha)
+
+    def calling(self, script: Script, keys: Sequence[str], args: Sequence[Argument] = ()) -> tuple[Argument, ...]:
+        """A call of a script that Redis knows, as a command."""
+        # A script touches keys that it cannot declare, and while a slot moves some may be here and some there.
+        declared = [*keys, *self.void]
+        return ("EVALSHA", script.sha, len(declared), *declared, *args)
 
     async def command(self, *args: Argument) -> Any:
         """One command that may be repeated.  Raises Unavailable, redis.ResponseError."""
@@ -333,13 +337,25 @@ class Follower:
         Raises:
             Unavailable: the connection was lost; the next call makes a new one.
         """
+        return (await self.read_then(after, block_ms, [], count))[0]
+
+    async def read_then(
+        self, after: dict[str, str], block_ms: int, then: Sequence[Argument], count: int = 1
+    ) -> tuple[list[tuple[str, list[Entry]]], Any]:
+        """
+        The same, and a command that Redis has by then: it is carried out the moment the wait is over.
+
+        Returns:
+            the entries, and the command's reply: None where there was no command, or Redis refused it.
+        """
+        streams: list[Argument] = [*after.keys(), *after.values()]
+        commands = [["XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *streams], *([then] if then else [])]
         try:
             async with asyncio.timeout(block_ms / 1000 + SILENCE):
                 connection = await self._connected()
-                streams: list[Argument] = [*after.keys(), *after.values()]
-                command = ["XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *streams]
-                await _send(connection, connection.pack_commands([command]))
+                await _send(connection, connection.pack_commands(commands))
                 reply = await connection.read_response()
+                answer = await self._answer(connection) if then else None
         except (ResponseError, InvalidResponse) as error:
             await self._leave(error)
             told = code_of(error) in AWAY | READ_ONLY
@@ -350,7 +366,13 @@ class Follower:
         except BaseException:
             await self.close()
             raise
-        return [(name.decode(), entries(found)) for name, found in reply or []]
+        return [(name.decode(), entries(found)) for name, found in reply or []], answer
+
+    async def _answer(self, connection: AbstractConnection) -> Any:
+        try:
+            return await connection.read_response()
+        except ResponseError:
+            return None
 
     async def _connected(self) -> AbstractConnection:
         pool = await self._route.pool()

@@ -81,6 +81,11 @@ class Room:
         self._free += places
         self._given.set()
 
+    @property
+    def shared(self) -> bool:
+        """Others may need what one keeps."""
+        return self._sharers > 1
+
     async def wait(self) -> None:
         """Until somebody gives some back; who has waited longest goes first."""
         self._given.clear()

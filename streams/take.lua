@@ -4,8 +4,9 @@
 -- ARGV  1 msgpack: {group, consumer, call, room, count, ttl_ms, box, order, debounce_ms, debounce_max_ms, turn_max,
 --         turn_chars, replay, dead_max, suspect_after, suspects, recall = {prefix, …},
 --         meter = {prefix, window_ms, skip, unless}}
--- Returns {'ok', now_ms, read, next_due_ms or -1, turns, cursor}; a turn is {key, token, progress, entries, state, ms until
---   its meter's window ends} and an entry {id, starts, crashes, count or '', fields}.
+-- Returns {'ok', now_ms, read, next_due_ms or -1, turns, cursor, suspects that are due and were not taken}; a turn is
+--   {key, token, progress, entries, state, ms until its meter's window ends}, an entry {id, starts, crashes, count or '',
+--   fields}.
 --   {'nogroup'} where the group is gone, or we know nothing of it: nothing was done.
 --
 -- A script, because reading and leasing as two acts break the order: A reads 1, B reads 2, B takes first.
@@ -242,7 +243,7 @@ local function notes_of(ids)
 end
 
 -- The state of every turn, and that we live; what of it is of another type than text is as if it were not there.
-local function done(read, next_due_ms)
+local function done(read, next_due_ms, held)
   local names = {}
   for _, turn in ipairs(turns) do
     for _, prefix in ipairs(a.recall) do names[#names + 1] = prefix .. turn[1] end
@@ -252,13 +253,13 @@ local function done(read, next_due_ms)
     state[#state + 1] = value
   end
   redis.call('SET', heartbeat, now, 'PX', a.ttl_ms)
-  return {'ok', now, read, next_due_ms, turns, redis.call('GET', cursor) or '0-0'}
+  return {'ok', now, read, next_due_ms, turns, redis.call('GET', cursor) or '0-0', held or 0}
 end
 
 local record = redis.call('HGET', consumers, a.consumer)
 record = record and cmsgpack.unpack(record)
 -- A copy that was held up on the way: a later call has been answered, and nobody waits for this one.
-if record and a.call < record.call then return {'ok', now, 0, 0, {}, redis.call('GET', cursor)} end
+if record and a.call < record.call then return {'ok', now, 0, 0, {}, redis.call('GET', cursor), 0} end
 if record and record.call == a.call then
   for _, grant in ipairs(record.grants) do
     if redis.call('HGET', leases, grant[1]) == grant[2] then
@@ -363,4 +364,4 @@ end
 
 redis.call('HSET', consumers, a.consumer, cmsgpack.pack({call = a.call, grants = grants}))
 local upcoming = redis.call('ZRANGEBYSCORE', due, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-return done(#read, upcoming[2] and tonumber(upcoming[2]) - now or -1)
+return done(#read, upcoming[2] and tonumber(upcoming[2]) - now or -1, offset)

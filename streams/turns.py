@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from streams import wire
-from streams.connection import Store, script
+from streams.connection import Argument, Store, script
 from streams.effects import Handler, Message, Turn
 from streams.endings import Ending
 from streams.errors import CauceError
@@ -69,6 +69,11 @@ class Taken(msgspec.Struct):
     """The highest id any consumer of the group has read."""
     now_ms: int
     """Redis's clock, Unix milliseconds."""
+    held: int
+    """Keys whose time has come, left where they are for being suspects."""
+
+
+Later = Callable[[Sequence[Argument]], Awaitable[Any]]
 
 
 class Gone(Exception):
@@ -157,12 +162,14 @@ class Turns:
         )
         return bool(made), int(pending)
 
-    async def take(self, room: int, count: int, suspects: int) -> Taken:
+    async def take(self, room: int, count: int, suspects: int, later: Later | None = None) -> Taken:
         """
         Read up to `count` new entries and lease up to `room` keys whose time has come.
 
         Args:
             suspects: how many turns that crashed a worker before may be among them.
+            later: has Redis carry out the call when there may be something, and returns its reply. None, whether or
+                not it was carried out: then it is made at once, and made again harms nothing.
 
         Raises:
             Gone: the group does not exist.
@@ -170,21 +177,17 @@ class Turns:
         """
         self._calls = call = self._calls + 1
         args = {**self._take_args, "call": call, "room": room, "count": count, "suspects": suspects}
-        reply = await self._store.run(
-            _TAKE,
-            [
-                *self._some("cursor", "leases", "due", "attempts", "hints", "consumers", first=self._stream),
-                self._heartbeat,
-                self._dead,
-            ],
-            [_pack(args)],
-        )
+        keys = [*self._some("cursor", "leases", "due", "attempts", "hints", "consumers", first=self._stream)]
+        keys += [self._heartbeat, self._dead]
+        reply = await later(self._store.calling(_TAKE, keys, [_pack(args)])) if later else None
+        if reply is None:
+            reply = await self._store.run(_TAKE, keys, [_pack(args)])
         if reply[0] == b"nogroup":
             raise Gone(self.group.name)
-        _, now_ms, read, next_due_ms, turns, cursor = reply
+        _, now_ms, read, next_due_ms, turns, cursor, held = reply
         grants = [self._grant(turn, now_ms) for turn in turns]
         self._seen = max(self._seen, call)
-        return Taken(grants, read, next_due_ms, cursor.decode(), now_ms)
+        return Taken(grants, read, next_due_ms, cursor.decode(), now_ms, held)
 
     def _grant(self, reply: list[Any], now_ms: int) -> Grant:
         key, token, progress, found, state, meter_ms = reply

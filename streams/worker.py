@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 from streams import log
 from streams.bell import Bell
 from streams.committer import Committer
-from streams.connection import Store
+from streams.connection import Argument, Store
 from streams.effects import Handler
 from streams.errors import Unavailable
 from streams.housekeeping import Housekeeping
@@ -27,6 +28,10 @@ from streams.watch import Watch
 
 READ_COUNT = 200
 """New entries one take reads at most; reading ahead lets a burst of one person gather into one turn."""
+
+
+class _Stopped(Exception):
+    """There is nothing more to take."""
 
 
 class Worker:
@@ -52,7 +57,7 @@ class Worker:
         self._log = log.get(group.name)
         self._turns = Turns(store, topology, group, handler)
         self._committer = Committer(self._turns)
-        self._bell = Bell(store, group)
+        self._bell = Bell(store, group, self._turns.consumer)
         self._housekeeping = Housekeeping(store, self._turns, Watch(store, topology), resources)
         self._in_work = InWork(store.keys, group, handler, resources, self._committer, ended=self._ended, due=self._due)
         self._waking: set[asyncio.Task[None]] = set()
@@ -65,7 +70,7 @@ class Worker:
     def stop(self) -> None:
         """Read nothing more; `run` returns when what is in work has ended or was handed back."""
         self._stopping.set()
-        self._bell.ring()
+        self._hanging_up = asyncio.ensure_future(self._bell.hang_up())
         self._room.back(0)
 
     @property
@@ -88,7 +93,6 @@ class Worker:
         """
         background = [
             asyncio.create_task(self._committer.run()),
-            asyncio.create_task(self._bell.run()),
             asyncio.create_task(self._housekeeping.run(self._in_work.tokens, self._in_work.lose, self._bell.ring_in)),
         ]
         serving = asyncio.create_task(self._serve())
@@ -105,29 +109,30 @@ class Worker:
             await self._bell.close()
 
     async def _serve(self) -> None:
+        last: Taken | None = None  # the last take, where it got all there was
         while not self._stopping.is_set():
+            if last is not None and self._room.shared:
+                await self._bell.wait(last.cursor, last.now_ms)  # with no place kept, which another shard may need
+                last = None
             room = self._room.some()
             if room == 0:
                 await self._room.wait()
                 continue
-            self._bell.hush()
-            taken = None
+            taken, patient = None, last is not None and not self._bell.rung
             try:
-                taken = await self._take(room)
+                taken = await self._taken(room, last if patient else None)
             finally:
                 self._room.back(room - (len(taken.grants) if taken else 0))
-            if taken is None:
-                continue
-            for grant in taken.grants:
+            for grant in taken.grants if taken else ():
                 self._start(grant)
-            if taken.read < READ_COUNT and len(taken.grants) < room:
-                await self._bell.wait(taken.cursor, taken.next_due_ms, taken.now_ms)
+            all_of_it = taken and taken.read < READ_COUNT and len(taken.grants) < room
+            last = taken if all_of_it and not (patient and taken and taken.held) else None
 
-    async def _take(self, room: int) -> Taken | None:
+    async def _taken(self, room: int, last: Taken | None) -> Taken | None:
+        """What Redis gives us; None where it cannot now. With `last`, when there may be more than was left by then."""
         try:
             try:
-                with self._room.suspects.ask(self._bell.ring) as suspects:
-                    taken = await self._turns.take(room, READ_COUNT, suspects)
+                taken = await (self._take(room) if last is None else self._take_when_rung(room, last))
             except Gone:
                 # What lies in a stream that Redis has lost is what came since, so a group `from = "now"` reads it all.
                 made, pending = await self._turns.open(anew=self.opened.is_set())
@@ -139,11 +144,32 @@ class Worker:
             level("take.waiting", why=str(error))
             await asyncio.sleep(0.5)
             return None
+        if taken is None:
+            return None
+        self._bell.ring_in(taken.next_due_ms)
         if not self.opened.is_set():
             self.opened.set()
             where = {"shard": self._store.keys.shard} if self._store.keys.shards > 1 else {}
             self._log.info("worker.reading", stream=self.group.reads, consumer=self._turns.consumer, **where)
         return taken
+
+    async def _take(self, room: int) -> Taken:
+        self._bell.hush()
+        with self._room.suspects.ask(self._bell.ring) as suspects:
+            return await self._turns.take(room, READ_COUNT, suspects)
+
+    async def _take_when_rung(self, room: int, last: Taken) -> Taken | None:
+        async def later(call: Sequence[Argument]) -> Any:
+            reply = await self._bell.wait(last.cursor, last.now_ms, call)
+            if reply is None and self._stopping.is_set():
+                raise _Stopped  # what it may have got is handed back as we leave
+            return reply
+
+        try:
+            # No suspects: to ask for one is to keep others from asking, and this may take long.
+            return await self._turns.take(room, READ_COUNT, 0, later)
+        except _Stopped:
+            return None
 
     def _start(self, grant: Grant) -> None:
         if grant.suspect:

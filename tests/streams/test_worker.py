@@ -353,7 +353,7 @@ async def test_a_retry_that_a_stopping_worker_waits_for_is_taken_by_another_with
         await say(store, "+1")
         held_by = await in_work.get()
         stopping, other = (first, second) if held_by == 0 else (second, first)
-        await until(lambda: asyncio.sleep(0, other._bell._idle.is_set()))
+        await until(lambda: asyncio.sleep(0, other._bell.asleep))
         park.set()
         await until(lambda: _is_due(store))
         # When it is told to stop
@@ -387,7 +387,7 @@ async def test_what_came_behind_a_turn_that_a_stopping_worker_finishes_is_taken_
             stopping.stop()
             await say(store, "+1", "behind")
             await until(_read(store))
-            await until(lambda: asyncio.sleep(0, other._bell._idle.is_set()))
+            await until(lambda: asyncio.sleep(0, other._bell.asleep))
             go_on.set()
             await asyncio.wait_for(until(lambda: _said(store, "behind")), 5)
 
@@ -408,7 +408,7 @@ async def test_what_is_handed_back_is_taken_by_another_without_a_beat(store: Sto
         await started.wait()
         async with working(store, quick) as other:
             stopping.stop()
-            await until(lambda: asyncio.sleep(0, other._bell._idle.is_set()))
+            await until(lambda: asyncio.sleep(0, other._bell.asleep))
             await asyncio.wait_for(until(lambda: _said(store, "mine")), 5)
 
 
