@@ -8,6 +8,7 @@ all of a shard's keys into one slot.  No key without a lifetime or a bound.
 from __future__ import annotations
 
 import binascii
+from functools import cache
 
 import msgspec
 
@@ -102,4 +103,11 @@ class Keys(msgspec.Struct, frozen=True):
 
     def state(self, kind: str, group: str, key: str) -> str:
         """The key a handler means by `Write(kind=…)` or `recall`: a kind of a person, or the group's `own`."""
-        return self.of("own", f"{group}:{key}") if kind == "own" else self.of(kind, key)
+        return _before_a_person(self, kind, group) + key
+
+
+@cache
+def _before_a_person(keys: Keys, kind: str, group: str) -> str:
+    """What the names of such keys begin with, up to the person."""
+    name = keys.of("own", group) if kind == "own" else keys.of(kind)
+    return name + ":"

@@ -269,8 +269,7 @@ class Turns:
 
     def _prefix(self, kind: str) -> str:
         """What precedes the person in the names of this kind's keys."""
-        name = self._store.keys.state(kind, self.group.name, "")
-        return name if name.endswith(":") else name + ":"
+        return self._store.keys.state(kind, self.group.name, "")
 
     def _some(self, *kinds: str, first: str | None = None) -> list[str]:
         return [*([first] if first else []), *(self._keys[kind] for kind in kinds)]

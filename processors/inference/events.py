@@ -6,10 +6,7 @@ Ids and numbers only, never what anybody wrote.  streams/log.py knows which of t
 
 from __future__ import annotations
 
-import msgspec
-
 from processors.inference.generation import Generated, Refused
-from processors.inference.history import Meta
 from processors.inference.limits import Verdict
 from processors.inference.replies import Exchange
 from streams import log as logs
@@ -17,6 +14,8 @@ from streams import metrics
 from streams.effects import Effects
 
 log = logs.get("inference")
+
+_READ, _WRITTEN = metrics.GENERATION_TOKENS.labels("prompt"), metrics.GENERATION_TOKENS.labels("reply")
 
 
 def recalled(exchange: Exchange) -> None:
@@ -32,13 +31,10 @@ def recalled(exchange: Exchange) -> None:
 
 def saved(exchange: Exchange, effects: Effects) -> Effects:
     """Handed on unchanged: they are saved when the runtime commits them."""
-    user = exchange.turn.key
-    for write in effects.writes:
-        if write.kind == "conversation_meta" and write.value:
-            count = msgspec.json.decode(write.value, type=Meta).message_count
-            log.info("conversation.saved", user_id=user, messages=count, ttl_s=write.ttl_seconds)
-            if not exchange.past.new:
-                log.info("conversation.ttl_extended", user_id=user, ttl_s=write.ttl_seconds)
+    user, ttl = exchange.turn.key, exchange.here.settings.session_expire_time
+    log.info("conversation.saved", user_id=user, messages=exchange.past.saved, ttl_s=ttl)
+    if not exchange.past.new:
+        log.info("conversation.ttl_extended", user_id=user, ttl_s=ttl)
     return effects
 
 
@@ -52,8 +48,8 @@ def limited(exchange: Exchange, verdict: Verdict) -> None:
 
 def generated(result: Generated) -> None:
     metrics.GENERATION_SECONDS.observe(result.ms / 1000)
-    metrics.GENERATION_TOKENS.labels("prompt").inc(result.prompt_tokens)
-    metrics.GENERATION_TOKENS.labels("reply").inc(result.tokens)
+    _READ.inc(result.prompt_tokens)
+    _WRITTEN.inc(result.tokens)
 
 
 def refused(exchange: Exchange, why: Refused) -> None:

@@ -64,6 +64,8 @@ class Past(msgspec.Struct, kw_only=True):
     new: bool = False
     corrupt: bool = False
     """Something lay in Redis that is no conversation; a new one takes its place."""
+    saved: int = 0
+    """All messages with those that `remember` added."""
 
     def without_repeats(self, said: list[Said]) -> list[Said]:
         """Those not in the conversation yet: a turn that was buried and put back finds its messages there."""
@@ -117,7 +119,8 @@ def remember(
         updated_at=at,
         messages=[*past.conversation.messages, *new][-max_messages:],
     )
-    meta = Meta(last_activity=at, message_count=past.count + len(new))
+    past.saved = past.count + len(new)
+    meta = Meta(last_activity=at, message_count=past.saved)
     return [
         Write(kind="conversation", value=_bounded(conversation), ttl_seconds=ttl_seconds),
         Write(kind="conversation_meta", value=msgspec.json.encode(meta), ttl_seconds=ttl_seconds),

@@ -39,14 +39,15 @@ def system_prompt(file: Path | None) -> str:
 
 def compose(system: str, before: Sequence[Said], words: str) -> list[Line]:
     """The prompt: what was said before, and what the person says now as the last line."""
-    told = (said for said in before if said.content and not _stood_in(said))
-    rules = [Line("system", system)] if system else []
-    return [*rules, *(Line(said.role, said.content) for said in told), Line("user", words)]
-
-
-def _stood_in(said: Said) -> bool:
-    # Of the bot's words alone: a person's metadata is whatever their sender put there.
-    return said.role == "assistant" and said.metadata.get("source") in NOT_FROM_A_MODEL
+    lines = [Line("system", system)] if system else []
+    # Whose words stood in for a model's is told of the bot's alone: a person's metadata is what their sender put there.
+    lines += [
+        Line(said.role, said.content)
+        for said in before
+        if said.content and not (said.role == "assistant" and said.metadata.get("source") in NOT_FROM_A_MODEL)
+    ]
+    lines.append(Line("user", words))
+    return lines
 
 
 def alternate(lines: Sequence[Line], *, system: bool = True, opening: bool = True) -> list[Line]:
