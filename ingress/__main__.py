@@ -1,8 +1,8 @@
 """
 `python -m ingress`, and what `cauce ingress` runs: uvicorn around the application.
 
-Knows sockets, descriptors and signals; what may come over a connection stands in protocol.py.  The first signal stops
-listening, lets whoever waits for a reply go and finishes the rest; the second one stops at once.
+Knows descriptors and signals; sockets stand in listening.py, and what may come over a connection in protocol.py.  The
+first signal stops listening, lets whoever waits for a reply go and finishes the rest; the second one stops at once.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ingress.app import create_app
+from ingress.listening import Help, Listeners, adopt, bind, queued
 from ingress.protocol import Protocol
-from streams import garbage, layout, memory, welcome
+from streams import garbage, layout, memory, metrics, welcome
 from streams import log as logs
-from streams.errors import ConfigurationError
-from streams.settings import Settings
+from streams.settings import PROBE_SOCKET, Settings
 from streams.stores import Stores
 from streams.topology import Topology
 
@@ -59,19 +59,21 @@ async def serve(topology: Topology, settings: Settings, url: str) -> None:
     stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards)
     try:
         app = create_app(topology, settings, stores)
-        sockets = _listen(settings)
+        listeners = Listeners.inherited() or bind(settings)[0]
         await layout.agree(stores)
         await app.state.appenders.prepare()
-        _log.info("redis.connected", url=url)
+        # Of several each would say the same; whoever supervises them says it once.
+        level = _log.info if listeners.of == 1 else _log.debug
+        level("redis.connected", url=url)
         await memory.refuse_eviction(stores, production=settings.production)
-        server = _Server(config(app, settings), welcome.address(settings, sockets[0].getsockname()[1]))
+        server = _Server(config(app, settings), listeners, welcome.address(settings, listeners.port))
         async with asyncio.TaskGroup() as whole:
             watching = whole.create_task(layout.watch(stores))
-            await server.serve(sockets=sockets)
+            await server.serve(sockets=listeners.own)
             watching.cancel()
     finally:
         await stores.close()
-    _log.info("redis.disconnected")
+    level("redis.disconnected")
 
 
 def config(app: Starlette, settings: Settings) -> uvicorn.Config:
@@ -107,52 +109,26 @@ def _most_connections() -> int:
     return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MOST_CONNECTIONS, soft - SPARE))
 
 
-def _listen(settings: Settings) -> list[socket.socket]:
-    """Every address that INGRESS_HOST means; all get the same port."""
-    host, port = settings.ingress_host.strip("[]"), settings.ingress_port
-    sockets: list[socket.socket] = []
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in found:
-            opened = socket.socket(family, kind, protocol)
-            sockets.append(opened)
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            opened.bind((address[0], port, *address[2:]))
-            port = opened.getsockname()[1]
-    except OSError as error:
-        for opened in sockets:
-            opened.close()
-        raise ConfigurationError(
-            f"environment: nothing can listen on {host}:{port} ({error.strerror or error}); stop what uses it, or "
-            "choose another INGRESS_PORT or INGRESS_HOST"
-        ) from error
-    return sockets
-
-
-def _queued(listener: socket.socket) -> Iterator[socket.socket]:
-    """The connections that nobody has accepted yet."""
-    listener.setblocking(False)
-    with contextlib.suppress(OSError):  # none is left, or no descriptor for one
-        while True:
-            accepted, _ = listener.accept()
-            accepted.setblocking(False)
-            yield accepted
-
-
 class _Server(uvicorn.Server):
     """uvicorn's, with our signals and without its ten wake-ups a second."""
 
-    def __init__(self, config: uvicorn.Config, address: str) -> None:
+    def __init__(self, config: uvicorn.Config, listeners: Listeners, address: str) -> None:
         super().__init__(config)
+        self._listeners = listeners
+        self._help = Help(listeners.others, self._protocol)
         self._address = address
         self._ending = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         garbage.keep_what_is_loaded()
-        _log.info("ingress.listening", url=self._address)
+        self._help.begin()
+        if path := os.environ.get(PROBE_SOCKET):
+            loop = asyncio.get_running_loop()
+            self.servers.append(await loop.create_unix_server(self._protocol, path))
+        metrics.INGRESS_WORKERS.set(1)
+        level = _log.info if self._listeners.of == 1 else _log.debug
+        level("ingress.listening", url=self._address)
 
     async def main_loop(self) -> None:
         # Once a second is for the Date header.
@@ -167,12 +143,14 @@ class _Server(uvicorn.Server):
         It would close what has not brought a request yet, and with the listener all that the kernel has let in and
         nobody has accepted; their requests are on the way by then, and whoever sent one would see it reset.
         """
-        late = [accepted for listener in sockets or [] for accepted in _queued(listener)]
+        listeners = (*self._listeners.own, *self._listeners.others)
+        late = [accepted for listener in listeners for accepted in queued(listener)]
         for server in self.servers:
             server.close()
+        self._help.end()
         loop = asyncio.get_running_loop()
         for accepted in late:
-            await loop.connect_accepted_socket(self._protocol, accepted)
+            await adopt(accepted, self._protocol)
         self.server_state.default_headers.append((b"connection", b"close"))  # in every answer to what comes now
         for connection in self.server_state.connections:
             if (cycle := getattr(connection, "cycle", None)) is not None:  # and to what is in work

@@ -104,15 +104,35 @@ def up(context: typer.Context) -> None:
     entry.run(Pipeline(topology, settings, context.obj.arguments, screen).run(), fast=False)
 
 
-@app.command(epilog=_examples("INGRESS_PORT=8080 cauce ingress"))
-def ingress(context: typer.Context) -> None:
-    """Run the ingress: HTTP in, stream entries out."""
-    from ingress.__main__ import serve
+@app.command(epilog=_examples("INGRESS_PORT=8080 cauce ingress", "cauce ingress --workers 4"))
+def ingress(
+    context: typer.Context,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, max=64, show_default="INGRESS_WORKERS", help="Processes that share the port."),
+    ] = None,
+) -> None:
+    """
+    Run the ingress: HTTP in, stream entries out.
+
+    With several workers one process watches over the others and starts again whichever dies.
+    """
     from streams import log
 
     topology, settings = context.obj.topology, context.obj.settings
-    log.configure(settings)
-    entry.run(serve(topology, settings, entry.redis_url(settings)))
+    url, count = entry.redis_url(settings), workers or settings.ingress_workers
+    if count > 1:
+        from ingress import workers as several
+        from streams.screen import Screen
+
+        screen = Screen(prefixed=settings.log_format == "console")
+        log.configure(settings, screen)
+        entry.run(several.run(topology, settings, context.obj.arguments, screen, url, count), fast=False)
+    else:
+        from ingress.__main__ import serve
+
+        log.configure(settings)
+        entry.run(serve(topology, settings, url))
 
 
 @app.command(epilog=_examples("cauce work inference", "cauce work egress archive"))

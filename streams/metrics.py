@@ -28,6 +28,7 @@ MESSAGES = Counter("cauce_messages", "Messages at the ingress: accepted, duplica
 REQUESTS = Counter("cauce_http_requests", "HTTP requests by route and status.", ["route", "status"])
 REQUEST_SECONDS = Histogram("cauce_http_request_seconds", "HTTP requests, waiting ones left out.", buckets=_QUICK)
 APPEND_MESSAGES = Histogram("cauce_append_messages", "Messages in one write to Redis.", buckets=_SIZES)
+INGRESS_WORKERS = Gauge("cauce_ingress_workers", "Processes of the ingress that listen.", multiprocess_mode="livesum")
 WAITING = Gauge("cauce_waiting_requests", "Requests that wait for their reply.", multiprocess_mode="livesum")
 
 TURNS = Counter("cauce_turns", "Turns: settled, parked, buried, refused, failed.", ["group", "outcome"])

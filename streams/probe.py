@@ -14,9 +14,7 @@ from aiohttp import web
 
 from streams import log, metrics
 from streams.errors import ConfigurationError
-
-SOCKET = "CAUCE_PROBE"
-"""Variable that names a unix socket to serve on as well: how `cauce up` asks its workers whether they are ready."""
+from streams.settings import PROBE_SOCKET
 
 _log = log.get("probe")
 
@@ -32,7 +30,7 @@ async def serve(
     Answer `/health/live`, `/health/ready` and `/metrics` while the context is open.
 
     Args:
-        port: 0 takes any free one, or none where SOCKET is set.
+        port: 0 takes any free one, or none where PROBE_SOCKET is set.
 
     Yields:
         the port; 0 for none.
@@ -43,7 +41,7 @@ async def serve(
     runner = web.AppRunner(_pages(ready, live), access_log=None, handle_signals=False)
     await runner.setup()
     try:
-        socket = os.environ.get(SOCKET)
+        socket = os.environ.get(PROBE_SOCKET)
         if socket:
             await web.UnixSite(runner, socket).start()
         if port or not socket:

@@ -42,6 +42,7 @@ class Program:
         ready: asked while it starts.
         quiet: keep its output, and show the end of it only when it dies.
         must_start: any death before it was ready is final, as MISCONFIGURED is for every program.
+        pass_fds: descriptors that it inherits, however often it is started.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Program:
         quiet: bool = False,
         must_start: bool = False,
         died: Callable[[int], None] = lambda pid: None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.was_ready = False
@@ -69,6 +71,7 @@ class Program:
         self._quiet = quiet
         self._must_start = must_start
         self._died = died
+        self._pass_fds = pass_fds
         self._said: deque[str] = deque(maxlen=20)
         self._stopping = asyncio.Event()
         self._process: Process | None = None
@@ -132,6 +135,7 @@ class Program:
             stdout=PIPE,
             stderr=STDOUT,
             env=self._environ,
+            pass_fds=self._pass_fds,
             # In a session of its own: Ctrl-C is for us alone, who know the order to stop in.
             start_new_session=True,
             preexec_fn=_dies_with_us(),

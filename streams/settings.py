@@ -61,6 +61,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     rate_limit_per_minute: int = 20
     ingress_host: str = "127.0.0.1"
     ingress_port: int = 8000
+    ingress_workers: int = 1
     ingress_timeout: float = 30.0
     ingress_tokens: tuple[Secret, ...] = ()
     operator_tokens: tuple[Secret, ...] = ()
@@ -93,6 +94,9 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     def embedded(self) -> bool:
         return self.redis_url is None or self.redis_url.reveal() == "embedded"
 
+
+PROBE_SOCKET = "CAUCE_PROBE"
+"""No setting: names a unix socket to serve on as well, over which whoever supervises a process asks if it is ready."""
 
 _NAMES = {field.name.upper(): field.name for field in msgspec.structs.fields(Settings)}
 
@@ -197,7 +201,7 @@ _CHOICES = {
 }
 _WHOLE = {
     "session_expire_time": (1, 10**9), "rate_limit_per_minute": (0, 10**9), "ingress_port": (0, 65535),
-    "worker_port": (0, 65535),
+    "ingress_workers": (1, 64), "worker_port": (0, 65535),
 }  # fmt: skip
 _NUMBERS = {"debounce", "ingress_timeout", "shutdown_grace"}
 _PATHS = {"system_prompt_file", "data_dir"}

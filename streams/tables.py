@@ -17,6 +17,8 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Handful = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 """A count of what is held in memory at once."""
 
+Processes = Annotated[int, msgspec.Meta(ge=1, le=64)]
+
 WhenFull = Literal["shed", "skip"]
 
 Span = Annotated[Seconds, msgspec.Meta(gt=0)]
@@ -55,6 +57,8 @@ class Group(Table, kw_only=True):
     turn_max_chars: Count = 16_000
     concurrency: Handful = 16
     """Turns one worker handles at once."""
+    processes: Processes = 1
+    """Of `cauce up`; elsewhere whoever starts workers decides."""
     attempts: Count = 5
     """Starts before a turn is buried."""
     backoff: tuple[Seconds, ...] = (Seconds(1), Seconds(5), Seconds(30), Seconds(120))

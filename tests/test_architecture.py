@@ -22,11 +22,11 @@ FLOORS = {
     2: "worker inwork room process committer housekeeping retention deadletters mover replay erase timeline probe "
     "watchdog garbage embedded",
     # 4: the command line; 3 are the doors, ingress and processors
-    4: "cli entry check status tail dead reshard console supervisor program screen welcome roster",
+    4: "cli entry check status tail dead reshard console supervisor crew program screen welcome roster",
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["streams"] = 0
-FLOOR["ingress.__main__"] = 4
+FLOOR["ingress.__main__"] = FLOOR["ingress.workers"] = 4
 
 ONLY_IN = {
     "starlette": "ingress/",

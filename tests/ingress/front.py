@@ -13,8 +13,9 @@ import aiohttp
 import msgspec
 from protocol import end, nothing
 
-from ingress.__main__ import _listen, _Server, config
+from ingress.__main__ import _Server, config
 from ingress.app import create_app
+from ingress.listening import bind
 from streams import topology
 from streams.connection import Store
 from streams.effects import Answer, Effects, Handler, Output
@@ -93,16 +94,15 @@ class Front:
 async def front(store: Store, top: Topology | None = None, **settings: Any) -> AsyncIterator[Front]:
     """A served ingress over `store` while the context is open."""
     told = Settings(ingress_port=0, **settings)
-    sockets = _listen(told)
-    port = sockets[0].getsockname()[1]
-    server = _Quiet(config(create_app(top or a_topology(), told, Stores.alone(store)), told), "test")
-    serving = asyncio.create_task(server.serve(sockets=sockets))
+    [listeners] = bind(told)
+    server = _Quiet(config(create_app(top or a_topology(), told, Stores.alone(store)), told), listeners, "test")
+    serving = asyncio.create_task(server.serve(sockets=listeners.own))
     while not server.started:
         assert not serving.done(), serving.exception()
         await asyncio.sleep(0)
     async with aiohttp.ClientSession() as session:
         try:
-            yield Front(server, session, port)
+            yield Front(server, session, listeners.port)
         finally:
             await session.close()
             if not server.should_exit:  # a second signal ends the process

@@ -13,8 +13,8 @@ import pytest
 from conftest import Server
 from pipeline import Process, free_port
 
-from ingress.__main__ import _listen
 from ingress.app import create_app
+from ingress.listening import bind, close
 from streams import topology
 from streams.connection import Store
 from streams.errors import ConfigurationError
@@ -78,17 +78,17 @@ async def test_what_keeps_it_from_starting_is_one_line_and_exit_2(
 
 
 def test_a_taken_port_is_named_with_what_to_do() -> None:
-    [taken] = _listen(Settings(ingress_port=0))
+    [listeners] = bind(Settings(ingress_port=0))
+    [taken] = listeners.own
     taken.listen()
     with taken, pytest.raises(ConfigurationError, match="another INGRESS_PORT"):
-        _listen(Settings(ingress_port=taken.getsockname()[1]))
+        bind(Settings(ingress_port=listeners.port))
 
 
 def test_a_name_with_several_addresses_gets_one_port() -> None:
-    sockets = _listen(Settings(ingress_host="localhost", ingress_port=0))
-    assert len({each.getsockname()[1] for each in sockets}) == 1
-    for each in sockets:
-        each.close()
+    [listeners] = bind(Settings(ingress_host="localhost", ingress_port=0))
+    assert len({each.getsockname()[1] for each in listeners.own}) == 1
+    close(listeners.own)
 
 
 def test_a_topology_without_inbound_is_no_front_door_s(store: Store) -> None:

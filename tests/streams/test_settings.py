@@ -53,6 +53,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("DEBOUNCE", "soon", "DEBOUNCE = 'soon' should be a number of seconds"),
         ("ENVIRONMENT", "prod", "ENVIRONMENT = 'prod' is not accepted; write one of development, production"),
         ("INGRESS_PORT", "99999", "INGRESS_PORT = '99999' should be a whole number from 0 to 65535"),
+        ("INGRESS_WORKERS", "0", "INGRESS_WORKERS = '0' should be a whole number from 1 to 64"),
         ("RATE_LIMIT_PER_MINUTE", "-1", "RATE_LIMIT_PER_MINUTE = '-1'"),
         ("REDIS_URL", "http://x", "REDIS_URL starts with 'http'"),
         ("REDIS_URL", "reds://x", "starts with 'reds'; write redis://, rediss://, unix://, redis+sentinel://"),

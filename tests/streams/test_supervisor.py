@@ -7,15 +7,19 @@ import re
 import shutil
 import signal
 import socket
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from pipeline import free_port
 from up import Up
 
 from streams import embedded, topology
-from streams.supervisor import stages
+from streams.errors import ConfigurationError
+from streams.settings import Settings
+from streams.supervisor import _ports, stages
 
 pytestmark = pytest.mark.slow
 
@@ -81,6 +85,35 @@ def test_it_starts_everything_and_stops_along_the_way_of_the_data(up) -> None:
     assert len(gone) == 4
     assert alive == []
     assert embedded.running(up.folder / "data") is None
+
+
+def test_groups_and_the_ingress_get_as_many_processes_as_are_asked_for(folder) -> None:
+    (folder / "streams.toml").write_text(PIPELINE.format(handler="done") + "processes = 2\n")
+    first = free_port()
+    up = Up(folder, INGRESS_WORKERS="2", WORKER_PORT=str(first))
+    try:
+        up.until("Cauce is ready")
+        status = json.loads(up.cauce("status", "--json").stdout)
+        assert {name: group["workers"] for name, group in status["groups"].items()} == {"first": 1, "second": 2}
+        # Each has a port of its own, and answers for all
+        for port in range(first, first + 3):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                assert "\ncauce_ingress_workers 2.0\n" in answer.read().decode()
+        up.process.send_signal(signal.SIGTERM)
+        assert up.end() == 0
+    finally:
+        up.stop()
+    stopped = re.findall(r"pipeline\.stopping processes=(\[.*\])", "".join(up.said))
+    assert [json.loads(each) for each in stopped] == [["ingress.1", "ingress.2"], ["first"], ["second.1", "second.2"]]
+
+
+def test_who_comes_while_the_only_ingress_is_started_again_waits_and_is_not_refused(up) -> None:
+    port = re.search(r"http://127.0.0.1:(\d+)", up.until("Cauce is ready"))
+    assert port
+    up.child(" ingress").kill()
+    up.until("process.died")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/health/live", timeout=30) as answer:
+        assert answer.status == 200
 
 
 def test_a_worker_and_a_redis_that_are_killed_come_back(up) -> None:
@@ -183,6 +216,24 @@ def test_a_redis_that_is_not_there_is_one_line_and_status_2(folder) -> None:
     assert len(refused.said) == 1
     assert "Redis cannot be reached" in refused.said[0]
     assert "pa55word" not in refused.said[0]
+
+
+def three_processes() -> topology.Topology:
+    reads = {"reads": "inbound", "handler": "m:f"}
+    return topology.parse({"groups": {"one": reads, "two": reads | {"processes": 2}}})
+
+
+def test_workers_take_the_ports_from_worker_port_on_or_none() -> None:
+    assert _ports(three_processes(), Settings(worker_port=9100), 8000) == [9100, 9101, 9102]
+    assert _ports(three_processes(), Settings(), 8000) == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("first", "why"), [(7999, "the ingress has 8000"), (65534, "there is no port above 65535")])
+def test_ports_that_do_not_fit_are_refused_before_anything_is_started(first: int, why: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        _ports(three_processes(), Settings(worker_port=first), 8000)
+    told = f"WORKER_PORT = {first} is the first of 3, one for each process: {why}; choose another"
+    assert str(caught.value) == f"environment: {told}"
 
 
 def test_whoever_writes_a_stream_stops_before_its_readers() -> None:

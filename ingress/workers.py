@@ -1,0 +1,60 @@
+"""
+Several processes of the ingress on one address: `cauce ingress --workers N`.
+
+Knows how they are started and who holds their sockets.  What each does is `python -m ingress`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ingress import access, listening
+from ingress.listening import Listeners
+from streams import log, welcome
+from streams.crew import Crew, agree, named
+from streams.program import Program
+from streams.screen import Screen
+from streams.settings import Settings
+from streams.topology import Topology
+
+_log = log.get("ingress")
+
+
+async def run(
+    topology: Topology, settings: Settings, arguments: Sequence[str], screen: Screen, url: str, count: int
+) -> None:
+    """
+    Serve with so many processes until a signal; one that dies is started again.
+
+    Raises:
+        ConfigurationError: as for one; all processes have been stopped then.
+        Unavailable: Redis cannot be reached at the start.
+    """
+    access.check(settings)
+    listeners = listening.bind(settings, count)
+    await agree(topology, settings, url)
+    _log.info("redis.connected", url=url)
+    with Crew.gathered(settings, arguments, screen) as crew:
+        address = welcome.address(settings, listeners[0].port)
+        await crew.run(
+            [programs(crew, listeners, url)],
+            ready=lambda: _log.info("ingress.listening", url=address, workers=count),
+            closing=lambda: close(listeners),
+        )
+
+
+def programs(crew: Crew, listeners: Sequence[Listeners], url: str) -> list[Program]:
+    """A process for each of the listeners."""
+    return [
+        crew.program(
+            name, "ingress", url=url, pass_fds=each.descriptors,
+            environ={listening.VARIABLE: each.told(), "INGRESS_PORT": str(each.port), "INGRESS_WORKERS": "1"},
+        )
+        for name, each in zip(named("ingress", len(listeners)), listeners, strict=True)
+    ]  # fmt: skip
+
+
+def close(listeners: Sequence[Listeners]) -> None:
+    """Ours of them: what a process that stops has not accepted would else wait there for nobody."""
+    for each in listeners:
+        listening.close(each.own)

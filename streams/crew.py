@@ -1,0 +1,211 @@
+"""
+Processes that are watched together: started, waited for, and stopped stage by stage.
+
+Knows signals, and what every process of ours is told; what each does, and which comes first, is its callers' business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import aiohttp
+from prometheus_client.multiprocess import mark_process_dead
+
+from streams import layout, log
+from streams.errors import ConfigurationError
+from streams.program import Program
+from streams.screen import Screen
+from streams.settings import PROBE_SOCKET, Settings
+from streams.stores import Stores
+from streams.topology import Topology
+
+EXTRA_GRACE = 10.0
+"""Seconds beyond SHUTDOWN_GRACE before a process that does not end is killed."""
+
+_log = log.get("up")
+
+
+class Crew:
+    """
+    Args:
+        arguments: options of the command line (`--config …`) that every process gets as well.
+        folder: of this run; sockets and shared metrics lie there.
+    """
+
+    def __init__(self, settings: Settings, arguments: Sequence[str], screen: Screen, folder: Path) -> None:
+        self.folder = folder
+        self._grace = settings.shutdown_grace + EXTRA_GRACE
+        self._screen = screen
+        # -P: the folder we are started in must not stand before our own packages.
+        self._cauce = [sys.executable, "-P", "-m", "streams.cli", *arguments]
+        self._key = secrets.token_hex(16)
+        self._programs = 0
+        self._stop = asyncio.Event()
+        self._now = asyncio.Event()
+        (folder / "metrics").mkdir()
+        self._listen_for_signals()
+
+    @classmethod
+    @contextlib.contextmanager
+    def gathered(cls, settings: Settings, arguments: Sequence[str], screen: Screen) -> Iterator[Crew]:
+        """With a folder that goes when all is over."""
+        # In /tmp, because a unix socket's path has to be short.
+        with tempfile.TemporaryDirectory(prefix="cauce-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+            yield cls(settings, arguments, screen, Path(folder))
+
+    def program(
+        self, name: str, *command: str, url: str, environ: Mapping[str, str], pass_fds: Sequence[int] = ()
+    ) -> Program:
+        """
+        `cauce COMMAND`, ready when its /health/ready says so.
+
+        Args:
+            url: where Redis is.
+            environ: what only this one is told.
+        """
+        self._programs += 1
+        path = self.folder / f"{self._programs}.sock"
+        told = {
+            **os.environ,
+            "REDIS_URL": url,
+            "PYTHONUNBUFFERED": "1",
+            "PROMETHEUS_MULTIPROC_DIR": str(self.folder / "metrics"),
+            log.KEY_VARIABLE: self._key,
+            PROBE_SOCKET: str(path),
+            **environ,
+        }
+        return Program(
+            name, [*self._cauce, *command], self._screen, lambda: _ready(path), environ=told, died=self._forget,
+            pass_fds=pass_fds,
+        )  # fmt: skip
+
+    def _forget(self, pid: int) -> None:
+        """Take a dead process's gauges out of what /metrics adds up."""
+        mark_process_dead(pid, str(self.folder / "metrics"))  # type: ignore[no-untyped-call]
+
+    async def run(
+        self, stages: Sequence[Sequence[Program]], *, ready: Callable[[], None], closing: Callable[[], None]
+    ) -> None:
+        """
+        Start all, and stop them at a signal: each stage once those before it have ended.
+
+        Args:
+            ready: called when all are.
+            closing: called before the first is told to stop.
+
+        Raises:
+            ConfigurationError: one cannot be started; all others have been stopped then.
+        """
+        programs = [program for stage in stages for program in stage]
+        for program in programs:
+            self._screen.introduce(program.name)
+            program.start()
+        try:
+            if await self.until_ready(programs):
+                ready()
+                ends = [asyncio.create_task(self._stop.wait()), *_hopeless(programs)]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                for end in ends:
+                    end.cancel()
+            self.blame(programs)
+        finally:
+            closing()
+            await self._shut_down(stages)
+
+    def blame(self, programs: Sequence[Program]) -> None:
+        """Raises ConfigurationError with the last words of one that starting again cannot help."""
+        for program in programs:
+            if program.hopeless.is_set() and not self._stop.is_set():
+                raise ConfigurationError(f"{program.name} does not start: {program.last_words.removeprefix('cauce: ')}")
+
+    async def until_ready(self, programs: Sequence[Program]) -> bool:
+        """False where one never will be, or where we are told to stop."""
+        loop, waiting = asyncio.get_running_loop(), list(programs)
+        start = said = loop.time()
+        ends = [asyncio.create_task(self._stop.wait()), *_hopeless(programs)]
+        try:
+            while waiting:
+                ready = await asyncio.gather(*(program.ready() for program in waiting))
+                waiting = [program for program, good in zip(waiting, ready, strict=True) if not good]
+                states = "  ".join(f"{program.name}: {program.status}" for program in programs)
+                self._screen.progress(f"{states}  ({loop.time() - start:.0f} s)" if waiting else "")
+                if waiting and not self._screen.terminal and loop.time() - said > 10:
+                    said = loop.time()
+                    _log.info("pipeline.starting", waiting_for=[program.name for program in waiting])
+                done, _ = await asyncio.wait(ends, timeout=0.1 if waiting else 0, return_when=asyncio.FIRST_COMPLETED)
+                if done:
+                    return False
+            return True
+        finally:
+            self._screen.progress("")
+            for end in ends:
+                end.cancel()
+
+    async def _shut_down(self, stages: Sequence[Sequence[Program]]) -> None:
+        for stage in stages:
+            _log.info("pipeline.stopping", processes=[program.name for program in stage])
+            hurry = asyncio.create_task(self._hurry([program for each in stages for program in each]))
+            await asyncio.gather(*(program.stop(self._grace) for program in stage))
+            hurry.cancel()
+
+    async def _hurry(self, programs: Sequence[Program]) -> None:
+        await self._now.wait()
+        for program in programs:
+            program.signal(signal.SIGKILL)
+
+    def _listen_for_signals(self) -> None:
+        def on_signal() -> None:
+            if self._stop.is_set():
+                self._now.set()
+            else:
+                self._screen.progress("")
+                _log.info("pipeline.draining", hint="once more to stop at once")
+            self._stop.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, on_signal)
+
+
+async def agree(topology: Topology, settings: Settings, url: str) -> None:
+    """
+    Look at Redis before anybody is started: what is wrong with it is said once then, and not by each.
+
+    Raises:
+        ConfigurationError: it holds another layout.
+        Unavailable: it cannot be reached.
+    """
+    stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards, patience=3)
+    try:
+        await layout.agree(stores)
+    finally:
+        await stores.close()
+
+
+def named(name: str, count: int) -> list[str]:
+    """What so many processes of one kind are called: `egress`, or `egress.1`, `egress.2`, …"""
+    return [name] if count == 1 else [f"{name}.{number}" for number in range(1, count + 1)]
+
+
+def _hopeless(programs: Sequence[Program]) -> list[asyncio.Task[bool]]:
+    return [asyncio.create_task(program.hopeless.wait()) for program in programs]
+
+
+async def _ready(path: Path) -> bool:
+    """Whether the process that serves on this unix socket says so."""
+    connector = aiohttp.UnixConnector(str(path))
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=2)) as session,
+            session.get("http://process/health/ready") as answer,
+        ):
+            return answer.status == 200
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return False
