@@ -23,8 +23,8 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from bench import rows, stage
-from bench.stage import OURS, System
+from bench import rows
+from bench.systems import OURS, System, peers
 
 BASELINE = "plain"
 Rounds = dict[str, list[rows.Figures]]
@@ -55,7 +55,7 @@ def _options() -> argparse.Namespace:
 
 
 def _chosen(names: str | None) -> list[System]:
-    known = {system.name: system for system in [*stage.peers(), OURS]}
+    known = {system.name: system for system in [*peers(), OURS]}
     if names is None:
         return list(known.values())
     unknown = set(names.split(",")) - known.keys()

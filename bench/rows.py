@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bench.stage import Stage, System, now, quantile, staged
+from bench.stage import Stage, now, quantile, staged
+from bench.systems import System
 
 Figures = dict[str, float]
 
@@ -16,7 +17,7 @@ async def path(system: System, messages: int = MESSAGES) -> Figures:
     found: Figures = {}
     async with staged(system) as stage:
         await stage.say(2_000 if system.answers else 64, USERS)  # nobody is measured while it warms up
-        before = stage.memory()
+        before = stage.ground.memory()
         sent = await stage.say(messages, USERS)
         latencies = sent.latencies()
         found |= {
@@ -27,8 +28,8 @@ async def path(system: System, messages: int = MESSAGES) -> Figures:
         if system.answers:
             steady = (await stage.say(RATE * SECONDS, ORDER_USERS, rate=RATE)).latencies()
             return found | {"live replies/s": sent.rate, **_steady(steady)}
-        found["backlog bytes/message"] = (stage.memory() - before) / messages
-        found |= await _drained(stage, stage._sent, before)
+        found["backlog bytes/message"] = (stage.ground.memory() - before) / messages
+        found |= await _drained(stage, stage.sent, before)
         found |= await _live(stage, messages)
         found |= await _at_a_steady_rate(stage)
     return found
@@ -48,13 +49,13 @@ async def _drained(stage: Stage, backlog: int, before: int) -> Figures:
         "drained replies/s": arrived / seconds,
         "drain CPU s/1,000": sum(spent.values()) * per,
         **{f"  {name}": used * per for name, used in spent.items() if name != "ingress"},
-        "settled bytes/message": (stage.memory() - before) / backlog,
+        "settled bytes/message": (stage.ground.memory() - before) / backlog,
     }
 
 
 async def _live(stage: Stage, messages: int) -> Figures:
     sent = await stage.say(messages, USERS)
-    await stage.arrived(stage._sent)
+    await stage.arrived(stage.sent)
     arrivals = await stage.arrivals()
     last = max(arrivals[number] for number, _, _ in sent.rows if number in arrivals)
     return {"live replies/s": len(sent.rows) / (last - sent.began)}
@@ -62,7 +63,7 @@ async def _live(stage: Stage, messages: int) -> Figures:
 
 async def _at_a_steady_rate(stage: Stage) -> Figures:
     sent = await stage.say(RATE * SECONDS, ORDER_USERS, rate=RATE)
-    await stage.arrived(stage._sent)
+    await stage.arrived(stage.sent)
     return _steady(sent.latencies(await stage.arrivals()))
 
 
@@ -80,7 +81,7 @@ async def promises(system: System, latency: float) -> Figures:
     async with staged(system, latency=latency) as stage:
         stage.start(*stage.system.workers)
         await stage.say(ORDER_USERS * ORDER_EACH, ORDER_USERS, in_a_row=ORDER_EACH)
-        await stage.arrived(stage._sent)
+        await stage.arrived(stage.sent)
         arrived = await stage.order()
         found: Figures = {
             "users in order": in_order(arrived, ORDER_USERS),
