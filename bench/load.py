@@ -19,7 +19,7 @@ import struct
 import time
 from collections import Counter, deque
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import uvloop
@@ -37,12 +37,13 @@ class Said:
         parts = urlsplit(options.url)
         self.host, self.port, self._path = parts.hostname or "", parts.port or 80, parts.path
         self._text = "x" * max(0, options.length - 8)
-        self._users, self._in_a_row = options.users, options.in_a_row
+        self._users: int = options.users
+        self._in_a_row: int = options.in_a_row
         self.due = [0.0] * options.messages
         self.answered = [0.0] * options.messages
         self.statuses: Counter[int] = Counter()
-        self._first = options.first
-        self._left = options.messages
+        self._first: int = options.first
+        self._left: int = options.messages
         self.over = asyncio.Event()
 
     def user(self, index: int) -> int:
@@ -71,7 +72,7 @@ class Speaker(asyncio.Protocol):
         self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._under_way is not None or self.waiting:

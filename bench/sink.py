@@ -14,6 +14,7 @@ import asyncio
 import re
 import struct
 import time
+from typing import cast
 from urllib.parse import urlsplit
 
 import uvloop
@@ -76,7 +77,7 @@ class Receiver(asyncio.Protocol):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
