@@ -4,9 +4,11 @@
     make bench                                       everything, about half an hour
     make bench BENCH="--systems plain,cauce"         two of them
     make bench BENCH="--rounds 1 --messages 5000"    a quick look
+    make bench BENCH="--systems bare"                the load generator alone, against a sink that only answers
 
 Systems take turns within a round, so that what else the machine does falls on all alike; every figure is the median of
-the rounds with the least and the most behind it, and every ratio is taken within its round.
+the rounds with the least and the most behind it, and every ratio is taken within its round.  `bare` is no system: above
+the table it says what the load generator can do, and that it is not what limits the others.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import rows
-from bench.systems import OURS, System, peers
+from bench.systems import BARE, OURS, System, peers
 
 BASELINE = "plain"
 Rounds = dict[str, list[rows.Figures]]
@@ -37,7 +39,10 @@ def main() -> None:
     console = Console()
     console.print(f"{platform.platform()}, {os.cpu_count()} cores; no debounce, one reply to each message")
     rounds = asyncio.run(_run(systems, options, console))
-    console.print(_table(rounds))
+    if BARE.name in rounds:
+        console.print(_alone(rounds[BARE.name]), highlight=False)
+    if others := {name: found for name, found in rounds.items() if name != BARE.name}:
+        console.print(_table(others))
     if options.json:
         options.json.write_text(json.dumps(rounds, indent=1), encoding="utf-8")
 
@@ -55,7 +60,7 @@ def _options() -> argparse.Namespace:
 
 
 def _chosen(names: str | None) -> list[System]:
-    known = {system.name: system for system in [*peers(), OURS]}
+    known = {system.name: system for system in [BARE, *peers(), OURS]}
     if names is None:
         return list(known.values())
     unknown = set(names.split(",")) - known.keys()
@@ -84,8 +89,14 @@ def _line(figures: rows.Figures) -> str:
     return ", ".join(f"{name.strip()} {_number(value)}" for name, value in figures.items())
 
 
+def _alone(found: list[rows.Figures]) -> str:
+    """Of the load generator, in a line."""
+    told = ", ".join(f"{name} {_cell(found, name, found)}" for name in found[0] if name != "live replies/s")
+    return f"the load generator alone: {told or 'not measured'}"
+
+
 def _table(rounds: Rounds) -> Table:
-    table = Table("", *rounds, title="median [least–most]; × the plain pipeline, round by round")
+    table = Table("", *rounds, title=r"median \[least–most]; × the plain pipeline, round by round")
     names = dict.fromkeys(name for found in rounds.values() for figures in found for name in figures)
     for name in names:
         table.add_row(name, *(_cell(found, name, rounds.get(BASELINE, [])) for found in rounds.values()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bench import commands
+from bench.commands import Asked
 from bench.stage import Stage, now, quantile, staged
 from bench.systems import System
 
@@ -15,6 +17,7 @@ ORDER_USERS, ORDER_EACH = 200, 10
 async def path(system: System, messages: int = MESSAGES) -> Figures:
     """Accepted, drained, live, and the latency at a steady rate, on one stage."""
     found: Figures = {}
+    asked = Asked(1) if system.answers else await commands.watched(system)
     async with staged(system) as stage:
         await stage.say(2_000 if system.answers else 64, USERS)  # nobody is measured while it warms up
         before = stage.ground.memory()
@@ -29,19 +32,22 @@ async def path(system: System, messages: int = MESSAGES) -> Figures:
             steady = (await stage.say(RATE * SECONDS, ORDER_USERS, rate=RATE)).latencies()
             return found | {"live replies/s": sent.rate, **_steady(steady)}
         found["backlog bytes/message"] = (stage.ground.memory() - before) / messages
-        found |= await _drained(stage, stage.sent, before)
+        found |= await _drained(stage, stage.sent, before, asked)
         found |= await _live(stage, messages)
         found |= await _at_a_steady_rate(stage)
     return found
 
 
-async def _drained(stage: Stage, backlog: int, before: int) -> Figures:
+async def _drained(stage: Stage, backlog: int, before: int, asked: Asked) -> Figures:
     """From the first reply to the last of what lies there when the workers start."""
+    redis = stage.ground.servers[0]
+    redis.ask("CONFIG", "RESETSTAT")
     stage.start(*stage.system.workers)
     await stage.arrived(1)
     cpu, began = await stage.cpu(), now()
     await stage.arrived(backlog)
     seconds = now() - began
+    stats = redis.told("commandstats")
     spent = {name: used - cpu.get(name, 0.0) for name, used in (await stage.cpu()).items()}
     arrived = len(await stage.arrivals())
     per = 1_000 / max(1, arrived)
@@ -49,6 +55,8 @@ async def _drained(stage: Stage, backlog: int, before: int) -> Figures:
         "drained replies/s": arrived / seconds,
         "drain CPU s/1,000": sum(spent.values()) * per,
         **{f"  {name}": used * per for name, used in spent.items() if name != "ingress"},
+        "Redis calls/message": asked.calls,
+        "Redis us/message in them": commands.microseconds(stats, asked) / max(1, arrived),
         "settled bytes/message": (stage.ground.memory() - before) / backlog,
     }
 

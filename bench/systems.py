@@ -46,6 +46,15 @@ OURS = System(
 )  # fmt: skip
 
 
+BARE = System(
+    name="bare",
+    processes={"ingress": ["{own}/python", "-m", "bench.sink", "--port", "{port}"]},
+    cwd=ROOT,
+    answers=True,
+)
+"""Nobody but the receiver, which answers 200 at once: what the load generator itself can do, and costs."""
+
+
 def peers() -> list[System]:
     """Those of bench/peers/peers.toml."""
     told = tomllib.loads((PEERS / "peers.toml").read_text(encoding="utf-8"))
