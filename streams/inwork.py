@@ -36,6 +36,8 @@ class _Work:
     given_up: Literal["", "late", "lost"] = ""
     """Why the handler was cancelled, and its result counts no more."""
     failed_to_commit: bool = False
+    in_place: bool = True
+    """It still has the place of a turn whose handler works."""
 
 
 class InWork:
@@ -49,17 +51,20 @@ class InWork:
         resources: Any,
         committer: Committer,
         *,
+        handled: Callable[[], None],
         ended: Callable[[Grant], None],
         due: Callable[[int], None],
     ) -> None:
         """
         Args:
+            handled: called once for each turn, when another may be started in its place. A commit needs none, unless as
+                many wait for theirs as may be handled at once.
             ended: called once for each turn, when it is in work no longer.
             due: called with the milliseconds until a key of which something is left is due again.
         """
         self._keys, self._group, self._handler, self._resources = keys, group, handler, resources
         self._committer = committer
-        self._ended, self._due = ended, due
+        self._freed, self._ended, self._due = handled, ended, due
         self._log = log.get(group.name)
         self._works: dict[str, _Work] = {}
         """By token, the oldest first."""
@@ -174,6 +179,8 @@ class InWork:
 
     def _commit(self, work: _Work, word: str, end: Ending) -> None:
         work.handling = None
+        if len(self._works) <= 2 * self._group.concurrency:
+            self._free(work)
         self._committer.commit(end, partial(self._told, work, word, end))
 
     def _told(self, work: _Work, word: str, end: Ending, result: Result | Exception) -> None:
@@ -203,10 +210,16 @@ class InWork:
     def _gone(self, work: _Work, how: str) -> None:
         work.handling = None
         del self._works[work.grant.token]
+        self._free(work)
         metrics.turn(self._group.name, how, asyncio.get_running_loop().time() - work.began)
         if not self._works:
             self._idle.set()
         self._ended(work.grant)
+
+    def _free(self, work: _Work) -> None:
+        if work.in_place:
+            work.in_place = False
+            self._freed()
 
     # What becomes of it
 

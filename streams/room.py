@@ -66,13 +66,13 @@ class Room:
 
     def __init__(self, places: int, sharers: int = 1, suspects: Suspects | None = None) -> None:
         self.suspects = suspects or Suspects()
-        self._free = places
+        self._free = self._places = places
         self._sharers = sharers
         self._given = asyncio.Event()
 
     def some(self) -> int:
         """As many places as one may have now, a fair share of what is free; 0 where none is."""
-        share = -(-self._free // self._sharers)
+        share = min(-(-self._free // self._sharers), -(-self._places // 2))
         self._free -= share
         return share
 

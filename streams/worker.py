@@ -59,7 +59,16 @@ class Worker:
         self._committer = Committer(self._turns)
         self._bell = Bell(store, group, self._turns.consumer)
         self._housekeeping = Housekeeping(store, self._turns, Watch(store, topology), resources)
-        self._in_work = InWork(store.keys, group, handler, resources, self._committer, ended=self._ended, due=self._due)
+        self._in_work = InWork(
+            store.keys,
+            group,
+            handler,
+            resources,
+            self._committer,
+            handled=lambda: self._room.back(1),
+            ended=lambda grant: self._room.suspects.cleared(grant.token),
+            due=self._due,
+        )
         self._waking: set[asyncio.Task[None]] = set()
         self._room = room or Room(group.concurrency)
         self._room.suspects.rings.append(self._bell.ring)
@@ -175,10 +184,6 @@ class Worker:
         if grant.suspect:
             self._room.suspects.add(grant.token)
         self._in_work.start(grant)
-
-    def _ended(self, grant: Grant) -> None:
-        self._room.suspects.cleared(grant.token)
-        self._room.back(1)
 
     def _due(self, ms: int) -> None:
         if not self._stopping.is_set():
