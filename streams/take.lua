@@ -4,9 +4,9 @@
 -- ARGV  1 msgpack: {group, consumer, call, room, count, ttl_ms, box, order, debounce_ms, debounce_max_ms, turn_max,
 --         turn_chars, replay, dead_max, suspect_after, suspects, recall = {prefix, …},
 --         meter = {prefix, window_ms, skip, unless}}
--- Returns {'ok', now_ms, read, next_due_ms or -1, turns, cursor, suspects that are due and were not taken}; a turn is
---   {key, token, progress, entries, state, ms until its meter's window ends}, an entry {id, starts, crashes, count or '',
---   fields}.
+-- Returns {'ok', now_ms, read, next_due_ms or -1, turns, cursor, suspects that are due and were not taken, 1 where the
+--   stream may hold more}; a turn is {key, token, progress, entries, state, ms until its meter's window ends}, an entry
+--   {id, starts, crashes, count or '', fields}.
 --   {'nogroup'} where the group is gone, or we know nothing of it: nothing was done.
 --
 -- A script, because reading and leasing as two acts break the order: A reads 1, B reads 2, B takes first.
@@ -29,6 +29,7 @@ end
 
 -- One command for many, in slices, for Lua cannot hand many thousands of arguments to a command.
 local SLICE = 500
+local LEAST = 10 -- entries that are read though enough are due: those may be suspects, which are passed over
 local function in_slices(list, act, ...)
   for i = 1, #list, SLICE do
     local command = {...}
@@ -58,9 +59,13 @@ local function unboxed(member)
   local ms, seq = string.match(member, '^0*(%d+)%-0*(%d+)$')
   return ms .. '-' .. seq
 end
+local TOLD = {key = true, type = true, ['for'] = true, replayed = true, now = true, origin = true}
+-- What is asked of an entry here; the others are its readers'.
 local function fields_of(flat)
   local fields = {}
-  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+  for i = 1, #flat, 2 do
+    if TOLD[flat[i]] then fields[flat[i]] = flat[i + 1] end
+  end
   return fields
 end
 
@@ -243,7 +248,7 @@ local function notes_of(ids)
 end
 
 -- The state of every turn, and that we live; what of it is of another type than text is as if it were not there.
-local function done(read, next_due_ms, held)
+local function done(read, next_due_ms, held, more)
   local names = {}
   for _, turn in ipairs(turns) do
     for _, prefix in ipairs(a.recall) do names[#names + 1] = prefix .. turn[1] end
@@ -253,13 +258,13 @@ local function done(read, next_due_ms, held)
     state[#state + 1] = value
   end
   redis.call('SET', heartbeat, now, 'PX', a.ttl_ms)
-  return {'ok', now, read, next_due_ms, turns, redis.call('GET', cursor) or '0-0', held or 0}
+  return {'ok', now, read, next_due_ms, turns, redis.call('GET', cursor) or '0-0', held or 0, more and 1 or 0}
 end
 
 local record = redis.call('HGET', consumers, a.consumer)
 record = record and cmsgpack.unpack(record)
 -- A copy that was held up on the way: a later call has been answered, and nobody waits for this one.
-if record and a.call < record.call then return {'ok', now, 0, 0, {}, redis.call('GET', cursor), 0} end
+if record and a.call < record.call then return {'ok', now, 0, 0, {}, redis.call('GET', cursor), 0, 1} end
 if record and record.call == a.call then
   for _, grant in ipairs(record.grants) do
     if redis.call('HGET', leases, grant[1]) == grant[2] then
@@ -269,10 +274,15 @@ if record and record.call == a.call then
       if #found > 0 then granted(grant[1], grant[2], found, notes_of(ids)) end
     end
   end
-  return done(0, 0)
+  return done(0, 0, 0, true)
 end
 
-local reply = redis.pcall('XREADGROUP', 'GROUP', a.group, a.consumer, 'COUNT', a.count, 'STREAMS', stream, '>')
+-- Reading ahead lets what a person says gather into one turn; where a turn is one entry it would only be read twice.
+local count = a.count
+if a.turn_max == 1 then
+  count = math.min(count, math.max(LEAST, a.room - redis.call('ZCOUNT', due, '-inf', now)))
+end
+local reply = redis.pcall('XREADGROUP', 'GROUP', a.group, a.consumer, 'COUNT', count, 'STREAMS', stream, '>')
 if reply and reply.err then
   if string.find(reply.err, 'NOGROUP') then return {'nogroup'} end
   return redis.error_reply(reply.err)
@@ -364,4 +374,4 @@ end
 
 redis.call('HSET', consumers, a.consumer, cmsgpack.pack({call = a.call, grants = grants}))
 local upcoming = redis.call('ZRANGEBYSCORE', due, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-return done(#read, upcoming[2] and tonumber(upcoming[2]) - now or -1, offset)
+return done(#read, upcoming[2] and tonumber(upcoming[2]) - now or -1, offset, #read == count)

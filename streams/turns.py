@@ -71,6 +71,8 @@ class Taken(msgspec.Struct):
     """Redis's clock, Unix milliseconds."""
     held: int
     """Keys whose time has come, left where they are for being suspects."""
+    more: bool
+    """The stream may hold more that is new."""
 
 
 Later = Callable[[Sequence[Argument]], Awaitable[Any]]
@@ -184,10 +186,10 @@ class Turns:
             reply = await self._store.run(_TAKE, keys, [_pack(args)])
         if reply[0] == b"nogroup":
             raise Gone(self.group.name)
-        _, now_ms, read, next_due_ms, turns, cursor, held = reply
+        _, now_ms, read, next_due_ms, turns, cursor, held, more = reply
         grants = [self._grant(turn, now_ms) for turn in turns]
         self._seen = max(self._seen, call)
-        return Taken(grants, read, next_due_ms, cursor.decode(), now_ms, held)
+        return Taken(grants, read, next_due_ms, cursor.decode(), now_ms, held, bool(more))
 
     def _grant(self, reply: list[Any], now_ms: int) -> Grant:
         key, token, progress, found, state, meter_ms = reply

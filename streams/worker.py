@@ -134,7 +134,7 @@ class Worker:
                 self._room.back(room - (len(taken.grants) if taken else 0))
             for grant in taken.grants if taken else ():
                 self._start(grant)
-            all_of_it = taken and taken.read < READ_COUNT and len(taken.grants) < room
+            all_of_it = taken and not taken.more and len(taken.grants) < room
             last = taken if all_of_it and not (patient and taken and taken.held) else None
 
     async def _taken(self, room: int, last: Taken | None) -> Taken | None:
