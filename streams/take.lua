@@ -16,7 +16,8 @@ local stream, cursor, leases, due, attempts, hints, consumers, heartbeat, dead =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if redis.call('EXISTS', cursor) == 0 then return {'nogroup'} end
+local position = redis.call('GET', cursor)
+if not position then return {'nogroup'} end
 
 -- A full Redis refuses the first write of a script, not the later ones, and never HDEL.
 redis.call('HDEL', hints, '')
@@ -69,18 +70,18 @@ local function fields_of(flat)
   return fields
 end
 
-local WELL_FORMED = { -- https://www.unicode.org/versions/Unicode16.0.0/core-spec/chapter-3/#G27506, table 3-7
-  '^[%z\1-\127]+', '^[\194-\223][\128-\191]', '^\224[\160-\191][\128-\191]',
+local function well_formed() -- https://www.unicode.org/versions/Unicode16.0.0/core-spec/chapter-3/#G27506, table 3-7
+  return {'^[%z\1-\127]+', '^[\194-\223][\128-\191]', '^\224[\160-\191][\128-\191]',
   '^[\225-\236\238\239][\128-\191][\128-\191]', '^\237[\128-\159][\128-\191]',
   '^\240[\144-\191][\128-\191][\128-\191]', '^[\241-\243][\128-\191][\128-\191][\128-\191]',
-  '^\244[\128-\143][\128-\191][\128-\191]',
-}
+  '^\244[\128-\143][\128-\191][\128-\191]'}
+end
 local function is_utf8(text)
-  local at, found = 1, not string.find(text, '[\128-\255]')
-  if found then return true end
+  if not string.find(text, '[\128-\255]') then return true end
+  local at, found, patterns = 1, nil, well_formed()
   while at <= #text do
     found = nil
-    for _, pattern in ipairs(WELL_FORMED) do
+    for _, pattern in ipairs(patterns) do
       found = found or select(2, string.find(text, pattern, at))
     end
     if not found then return false end
@@ -152,13 +153,16 @@ local function due_at(key, brought, at)
   return at
 end
 
--- Into the boxes, and due when their time comes.
-local function lay(names, brought)
-  local leased, scores, dues = answers(names, 'HMGET', leases), answers(names, 'ZMSCORE', due), {}
+-- Into the boxes, and due when their time comes.  Returns the keys that may start here and now: those of which nothing
+-- was known, where nobody else is due.
+local function lay(names, brought, nobody_due)
+  local leased, scores, dues, fresh = answers(names, 'HMGET', leases), answers(names, 'ZMSCORE', due), {}, {}
   for i, key in ipairs(names) do
     tell(brought[key].members, 'ZADD', a.box .. key)
     if leased[i] then
       schedule_next(key, brought[key])
+    elseif nobody_due and not scores[i] and #fresh < a.room and (a.debounce_ms == 0 or brought[key].hurried) then
+      fresh[#fresh + 1] = key
     else
       local was = tonumber(scores[i] or nil)
       local at = due_at(key, brought[key], was)
@@ -169,6 +173,7 @@ local function lay(names, brought)
     end
   end
   tell(dues, 'ZADD', due)
+  return fresh
 end
 
 local just_read = {} -- what this very call has read, which need not be read again
@@ -258,13 +263,13 @@ local function done(read, next_due_ms, held, more)
     state[#state + 1] = value
   end
   redis.call('SET', heartbeat, now, 'PX', a.ttl_ms)
-  return {'ok', now, read, next_due_ms, turns, redis.call('GET', cursor) or '0-0', held or 0, more and 1 or 0}
+  return {'ok', now, read, next_due_ms, turns, position, held or 0, more and 1 or 0}
 end
 
 local record = redis.call('HGET', consumers, a.consumer)
 record = record and cmsgpack.unpack(record)
 -- A copy that was held up on the way: a later call has been answered, and nobody waits for this one.
-if record and a.call < record.call then return {'ok', now, 0, 0, {}, redis.call('GET', cursor), 0, 1} end
+if record and a.call < record.call then return {'ok', now, 0, 0, {}, position, 0, 1} end
 if record and record.call == a.call then
   for _, grant in ipairs(record.grants) do
     if redis.call('HGET', leases, grant[1]) == grant[2] then
@@ -278,10 +283,8 @@ if record and record.call == a.call then
 end
 
 -- Reading ahead lets what a person says gather into one turn; where a turn is one entry it would only be read twice.
-local count = a.count
-if a.turn_max == 1 then
-  count = math.min(count, math.max(LEAST, a.room - redis.call('ZCOUNT', due, '-inf', now)))
-end
+local count, ready = a.count, redis.call('ZCOUNT', due, '-inf', now)
+if a.turn_max == 1 then count = math.min(count, math.max(LEAST, a.room - ready)) end
 local reply = redis.pcall('XREADGROUP', 'GROUP', a.group, a.consumer, 'COUNT', count, 'STREAMS', stream, '>')
 if reply and reply.err then
   if string.find(reply.err, 'NOGROUP') then return {'nogroup'} end
@@ -301,26 +304,30 @@ for _, entry in ipairs(read) do
     local key = a.order == 'none' and id or f.key or ''
     just_read[id] = entry
     if not brought[key] then
-      brought[key] = {members = {}, ms = {}, hurry = {}}
+      brought[key] = {members = {}, ids = {}, ms = {}, hurry = {}}
       names[#names + 1] = key
     end
     local of = brought[key]
     of.members[#of.members + 1] = 0
     of.members[#of.members + 1] = boxed(id)
     of.ms[#of.ms + 1] = ms_of(id)
+    of.ids[#of.ms] = id
     of.hurry[#of.ms] = f.now
+    of.hurried = of.hurried or f.now
   end
 end
 tell(unseen, 'XACK', stream, a.group)
-lay(names, brought)
+local fresh = lay(names, brought, ready == 0)
 if #read > 0 then redis.call('SET', cursor, read[#read][1]) end
+position = #read > 0 and read[#read][1] or position
 
 local grants, suspects = {}, a.suspects
--- Lease these keys, which are due.  Returns how many of them stay so: suspects that may not start now.
-local function grant(keys)
+-- Lease these keys, which are due, or of which all that is in their boxes was brought just now.
+-- Returns how many of them stay due: suspects that may not start now.
+local function grant(keys, known)
   local boxes, ids, exempt, stay = {}, {}, {}, 0
   for i, key in ipairs(keys) do
-    boxes[i] = of_box(key, a.turn_max)
+    boxes[i] = known and known[key].ids or of_box(key, a.turn_max)
     for _, id in ipairs(boxes[i]) do ids[#ids + 1] = id end
     if a.meter and a.meter.unless then exempt[i] = a.meter.unless .. key end
   end
@@ -353,25 +360,34 @@ local function grant(keys)
   end
   tell(leased, 'HSET', leases)
   tell(started, 'HSET', attempts)
-  tell(freed, 'ZREM', due)
+  if not known then tell(freed, 'ZREM', due) end
   tell(dropped, 'HDEL', hints)
   return stay
 end
 
 -- Past all suspects that may not start now, however many: who is due behind them is not to wait for them.
-local offset, step = 0, a.room
-while #turns < a.room do
-  local keys = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', offset, step)
+grant(fresh, brought)
+local offset, step, next_due_ms = 0, a.room, -1
+while #turns < a.room and next_due_ms < 0 do
+  local keys = {}
+  local page = redis.call('ZRANGE', due, offset, offset + step, 'WITHSCORES')
+  for i = 1, #page, 2 do
+    local ms = tonumber(page[i + 1]) - now
+    if ms > 0 then
+      next_due_ms = ms
+      break
+    end
+    keys[#keys + 1] = page[i]
+  end
   local at = 1
   while at <= #keys and #turns < a.room do
     local some = {}
     for i = at, math.min(at + a.room - #turns - 1, #keys) do some[#some + 1] = keys[i] end
     offset, at = offset + grant(some), at + #some
   end
-  if #keys < step then break end
+  if #page <= 2 * step then break end
   step = SLICE
 end
 
 redis.call('HSET', consumers, a.consumer, cmsgpack.pack({call = a.call, grants = grants}))
-local upcoming = redis.call('ZRANGEBYSCORE', due, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-return done(#read, upcoming[2] and tonumber(upcoming[2]) - now or -1, offset, #read == count)
+return done(#read, next_due_ms, offset, #read == count)

@@ -87,7 +87,7 @@ class GroupModel:
     def took(self, told: dict[str, Any], reply: list[Any]) -> None:
         if reply[0] == b"nogroup":
             return
-        _, now_ms, read, _, turns, cursor = reply
+        _, now_ms, read, _, turns, cursor, _, _ = reply
         assert now_ms == self.now()
         consumer, call = told["consumer"], told["call"]
         last, grants = self.calls.get(consumer, (-1, []))
@@ -101,23 +101,35 @@ class GroupModel:
             assert [(turn[0].decode(), turn[1].decode()) for turn in turns] == again, "a repeat brings the same grants"
             self._told(turns)
             return
-        self._read(read, told["count"])
+        fresh = self._read(read, self._count(told["count"], told["room"]))
         assert cursor.decode() == self.cursor
-        granted = self._grant(consumer, call, told["room"], told["suspects"])
+        granted = self._grant(fresh, told["room"], told["suspects"])
         assert [(turn[0].decode(), [row[0].decode() for row in turn[3]]) for turn in turns] == granted
         for turn, (key, ids) in zip(turns, granted, strict=True):
             self._lease(key, turn[1].decode(), consumer, call, ids)
         self._told(turns)
         self.calls[consumer] = call, [(turn[0].decode(), turn[1].decode()) for turn in turns]
 
-    def _read(self, read: int, count: int) -> None:
+    def _count(self, count: int, room: int) -> int:
+        """Of a group whose turns are one entry each, no more is read than can start, but always a few."""
+        ready = sum(at <= self.now() for at in self.due.values())
+        return count if self.group.turn_max > 1 else min(count, max(10, room - ready))
+
+    def _read(self, read: int, count: int) -> list[str]:
+        """What is new; the keys of which nothing was known, where nobody was due: they go first, as they came."""
         new = self.entries.after(self.cursor)[:count]
         assert read == len(new), "it reads what is there, up to its count"
+        known = {*self.leases, *self.due}
+        somebody_due = any(at <= self.now() for at in self.due.values())
+        fresh = []
         for id in new:
             fields = self.entries.rows[id]
+            fresh += [fields["key"]] if fields["key"] not in known else []
+            known.add(fields["key"])
             self.boxes.setdefault(fields["key"], []).append(id)
             self._schedule(fields["key"], order(id)[0], "now" in fields)
             self.cursor = id
+        return [key for key in fresh if not somebody_due and (not self.group.debounce or key in self._hurried)]
 
     def window(self, first_ms: int, last_ms: int, at: int | None) -> int:
         debounce, most = int(self.group.debounce * 1000), int(self.group.debounce_max * 1000)
@@ -138,10 +150,11 @@ class GroupModel:
         elif key not in self._hurried:
             self.due[key] = self.window(order(self.boxes[key][0])[0], ms, self.due.get(key))
 
-    def _grant(self, consumer: str, call: int, room: int, suspects: int) -> list[tuple[str, list[str]]]:
+    def _grant(self, fresh: list[str], room: int, suspects: int) -> list[tuple[str, list[str]]]:
         """Oldest due first; all that waits of a key is one turn; a suspect is alone."""
         granted: list[tuple[str, list[str]]] = []
-        for _, key in sorted((at, key) for key, at in self.due.items() if at <= self.now()):
+        due = [key for _, key in sorted((at, key) for key, at in self.due.items() if at <= self.now())]
+        for key in dict.fromkeys([*fresh, *due]):
             ids = self.boxes[key][: self.group.turn_max]
             if self.suspect(ids[0]):
                 if suspects == 0:
