@@ -20,13 +20,12 @@ if digest and digest ~= head.digest then return {'digest', digest} end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local kind = redis.call('TYPE', KEYS[2]).ok
-if kind ~= 'hash' and kind ~= 'none' then return {'refused', KEYS[2] .. ' is a ' .. kind} end
+local function of_another_type(key) return {'refused', key .. ' is a ' .. redis.call('TYPE', key).ok} end
+if type(redis.pcall('HLEN', KEYS[2])) == 'table' then return of_another_type(KEYS[2]) end
 for _, stream in ipairs(head.streams) do
   stream.key = KEYS[stream[1]]
-  kind = redis.call('TYPE', stream.key).ok
-  if kind ~= 'stream' and kind ~= 'none' then return {'refused', stream.key .. ' is a ' .. kind} end
-  stream.length = redis.call('XLEN', stream.key)
+  stream.length = redis.pcall('XLEN', stream.key)
+  if type(stream.length) == 'table' then return of_another_type(stream.key) end
 end
 
 -- A full stream that no group reads, here or elsewhere, holds nothing unsettled: its oldest entries may go.

@@ -262,7 +262,7 @@ def message_id_of(header: str | None, given: str | None) -> str:
     if header and len(header) > 2 and header[0] == header[-1] == '"':
         header = header[1:-1]
     ids = [_usable("`message_id`", given), _usable("Idempotency-Key", header)]
-    return next(filter(None, ids), f"msg_{secrets.token_hex(12)}")
+    return ids[0] or ids[1] or f"msg_{secrets.token_hex(12)}"
 
 
 def _usable(field: str, given: str | None) -> str | None:

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from ingress.refusal import Refused
+from ingress.whole import Whole
 from streams import metrics, wire
 
 MOST_HEADERS = 64 * 1024
@@ -59,6 +60,8 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        self._whole = Whole(transport)
+        self.transport = self._whole  # type: ignore[assignment]
         self.flow = self._flow = _Flow(transport)
         self._expect()
         if len(self.connections) > self._most:
@@ -155,6 +158,7 @@ class Protocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._whole.flush()
         super().on_response_complete()
         if self.transport.is_closing():
             self._close()
