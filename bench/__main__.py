@@ -43,6 +43,7 @@ def main() -> None:
         console.print(_alone(rounds[BARE.name]), highlight=False)
     if others := {name: found for name, found in rounds.items() if name != BARE.name}:
         console.print(_table(others))
+        console.print(_orderly(others), highlight=False)
     if options.json:
         options.json.write_text(json.dumps(rounds, indent=1), encoding="utf-8")
 
@@ -101,6 +102,18 @@ def _table(rounds: Rounds) -> Table:
     for name in names:
         table.add_row(name, *(_cell(found, name, rounds.get(BASELINE, [])) for found in rounds.values()))
     return table
+
+
+def _orderly(rounds: Rounds) -> str:
+    """Ours against the peers that keep order, the fastest of them in each round."""
+    peers = [name for name, found in rounds.items() if name != OURS.name and all(map(rows.kept_order, found))]
+    told = []
+    for row in ("drained replies/s", "live replies/s"):
+        best = [max(figures[row] for figures in each) for each in zip(*(rounds[name] for name in peers), strict=True)]
+        ours = [figures[row] for figures in rounds.get(OURS.name, [])]
+        if best and ours:
+            told.append(f"{row} ×{_spread([a / b for a, b in zip(ours, best, strict=True)], '{:.2f}'.format)}")
+    return f"against the fastest that keeps order ({', '.join(peers) or 'none measured'}): {', '.join(told) or '–'}"
 
 
 def _cell(found: list[rows.Figures], name: str, baseline: list[rows.Figures]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from bench import commands
 from bench.commands import Asked
 from bench.stage import Stage, now, quantile, staged
@@ -11,6 +13,7 @@ Figures = dict[str, float]
 
 MESSAGES, USERS = 20_000, 1_000
 RATE, SECONDS = 200, 15
+IDLE_SECONDS = 10
 ORDER_USERS, ORDER_EACH = 200, 10
 
 
@@ -35,6 +38,7 @@ async def path(system: System, messages: int = MESSAGES) -> Figures:
         found |= await _drained(stage, stage.sent, before, asked)
         found |= await _live(stage, messages)
         found |= await _at_a_steady_rate(stage)
+        found |= await _idle(stage)
     return found
 
 
@@ -69,6 +73,15 @@ async def _live(stage: Stage, messages: int) -> Figures:
     return {"live replies/s": len(sent.rows) / (last - sent.began)}
 
 
+async def _idle(stage: Stage) -> Figures:
+    """What all processes use of one core, Redis included, while nobody says anything."""
+    await asyncio.sleep(1)
+    before, began = await stage.cpu(), now()
+    await asyncio.sleep(IDLE_SECONDS)
+    spent = sum((await stage.cpu()).values()) - sum(before.values())
+    return {"idle, % of a core": 100 * spent / (now() - began)}
+
+
 async def _at_a_steady_rate(stage: Stage) -> Figures:
     sent = await stage.say(RATE * SECONDS, ORDER_USERS, rate=RATE)
     await stage.arrived(stage.sent)
@@ -100,6 +113,11 @@ async def promises(system: System, latency: float) -> Figures:
         if latency:
             found |= await _at_a_steady_rate(stage)
     return {f"{latency * 1e3:.0f} ms model: {name}": value for name, value in found.items()}
+
+
+def kept_order(figures: Figures) -> bool:
+    """Everybody was answered in the order in which they spoke, where the model takes no time."""
+    return figures.get("0 ms model: users in order") == ORDER_USERS and "drained replies/s" in figures
 
 
 def in_order(arrived: list[int], users: int) -> int:

@@ -57,8 +57,8 @@ class InWork:
     ) -> None:
         """
         Args:
-            handled: called once for each turn, when another may be started in its place. A commit needs none, unless as
-                many wait for theirs as may be handled at once.
+            handled: called once for each turn, when another may be started in its place: once its handler has ended,
+                or, while twice as many as may be handled at once are in work, when it is in work no longer.
             ended: called once for each turn, when it is in work no longer.
             due: called with the milliseconds until a key of which something is left is due again.
         """

@@ -59,7 +59,7 @@ class Suspects:
 class Room:
     """
     Args:
-        places: turns that may be in work at once.
+        places: turns that may be handled at once; what has been handled and waits for its commit needs none.
         sharers: workers among which they are shared.
         suspects: of the process; None: this group is alone in it.
     """
@@ -71,7 +71,10 @@ class Room:
         self._given = asyncio.Event()
 
     def some(self) -> int:
-        """As many places as one may have now, a fair share of what is free; 0 where none is."""
+        """
+        As many places as one may have now; 0 where none is free.  A fair share of what is free, and half of all at
+        most: while those work, the take for the others is on its way.
+        """
         share = min(-(-self._free // self._sharers), -(-self._places // 2))
         self._free -= share
         return share

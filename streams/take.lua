@@ -337,6 +337,7 @@ local function grant(keys, known)
     local _, crashes = noted(notes[boxes[i][1] or ''])
     local suspect = crashes >= a.suspect_after
     if suspect and suspects == 0 then
+      if known then redis.call('ZADD', due, string.format('%.0f', now), key) end
       stay = stay + 1
     else
       -- A suspect is alone in its turn, and alone among suspects in its process, so that only the guilty dies again.

@@ -225,6 +225,34 @@ async def test_a_key_of_another_type_costs_its_own_turn_attempts_and_nobody_else
     assert len(await replies(each_store)) == 1
 
 
+async def test_a_turn_that_waits_for_its_commit_keeps_no_place_unless_many_do(store: Store, monkeypatch) -> None:
+    # Given a worker with one place, whose commits take their time
+    handled, go_on = asyncio.Queue[str](), asyncio.Event()
+    settle = turns.Turns.settle
+
+    async def slow(*args: Any) -> Any:
+        await go_on.wait()
+        return await settle(*args)
+
+    monkeypatch.setattr(turns.Turns, "settle", slow)
+
+    async def handle(turn: Turn) -> Effects:
+        handled.put_nowait(turn.key)
+        return an_answer(turn)
+
+    for person in ("+1", "+2", "+3", "+4"):
+        await say(store, person)
+    async with working(store, handle, concurrency=1) as worker:
+        # Then others are handled meanwhile, as many as make three
+        assert [await handled.get() for _ in range(3)] == ["+1", "+2", "+3"]
+        await worker._turns.beat(worker._in_work.tokens())  # a round trip, in which a fourth would have begun
+        assert handled.empty()
+        go_on.set()
+        assert await handled.get() == "+4"
+        await until(settled(store))
+    assert len(await replies(store)) == 4
+
+
 async def test_what_cannot_be_made_in_place_of_the_effects_costs_its_own_turn_attempts(store: Store) -> None:
     seen: dict[str, list[int]] = {}
 
