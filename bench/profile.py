@@ -66,19 +66,20 @@ async def _sampled(spy: str, role: str, seconds: int) -> list[list[str]]:
         recording = _record(spy, stage, role, seconds)
         if role == "ingress":
             await stage.say(backlog, USERS)
-        out, err = await asyncio.to_thread(recording.communicate)
-    if recording.returncode:
-        raise SystemExit(f"bench: py-spy: {err.decode(errors='replace')}")
+        _, err = await asyncio.to_thread(recording.communicate)
+        if recording.returncode:
+            raise SystemExit(f"bench: py-spy: {err.decode(errors='replace')}")
+        told = (stage.folder / "samples").read_text(encoding="utf-8")
     samples: list[list[str]] = []
-    for line in out.decode().splitlines():
+    for line in told.splitlines():
         stack, _, count = line.rpartition(" ")
         samples += [stack.split(";")] * int(count)
     return samples
 
 
 def _record(spy: str, stage: Stage, role: str, seconds: int) -> subprocess.Popen[bytes]:
-    command = [spy, "record", "--format", "raw", "--output", "/dev/stdout", "--rate", "500", "--duration", str(seconds)]
-    command += ["--pid", str(stage.running[role].pid)]
+    command = [spy, "record", "--format", "raw", "--rate", "500", "--duration", str(seconds)]
+    command += ["--output", str(stage.folder / "samples"), "--pid", str(stage.running[role].pid)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
