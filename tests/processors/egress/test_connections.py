@@ -22,7 +22,7 @@ class Server:
     def __init__(self, *answers: list[bytes], closes: bool = False) -> None:
         self.answers, self.closes = list(answers), closes
         self.connections, self.requests = 0, list[bytes]()
-        self.gone = asyncio.Event()
+        self.heard, self.gone = asyncio.Event(), asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -31,6 +31,7 @@ class Server:
                 head = await reader.readuntil(b"\r\n\r\n")
                 size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
                 self.requests.append(head + await reader.readexactly(size))
+                self.heard.set()
                 for piece in self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]:
                     writer.write(piece)
                     await writer.drain()
@@ -151,8 +152,7 @@ async def test_a_post_that_is_cancelled_closes_its_connection() -> None:
     server = Server([])
     async with leading_to(server) as to:
         posting = asyncio.create_task(to.post(b"{}", {}))
-        while not server.requests:  # noqa: ASYNC110 - the server is told by bytes
-            await asyncio.sleep(0.01)
+        await server.heard.wait()
         posting.cancel()
         await server.gone.wait()
 
