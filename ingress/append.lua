@@ -67,10 +67,7 @@ local function judge(request)
   return verdicts
 end
 
-local function boxed(id)
-  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
-  return string.rep('0', 15 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
-end
+-- with boxes.lua
 
 local function ring(bell, ...)
   redis.call('XADD', bell, 'MAXLEN', '~', 1000, '*', ...)

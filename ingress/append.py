@@ -21,8 +21,9 @@ import msgspec
 from ingress.durability import Durability
 from ingress.pressure import Backlog, Pressure
 from streams import metrics, wire
-from streams.connection import Store, script
+from streams.connection import Store
 from streams.errors import CauceError, Unavailable
+from streams.scripts import script
 from streams.topology import Topology
 
 INBOUND, STATUSES = "inbound", "statuses"

@@ -17,9 +17,10 @@ from collections.abc import Iterable, Iterator
 from ingress.append import INBOUND, Waiter
 from streams import log as logs
 from streams import metrics
-from streams.connection import Store, script
+from streams.connection import Store
 from streams.doors import Claim, Doors
 from streams.errors import Unavailable
+from streams.scripts import script
 from streams.topology import Topology
 
 GRACE_MS = 2_000

@@ -12,6 +12,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HDEL', hints, '')
 
+-- with boxes.lua
+
 local held, in_force = {}, {}
 for _, token in ipairs(a.held) do held[token] = true end
 local flat = redis.call('HGETALL', leases)
@@ -24,9 +26,9 @@ for i = 1, #flat, 2 do
     elseif tonumber(call) <= a.seen then
       redis.call('HDEL', leases, key)
       for _, member in ipairs(redis.call('ZRANGE', a.box .. key, 0, tonumber(size) - 1)) do
-        local ms, seq = string.match(member, '^0*(%d+)%-0*(%d+)$')
-        local starts, rest = string.match(redis.call('HGET', attempts, ms .. '-' .. seq) or '', '^(%d+)(:.*)$')
-        if starts then redis.call('HSET', attempts, ms .. '-' .. seq, math.max(0, tonumber(starts) - 1) .. rest) end
+        local id = unboxed(member)
+        local starts, rest = string.match(redis.call('HGET', attempts, id) or '', '^(%d+)(:.*)$')
+        if starts then redis.call('HSET', attempts, id, math.max(0, tonumber(starts) - 1) .. rest) end
       end
       redis.call('ZADD', due, string.format('%.0f', now), key)
     end

@@ -10,14 +10,11 @@ be safe to repeat.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import re
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import msgspec
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import (
     AuthenticationError,
@@ -34,6 +31,7 @@ from streams.errors import Unavailable
 from streams.keys import Keys
 from streams.outage import LOST_AFTER, Outage
 from streams.routes import Direct, Route
+from streams.scripts import Script
 from streams.trouble import AWAY, FULL, READ_ONLY, code_of
 
 Argument = bytes | str | int | float
@@ -50,19 +48,6 @@ OVERSLEPT = 1.0
 _LOST = (LostConnection, TooSlow, OSError, asyncio.IncompleteReadError)
 _REFUSED = ("WRONGPASS", "NOAUTH", "invalid username-password", "DB index is out of range")
 """What a server says to a connection that it will never take, however often it is tried."""
-
-
-class Script(msgspec.Struct, frozen=True):
-    """A Lua script and its SHA-1."""
-
-    text: str
-    sha: str
-
-
-def script(module_file: str, name: str) -> Script:
-    """The script `name` that lies beside the module: `script(__file__, "take.lua")`."""
-    text = (Path(module_file).parent / name).read_text(encoding="utf-8")
-    return Script(text=text, sha=hashlib.sha1(text.encode()).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
 
 
 class Store:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from streams.connection import Store, script
+from streams.connection import Store
+from streams.scripts import script
 
 _REDRIVE = script(__file__, "redrive.lua")
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import msgspec
 
-from streams.connection import Store, script
+from streams.connection import Store
 from streams.errors import CauceError
+from streams.scripts import script
 from streams.stores import Stores
 from streams.survey import survey
 from streams.tables import Group, WhenFull

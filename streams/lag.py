@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from streams.connection import Store, script
+from streams.connection import Store
+from streams.scripts import script
 
 SLICE = 5_000
 """Entries that one call steps over: some milliseconds of Redis's time."""

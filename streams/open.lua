@@ -35,6 +35,7 @@ if not at then
 end
 -- A stream that was deleted must not number its new entries below what the group has seen.
 redis.pcall('XSETID', stream, at)
+-- with boxes.lua
 local keys = redis.call('HKEYS', leases)
 for _, key in ipairs(redis.call('ZRANGE', due, 0, -1)) do keys[#keys + 1] = key end
 local count = 0
@@ -42,10 +43,7 @@ for _, key in ipairs(keys) do
   local members = redis.call('ZRANGE', box .. key, 0, -1)
   for i = 1, #members, 500 do
     local ids = {}
-    for j = i, math.min(i + 499, #members) do
-      local ms, seq = string.match(members[j], '^0*(%d+)%-0*(%d+)$')
-      ids[#ids + 1] = ms .. '-' .. seq
-    end
+    for j = i, math.min(i + 499, #members) do ids[#ids + 1] = unboxed(members[j]) end
     local claim = {'XCLAIM', stream, group, consumer, 0}
     for _, id in ipairs(ids) do claim[#claim + 1] = id end
     claim[#claim + 1] = 'FORCE'

@@ -19,10 +19,11 @@ import msgspec
 from redis.exceptions import RedisError
 
 from streams import log, memory, metrics
-from streams.connection import Store, order, script
+from streams.connection import Store, order
 from streams.errors import Unavailable
 from streams.groups import Registration, registered
 from streams.lag import SLICE, behind, walk
+from streams.scripts import script
 from streams.topology import Topology
 
 EVERY, PRESSED_EVERY = 5.0, 1.0

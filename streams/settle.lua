@@ -25,26 +25,8 @@ local hinted = redis.call('EXISTS', hints) == 1 -- mostly nobody has one, and th
 local BODY = 6 -- where it stands among an output's fields
 local MOST_FIELDS = 2000 -- of an entry; Lua cannot hand many thousands of arguments to a command
 
--- One command for many, in slices, for Lua cannot hand many thousands of arguments to a command.
-local SLICE = 500
-local function tell(list, ...) -- returns the sum of what it answers
-  local sum = 0
-  for i = 1, #list, SLICE do
-    local command = {...}
-    for j = i, math.min(i + SLICE - 1, #list) do command[#command + 1] = list[j] end
-    sum = sum + redis.call(unpack(command))
-  end
-  return sum
-end
-
-local members = {}
-local function boxed(id)
-  if not members[id] then
-    local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
-    members[id] = string.rep('0', 15 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
-  end
-  return members[id]
-end
+-- with slices.lua
+-- with boxes.lua
 
 local is_stream = {}
 local function appendable(key)
@@ -117,10 +99,9 @@ local function annotate(turn)
   end
   if turn.progress then
     local head = redis.call('ZRANGE', a.box .. turn.key, 0, 0)[1]
-    local ms, seq = string.match(head or '', '^0*(%d+)%-0*(%d+)$')
-    local note = ms and redis.call('HGET', attempts, ms .. '-' .. seq)
+    local note = head and redis.call('HGET', attempts, unboxed(head))
     local kept = note and string.match(note, '^(%d+:%d+:%d*:%d*:)')
-    if kept then redis.call('HSET', attempts, ms .. '-' .. seq, kept .. turn.progress) end
+    if kept then redis.call('HSET', attempts, unboxed(head), kept .. turn.progress) end
   end
 end
 

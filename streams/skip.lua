@@ -21,10 +21,7 @@ end
 -- Where Redis has lost the group, only its boxes know what it had taken: its next worker mends that.
 if not read_up_to or redis.call('EXISTS', cursor) == 0 then return {'nogroup'} end
 
-local function boxed(id)
-  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
-  return string.rep('0', 15 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
-end
+-- with boxes.lua
 
 -- The key whose box holds it: the person, or the entry itself where the group has no order.
 local function key_of(id)

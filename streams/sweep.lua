@@ -14,10 +14,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HDEL', hints, '')
 
+-- with boxes.lua
 local function recount(key, size)
   for _, member in ipairs(redis.call('ZRANGE', a.box .. key, 0, size - 1)) do
-    local ms, seq = string.match(member, '^0*(%d+)%-0*(%d+)$')
-    local id = ms .. '-' .. seq
+    local id = unboxed(member)
     local starts, crashes, rest = string.match(redis.call('HGET', attempts, id) or '', '^(%d+):(%d+)(:.*)$')
     if starts and a.leaving then
       redis.call('HSET', attempts, id, math.max(0, tonumber(starts) - 1) .. ':' .. crashes .. rest)

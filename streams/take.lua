@@ -28,38 +28,11 @@ local function hint_at(name, value)
   hinted = true
 end
 
--- One command for many, in slices, for Lua cannot hand many thousands of arguments to a command.
-local SLICE = 500
+-- with slices.lua
 local LEAST = 10 -- entries that are read though enough are due: those may be suspects, which are passed over
-local function in_slices(list, act, ...)
-  for i = 1, #list, SLICE do
-    local command = {...}
-    for j = i, math.min(i + SLICE - 1, #list) do command[#command + 1] = list[j] end
-    act(redis.call(unpack(command)))
-  end
-end
-local function tell(list, ...) -- returns the sum of what it answers
-  local sum = 0
-  in_slices(list, function(answer) sum = sum + answer end, ...)
-  return sum
-end
-local function answers(list, ...) -- returns one for each
-  local found = {}
-  in_slices(list, function(some)
-    for _, answer in ipairs(some) do found[#found + 1] = answer end
-  end, ...)
-  return found
-end
 
 local function ms_of(id) return tonumber(string.match(id, '^0*(%d+)%-')) end
-local function boxed(id)
-  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
-  return string.rep('0', 15 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
-end
-local function unboxed(member)
-  local ms, seq = string.match(member, '^0*(%d+)%-0*(%d+)$')
-  return ms .. '-' .. seq
-end
+-- with boxes.lua
 local TOLD = {key = true, type = true, ['for'] = true, replayed = true, now = true, origin = true}
 -- What is asked of an entry here; the others are its readers'.
 local function fields_of(flat)

@@ -17,11 +17,12 @@ from typing import Any
 import msgspec
 
 from streams import wire
-from streams.connection import Argument, Store, script
+from streams.connection import Argument, Store
 from streams.effects import Handler, Message, Turn
 from streams.endings import Ending
 from streams.errors import CauceError
 from streams.groups import Registration
+from streams.scripts import script
 from streams.tables import Group
 from streams.topology import Topology
 from streams.watch import Consumer, Watch

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from streams.connection import Store, script
+from streams.connection import Store
+from streams.scripts import script
 from streams.topology import Topology
 
 _SWEEP = script(__file__, "sweep.lua")

@@ -25,8 +25,9 @@ import msgspec
 
 from streams import log as logs
 from streams import metrics
-from streams.connection import Store, script
+from streams.connection import Store
 from streams.errors import Unavailable
+from streams.scripts import script
 from streams.tables import Egress
 
 log = logs.get("egress")

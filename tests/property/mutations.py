@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ingress import append, waiting
 from streams import doors, turns, watch
-from streams.connection import Script
+from streams.scripts import Script
 
 
 class Mutation(NamedTuple):

@@ -15,8 +15,9 @@ import msgspec
 
 from ingress import append, waiting
 from streams import doors, turns, watch
-from streams.connection import Argument, Script, Store
+from streams.connection import Argument, Store
 from streams.errors import Unavailable
+from streams.scripts import Script
 
 
 class Weather(Enum):
