@@ -40,6 +40,8 @@ class Bell:
         self._until = -math.inf
         """Until when the read under way lasts, if nothing ends it."""
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        """When it rings; uvloop's own handle of a time that has come cannot say so."""
         self._ringing: asyncio.Task[None] | None = None
         self._failed = -math.inf
 
@@ -65,9 +67,9 @@ class Bell:
         loop = asyncio.get_running_loop()
         at = loop.time() + ms / 1000
         self._due = min(self._due, at)
-        if at < self._until and (self._timer is None or at < self._timer.when()):
+        if at < min(self._until, self._timer_at):
             self._silence()
-            self._timer = loop.call_at(at, self.ring)
+            self._timer, self._timer_at = loop.call_at(at, self.ring), at
 
     def hush(self) -> None:
         """Before a take: what rang until now is answered by it."""
@@ -134,7 +136,7 @@ class Bell:
     def _silence(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._timer_at = None, math.inf
 
     async def hang_up(self) -> None:
         """End the read under way, whether Redis answers or not."""

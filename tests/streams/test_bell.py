@@ -6,11 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
+import uvloop
 from conftest import Server
-from protocol import say
+from protocol import a_topology, say
 from waiting import until
 
 from streams import turns
+from streams.bell import Bell
 from streams.connection import Store
 from streams.effects import Effects, Turn
 from streams.worker import Worker
@@ -124,6 +126,23 @@ async def test_a_key_whose_time_comes_ends_the_wait(each_store: Store, monkeypat
         await say(each_store, "+1", "hola")
         await say(each_store, "+1", "doctora")
         assert await seen.given.get() == ["hola", "doctora"]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_times_that_have_come_ring_on_every_loop(any_server: Server, run: Any) -> None:
+    async def story() -> None:
+        store = Store.open(any_server.url)
+        bell = Bell(store, a_topology().groups["g"], run.__module__)
+        sleeping = asyncio.create_task(bell.wait("0-0", 1))
+        await until(lambda: asyncio.sleep(0, bell.asleep))
+        for ms in (500, 0, 0, 1, -1):
+            bell.ring_in(ms)
+        await asyncio.wait_for(sleeping, 1.5)
+        assert bell.rung
+        await bell.close()
+        await store.close()
+
+    run(story())
 
 
 async def test_a_sleeping_worker_stops_though_redis_is_gone(own_server: Server, monkeypatch) -> None:
