@@ -365,8 +365,12 @@ class Follower:
             # Others have found that the server is no longer the one; it would be silent for ever, and not lost.
             await self.close()
             self._pool, self._connection = pool, pool.make_connection()
-        await self._connection.connect()
-        return self._connection
+        connection = self._connection
+        await connection.connect()
+        if self._connection is not connection:  # closed meanwhile
+            await connection.disconnect(nowait=True)
+            raise LostConnection("the connection was closed while it was made")
+        return connection
 
     async def _leave(self, trouble: Exception) -> None:
         """The server of the next read may be another."""

@@ -140,6 +140,31 @@ def test_a_connection_that_was_reset_while_it_was_idle_is_replaced(any_server: S
     run(story())
 
 
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("steps", range(8))
+def test_a_follower_that_is_closed_wherever_it_is_says_so(any_server: Server, run: Any, steps: int) -> None:
+    async def story() -> None:
+        store = Store.open(any_server.url)
+        follower = store.follower()
+        # Given a read that is on its way, its connection made or not
+        reading = asyncio.create_task(follower.read({"s": "$"}, block_ms=5_000))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        # When somebody else closes it
+        await follower.close()
+        # Then the read ends, and the next one works
+        if steps:
+            with pytest.raises(Unavailable):
+                await reading
+        reading.cancel()
+        await asyncio.wait({reading})
+        assert await follower.read({"s": "$"}, block_ms=1) == []
+        await follower.close()
+        await store.close()
+
+    run(story())
+
+
 @pytest.mark.parametrize("told", [
     "NOREPLICAS Not enough good replicas to write.", "MISCONF Redis is configured to save RDB snapshots",
     "ERR Error running script (call to f_1): @user_script:27: -READONLY You can't write against a read only replica.",
