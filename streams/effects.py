@@ -137,7 +137,7 @@ class Metering(msgspec.Struct, kw_only=True, frozen=True):
     skip_types: tuple[str, ...] = ()
     """Entry types that are not counted."""
     unless: str | None = None
-    """A state kind: while its key exists nothing is counted."""
+    """A state kind, one of those that the handler recalls: while it is there nothing is counted."""
 
 
 Handle = Callable[[Turn], Awaitable[Effects | None]]
@@ -155,6 +155,10 @@ class Handler(msgspec.Struct, kw_only=True, frozen=True):
     """`lifespan(group, topology, settings, stores)`: opened once per worker, before the first turn."""
     buried: Callable[[Turn, str], Effects | None] | None = None
     """What is committed beside the burial of a turn: an apology, say."""
+
+    def __post_init__(self) -> None:
+        if self.metering and self.metering.unless and self.metering.unless not in self.recall:
+            raise TypeError(f"metering stops at {self.metering.unless!r}, which `recall` does not name")
 
 
 def handler(

@@ -13,8 +13,8 @@
 --   {2, -1}: the lease is ours, but a key that it names is of another type (or Redis refuses an effect after all), or
 --   {3, -1}: the lease is ours, but the key `unless` is there; of both nothing was done.
 --
--- Everything that can fail is looked at before the first write, for Lua does not roll back.  The first write is HDEL,
--- which a full Redis never refuses; what all turns have in common is written last, with one command for all of them.
+-- Everything that can fail is looked at before the first write, for Lua does not roll back.  The first write is ZREM or
+-- HDEL, which a full Redis never refuses; what all turns have in common is written last, with one command for all.
 local a = cmsgpack.unpack(ARGV[1])
 local stream, leases, due, attempts, hints, waiting, dead =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
@@ -129,6 +129,8 @@ end
 -- Out of the box, first of all: an entry that is not in it was ended before.  False: then nothing was done.
 local function unbox(turn)
   local box, gone = a.box .. turn.key, {}
+  -- A full Redis refuses the first write of a script, not the later ones, and never HDEL.
+  if #turn.ids == 0 then redis.call('HDEL', hints, '') end
   for _, id in ipairs(turn.ids) do
     if #turn.ids > 1 and not redis.call('ZSCORE', box, boxed(id)) then return false end
     gone[#gone + 1] = boxed(id)
@@ -169,8 +171,6 @@ for i, turn in ipairs(a.turns) do
   blobs = blobs + a.blobs[i]
 end
 local held = redis.call('HMGET', leases, unpack(keys))
--- A full Redis refuses the first write of a script, not the later ones, and never HDEL.
-redis.call('HDEL', hints, '')
 for i, turn in ipairs(a.turns) do
   local effects = turn.effects
   if held[i] ~= turn.token then

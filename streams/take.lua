@@ -1,9 +1,12 @@
 -- take: read new entries into their keys' boxes, then lease the keys whose time has come.
 --
 -- KEYS  1 stream  2 cursor  3 leases  4 due  5 attempts  6 hints  7 consumers  8 heartbeat  9 dead stream
--- ARGV  1 msgpack: {group, consumer, call, room, count, ttl_ms, box, order, debounce_ms, debounce_max_ms, turn_max,
---         turn_chars, replay, dead_max, suspect_after, suspects, recall = {prefix, …},
---         meter = {prefix, window_ms, skip, unless}}
+-- ARGV  1 consumer  2 call  3 room  4 count  5 suspects that may start
+--       of the group: 6 name  7 heartbeat's ms  8 box prefix  9 order  10 debounce_ms  11 debounce_max_ms  12 turn_max
+--       13 turn_chars  14 whether it sees replayed entries, 1 or 0  15 dead_max  16 suspect_after
+--       of its meter: 17 prefix, '' for none  18 window_ms  19 which of the state kinds exempts a key, 0 for none
+--       20 how many state kinds it recalls  21… their prefixes, then the entry types that are not metered
+--       Strings one by one, for of a call with one message to unpack them from one is a tenth.
 -- Returns {'ok', now_ms, read, next_due_ms or -1, turns, cursor, suspects that are due and were not taken, 1 where the
 --   stream may hold more}; a turn is {key, token, progress, entries, state, ms until its meter's window ends}, an entry
 --   {id, starts, crashes, count or '', fields}.
@@ -11,7 +14,14 @@
 --
 -- A script, because reading and leasing as two acts break the order: A reads 1, B reads 2, B takes first.
 -- The same call number again returns the same grants and reads nothing.
-local a = cmsgpack.unpack(ARGV[1])
+local a = {
+  consumer = ARGV[1], call = tonumber(ARGV[2]), room = tonumber(ARGV[3]), count = tonumber(ARGV[4]),
+  suspects = tonumber(ARGV[5]), group = ARGV[6], ttl_ms = ARGV[7], box = ARGV[8], order = ARGV[9],
+  debounce_ms = tonumber(ARGV[10]), debounce_max_ms = tonumber(ARGV[11]), turn_max = tonumber(ARGV[12]),
+  turn_chars = tonumber(ARGV[13]), replay = ARGV[14] == '1', dead_max = ARGV[15], suspect_after = tonumber(ARGV[16]),
+  meter = ARGV[17], window_ms = ARGV[18], unless = tonumber(ARGV[19]), recall = tonumber(ARGV[20]),
+}
+local RECALL = 20 -- the arguments behind it are the prefixes of state
 local stream, cursor, leases, due, attempts, hints, consumers, heartbeat, dead =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local time = redis.call('TIME')
@@ -19,10 +29,12 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local position = redis.call('GET', cursor)
 if not position then return {'nogroup'} end
 
--- A full Redis refuses the first write of a script, not the later ones, and never HDEL.
-redis.call('HDEL', hints, '')
 -- Mostly nobody has one, and then nobody's is looked for.
-local hinted = redis.call('EXISTS', hints) == 1
+local hinted
+local function any_hints()
+  if hinted == nil then hinted = redis.call('EXISTS', hints) == 1 end
+  return hinted
+end
 local function hint_at(name, value)
   redis.call('HSET', hints, name, value)
   hinted = true
@@ -50,7 +62,6 @@ local function well_formed() -- https://www.unicode.org/versions/Unicode16.0.0/c
   '^\244[\128-\143][\128-\191][\128-\191]'}
 end
 local function is_utf8(text)
-  if not string.find(text, '[\128-\255]') then return true end
   local at, found, patterns = 1, nil, well_formed()
   while at <= #text do
     found = nil
@@ -96,11 +107,12 @@ end
 
 -- A key in work keeps in hint `n` when its next turn may start, `at:first`; at 0 is at once, whatever comes later.
 local function schedule_next(key, brought)
-  local hint = hinted and redis.call('HGET', hints, 'n:' .. key)
+  local hint = any_hints() and redis.call('HGET', hints, 'n:' .. key)
   local at, first = string.match(hint or '', '^(%d+):(%d+)$')
-  for i, ms in ipairs(brought.ms) do
+  for i, id in ipairs(brought.ids) do
+    local ms = ms_of(id)
     first = first or string.format('%.0f', ms)
-    if brought.hurry[i] or at == '0' then at = '0' else
+    if brought.hurry and brought.hurry[i] or at == '0' then at = '0' else
       at = string.format('%.0f', window(tonumber(first), ms, tonumber(at)))
     end
   end
@@ -110,10 +122,11 @@ end
 -- When a key that is not in work is due, with what was brought; `at`: when it was until now, or nil.
 local function due_at(key, brought, at)
   -- A key that waits for a retry keeps waiting: an earlier start would overtake what failed.
-  if hinted and redis.call('HEXISTS', hints, 'p:' .. key) == 1 then return at end
-  local hurried, first = hinted and redis.call('HEXISTS', hints, 'h:' .. key) == 1, nil
-  for i, ms in ipairs(brought.ms) do
-    if brought.hurry[i] then
+  if any_hints() and redis.call('HEXISTS', hints, 'p:' .. key) == 1 then return at end
+  local hurried, first = any_hints() and redis.call('HEXISTS', hints, 'h:' .. key) == 1, nil
+  for i, id in ipairs(brought.ids) do
+    local ms = ms_of(id)
+    if brought.hurry and brought.hurry[i] then
       hint_at('h:' .. key, '1')
       hurried, at = true, math.min(at or now, now)
     elseif a.debounce_ms == 0 then
@@ -126,15 +139,15 @@ local function due_at(key, brought, at)
   return at
 end
 
--- Into the boxes, and due when their time comes.  Returns the keys that may start here and now: those of which nothing
--- was known, where nobody else is due.
+-- Into the boxes, and due when their time comes.  Returns the keys that may start here and now, those of which nothing
+-- was known, where nobody else is due; and whether any key is due at another time than before.
 local function lay(names, brought, nobody_due)
   local leased, scores, dues, fresh = answers(names, 'HMGET', leases), answers(names, 'ZMSCORE', due), {}, {}
   for i, key in ipairs(names) do
     tell(brought[key].members, 'ZADD', a.box .. key)
     if leased[i] then
       schedule_next(key, brought[key])
-    elseif nobody_due and not scores[i] and #fresh < a.room and (a.debounce_ms == 0 or brought[key].hurried) then
+    elseif nobody_due and not scores[i] and #fresh < a.room and (a.debounce_ms == 0 or brought[key].hurry) then
       fresh[#fresh + 1] = key
     else
       local was = tonumber(scores[i] or nil)
@@ -146,7 +159,7 @@ local function lay(names, brought, nobody_due)
     end
   end
   tell(dues, 'ZADD', due)
-  return fresh
+  return fresh, #dues > 0
 end
 
 local just_read = {} -- what this very call has read, which need not be read again
@@ -187,26 +200,29 @@ local function gather(key, ids, limit)
 end
 
 -- What was put back from the dead letters (`origin`) was counted when it first came.
-local some_exempt = false -- of the keys looked at
-local function metered(key, fields)
-  local m = a.meter
-  if not m or fields.replayed or fields.origin or m.skip[fields.type or ''] then return '' end
-  if some_exempt and redis.call('EXISTS', m.unless .. key) == 1 then return '' end
-  local count = redis.pcall('INCR', m.prefix .. key)
+local not_metered
+local function metered(key, fields, state)
+  if a.meter == '' or fields.replayed or fields.origin or state[a.unless] then return '' end
+  if not not_metered then
+    not_metered = {}
+    for i = RECALL + a.recall + 1, #ARGV do not_metered[ARGV[i]] = true end
+  end
+  if not_metered[fields.type or ''] then return '' end
+  local count = redis.pcall('INCR', a.meter .. key)
   if type(count) ~= 'number' then return '' end
-  if count == 1 then redis.call('PEXPIRE', m.prefix .. key, m.window_ms) end
+  if count == 1 then redis.call('PEXPIRE', a.meter .. key, a.window_ms) end
   return tostring(count)
 end
 
 local turns = {}
--- A turn as it is returned, but for its state; `started` gets the notes of a fresh one.
-local function granted(key, token, found, notes, started)
+-- A turn as it is returned; `started` gets the notes of a fresh one.
+local function granted(key, token, found, notes, state, started)
   local entries, progress = {}, ''
   for i, entry in ipairs(found) do
     local starts, crashes, count, first, kept = noted(notes[entry[1]])
     if started then
       if starts == 0 and first == '' then
-        count, first = metered(key, fields_of(entry[2])), string.format('%.0f', now)
+        count, first = metered(key, entry.fields or fields_of(entry[2]), state), string.format('%.0f', now)
       end
       starts = starts + 1
       started[#started + 1] = entry[1]
@@ -215,8 +231,8 @@ local function granted(key, token, found, notes, started)
     if i == 1 then progress = kept end
     entries[i] = {entry[1], starts, crashes, count, entry[2]}
   end
-  local left = a.meter and redis.call('PTTL', a.meter.prefix .. key) or 0
-  turns[#turns + 1] = {key, token, progress, entries, {}, math.max(0, left)}
+  local left = a.meter ~= '' and redis.call('PTTL', a.meter .. key) or 0
+  turns[#turns + 1] = {key, token, progress, entries, state, math.max(0, left)}
 end
 
 local function notes_of(ids)
@@ -225,16 +241,22 @@ local function notes_of(ids)
   return notes
 end
 
--- The state of every turn, and that we live; what of it is of another type than text is as if it were not there.
-local function done(read, next_due_ms, held, more)
-  local names = {}
-  for _, turn in ipairs(turns) do
-    for _, prefix in ipairs(a.recall) do names[#names + 1] = prefix .. turn[1] end
+-- The state of each key; what of it is of another type than text is as if it were not there.
+local function states_of(keys)
+  local names, states = {}, {}
+  for i, key in ipairs(keys) do
+    states[i] = {}
+    for kind = RECALL + 1, RECALL + a.recall do names[#names + 1] = ARGV[kind] .. key end
   end
   for i, value in ipairs(answers(names, 'MGET')) do
-    local state = turns[math.floor((i - 1) / #a.recall) + 1][5]
+    local state = states[math.floor((i - 1) / a.recall) + 1]
     state[#state + 1] = value
   end
+  return states
+end
+
+-- And that we live.
+local function done(read, next_due_ms, held, more)
   redis.call('SET', heartbeat, now, 'PX', a.ttl_ms)
   return {'ok', now, read, next_due_ms, turns, position, held or 0, more and 1 or 0}
 end
@@ -244,20 +266,27 @@ record = record and cmsgpack.unpack(record)
 -- A copy that was held up on the way: a later call has been answered, and nobody waits for this one.
 if record and a.call < record.call then return {'ok', now, 0, 0, {}, position, 0, 1} end
 if record and record.call == a.call then
+  -- A full Redis refuses the first write of a script, not the later ones, and never HDEL.
+  redis.call('HDEL', hints, '')
   for _, grant in ipairs(record.grants) do
     if redis.call('HGET', leases, grant[1]) == grant[2] then
       local ids = of_box(grant[1], tonumber(string.match(grant[2], '%.(%d+)$')))
       local found = gather(grant[1], ids, #ids)
       -- Nothing is left of it where its entries were deleted meanwhile; the next beat frees the lease.
-      if #found > 0 then granted(grant[1], grant[2], found, notes_of(ids)) end
+      if #found > 0 then granted(grant[1], grant[2], found, notes_of(ids), states_of({grant[1]})[1]) end
     end
   end
   return done(0, 0, 0, true)
 end
 
 -- Reading ahead lets what a person says gather into one turn; where a turn is one entry it would only be read twice.
-local count, ready = a.count, redis.call('ZCOUNT', due, '-inf', now)
-if a.turn_max == 1 then count = math.min(count, math.max(LEAST, a.room - ready)) end
+local count, earliest = a.count, tonumber(redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2])
+local somebody_due = earliest and earliest <= now
+if a.turn_max == 1 then
+  local ready = somebody_due and redis.call('ZCOUNT', due, '-inf', now) or 0
+  count = math.min(count, math.max(LEAST, a.room - ready))
+end
+-- The first write, which a full Redis does not refuse; nor the later ones, then.
 local reply = redis.pcall('XREADGROUP', 'GROUP', a.group, a.consumer, 'COUNT', count, 'STREAMS', stream, '>')
 if reply and reply.err then
   if string.find(reply.err, 'NOGROUP') then return {'nogroup'} end
@@ -270,27 +299,28 @@ for _, entry in ipairs(read) do
   local ours = f['for'] == a.group
   if (f['for'] and not ours) or (f.replayed and not a.replay and not ours) then
     unseen[#unseen + 1] = id
-  elseif not is_utf8(f.key or '') then
+  elseif f.key and string.find(f.key, '[\128-\255]') and not is_utf8(f.key) then
     bury(id, entry[2])
     unseen[#unseen + 1] = id
   else
     local key = a.order == 'none' and id or f.key or ''
-    just_read[id] = entry
-    if not brought[key] then
-      brought[key] = {members = {}, ids = {}, ms = {}, hurry = {}}
-      names[#names + 1] = key
-    end
+    just_read[id], entry.fields = entry, f
     local of = brought[key]
+    if not of then
+      of = {members = {}, ids = {}}
+      brought[key], names[#names + 1] = of, key
+    end
+    of.ids[#of.ids + 1] = id
     of.members[#of.members + 1] = 0
     of.members[#of.members + 1] = boxed(id)
-    of.ms[#of.ms + 1] = ms_of(id)
-    of.ids[#of.ms] = id
-    of.hurry[#of.ms] = f.now
-    of.hurried = of.hurried or f.now
+    if f.now then
+      of.hurry = of.hurry or {}
+      of.hurry[#of.ids] = true
+    end
   end
 end
 tell(unseen, 'XACK', stream, a.group)
-local fresh = lay(names, brought, ready == 0)
+local fresh, laid = lay(names, brought, not somebody_due)
 if #read > 0 then redis.call('SET', cursor, read[#read][1]) end
 position = #read > 0 and read[#read][1] or position
 
@@ -298,14 +328,12 @@ local grants, suspects = {}, a.suspects
 -- Lease these keys, which are due, or of which all that is in their boxes was brought just now.
 -- Returns how many of them stay due: suspects that may not start now.
 local function grant(keys, known)
-  local boxes, ids, exempt, stay = {}, {}, {}, 0
+  local boxes, ids, stay = {}, {}, 0
   for i, key in ipairs(keys) do
     boxes[i] = known and known[key].ids or of_box(key, a.turn_max)
     for _, id in ipairs(boxes[i]) do ids[#ids + 1] = id end
-    if a.meter and a.meter.unless then exempt[i] = a.meter.unless .. key end
   end
-  some_exempt = tell(exempt, 'EXISTS') > 0
-  local notes, leased, started, freed, dropped = notes_of(ids), {}, {}, {}, {}
+  local notes, states, leased, started, freed, dropped = notes_of(ids), states_of(keys), {}, {}, {}, {}
   for i, key in ipairs(keys) do
     local _, crashes = noted(notes[boxes[i][1] or ''])
     local suspect = crashes >= a.suspect_after
@@ -321,12 +349,13 @@ local function grant(keys, known)
         local token = string.format('%s.%d.%s%06d%03d.%d', a.consumer, a.call, time[1], time[2], #turns + 1, #found)
         leased[#leased + 1] = key
         leased[#leased + 1] = token
-        granted(key, token, found, notes, started)
+        granted(key, token, found, notes, states[i], started)
         grants[#grants + 1] = {key, token}
       end
-      if #found > 0 or #gone == 0 or redis.call('EXISTS', a.box .. key) == 0 then
+      -- A key that was not due has no hint either.
+      if not known and (#found > 0 or #gone == 0 or redis.call('EXISTS', a.box .. key) == 0) then
         freed[#freed + 1] = key
-        for _, hint in ipairs(hinted and {'h:', 'p:', 'w:', #found > 0 and 'n:' or nil} or {}) do
+        for _, hint in ipairs(any_hints() and {'h:', 'p:', 'w:', #found > 0 and 'n:' or nil} or {}) do
           dropped[#dropped + 1] = hint .. key
         end
       end
@@ -334,15 +363,16 @@ local function grant(keys, known)
   end
   tell(leased, 'HSET', leases)
   tell(started, 'HSET', attempts)
-  if not known then tell(freed, 'ZREM', due) end
+  tell(freed, 'ZREM', due)
   tell(dropped, 'HDEL', hints)
   return stay
 end
 
 -- Past all suspects that may not start now, however many: who is due behind them is not to wait for them.
-grant(fresh, brought)
+if #fresh > 0 and grant(fresh, brought) > 0 then laid = true end
 local offset, step, next_due_ms = 0, a.room, -1
-while #turns < a.room and next_due_ms < 0 do
+if not (laid or somebody_due) then next_due_ms = earliest and earliest - now or -1 end
+while (laid or somebody_due) and #turns < a.room and next_due_ms < 0 do
   local keys = {}
   local page = redis.call('ZRANGE', due, offset, offset + step, 'WITHSCORES')
   for i = 1, #page, 2 do

@@ -122,30 +122,21 @@ class Turns:
         self._suspect_after = min(SUSPECT_AFTER, max(1, group.attempts - 1))
         self._take_args = self._taking()
 
-    def _taking(self) -> dict[str, Any]:
-        group, metering = self.group, self._handler.metering
-        return {
-            "group": group.name,
-            "consumer": self.consumer,
-            "ttl_ms": HEARTBEAT_MS,
-            "box": self._box,
-            "order": group.order,
-            "debounce_ms": int(group.debounce * 1000),
-            "debounce_max_ms": int(group.debounce_max * 1000),
-            "turn_max": group.turn_max,
-            "turn_chars": group.turn_max_chars,
-            "replay": group.replay,
-            "dead_max": self._dead_max,
-            "suspect_after": self._suspect_after,
-            "recall": [self._prefix(kind) for kind in self._handler.recall],
-            "meter": metering
-            and {
-                "prefix": self._prefix(metering.kind),
-                "window_ms": metering.window_seconds * 1000,
-                "skip": dict.fromkeys(metering.skip_types, True),
-                "unless": metering.unless and self._prefix(metering.unless),
-            },
-        }
+    def _taking(self) -> list[Argument]:
+        """The arguments of a take that are the group's, as take.lua numbers them."""
+        group, handler, metering = self.group, self._handler, self._handler.metering
+        meter: list[Argument] = ["", 0, 0]
+        if metering:
+            exempt = 1 + handler.recall.index(metering.unless) if metering.unless else 0
+            meter = [self._prefix(metering.kind), metering.window_seconds * 1000, exempt]
+        return [
+            *(group.name, HEARTBEAT_MS, self._box, group.order),
+            *(int(group.debounce * 1000), int(group.debounce_max * 1000), group.turn_max, group.turn_max_chars),
+            *(int(group.replay), self._dead_max, self._suspect_after),
+            *meter,
+            *(len(handler.recall), *map(self._prefix, handler.recall)),
+            *(metering.skip_types if metering else ()),
+        ]
 
     async def open(self, *, anew: bool = False) -> tuple[bool, int]:
         """
@@ -179,12 +170,12 @@ class Turns:
             Unavailable: Redis cannot be reached.
         """
         self._calls = call = self._calls + 1
-        args = {**self._take_args, "call": call, "room": room, "count": count, "suspects": suspects}
+        args = [self.consumer, call, room, count, suspects, *self._take_args]
         keys = [*self._some("cursor", "leases", "due", "attempts", "hints", "consumers", first=self._stream)]
         keys += [self._heartbeat, self._dead]
-        reply = await later(self._store.calling(_TAKE, keys, [_pack(args)])) if later else None
+        reply = await later(self._store.calling(_TAKE, keys, args)) if later else None
         if reply is None:
-            reply = await self._store.run(_TAKE, keys, [_pack(args)])
+            reply = await self._store.run(_TAKE, keys, args)
         if reply[0] == b"nogroup":
             raise Gone(self.group.name)
         _, now_ms, read, next_due_ms, turns, cursor, held, more = reply

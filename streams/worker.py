@@ -29,6 +29,12 @@ from streams.watch import Watch
 READ_COUNT = 200
 """New entries one take reads at most; reading ahead lets a burst of one person gather into one turn."""
 
+HEAD_START = 3
+"""
+Rounds of the loop that what was started has before we ask for more, where there may be none: a handler that waits for
+nothing has its commit on the way by then, which costs who waits for it a tenth of a millisecond less.
+"""
+
 
 class _Stopped(Exception):
     """There is nothing more to take."""
@@ -134,6 +140,9 @@ class Worker:
                 self._room.back(room - (len(taken.grants) if taken else 0))
             for grant in taken.grants if taken else ():
                 self._start(grant)
+            if taken and taken.grants and not taken.more:
+                for _ in range(HEAD_START):
+                    await asyncio.sleep(0)
             all_of_it = taken and not taken.more and len(taken.grants) < room
             last = taken if all_of_it and not (patient and taken and taken.held) else None
 

@@ -168,7 +168,8 @@ class Promises:
     def observe(self, call: Call, reply: Any) -> None:
         match call.name:
             case "take":
-                self.groups[call.told()["group"]].took(call.told(), reply)
+                asked = dict(zip(("consumer", "call", "room", "count", "suspects", "group"), call.args, strict=False))
+                self.groups[asked["group"]].took(asked, reply)
             case "settle":
                 told, blobs = call.told(), list(call.args[1:])
                 for turn, count, each in zip(told["turns"], told["blobs"], reply, strict=True):

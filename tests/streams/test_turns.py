@@ -193,10 +193,15 @@ async def test_each_message_is_metered_once_whatever_is_retried(each_store: Stor
 
 async def test_nothing_is_metered_while_a_key_says_so(each_store: Store) -> None:
     metering = Metering(kind="rate_limit", window_seconds=60, unless="paused")
-    turns = await a_consumer(each_store, Handler(handle=nothing, metering=metering))
+    turns = await a_consumer(each_store, Handler(handle=nothing, recall=("own", "paused"), metering=metering))
     await each_store.command("SET", "paused:+1", "x")
     await say(each_store, "+1")
     assert (await turns.take(5, 100, 1)).grants[0].turn.messages[0].count is None
+
+
+def test_a_meter_stops_at_what_the_handler_recalls() -> None:
+    with pytest.raises(TypeError, match="'paused', which `recall` does not name"):
+        Handler(handle=nothing, recall=("own",), metering=Metering(kind="m", window_seconds=60, unless="paused"))
 
 
 async def test_a_lease_whose_grant_was_lost_on_the_way_is_freed_by_the_beat(each_store: Store) -> None:
