@@ -130,13 +130,13 @@ class Turns:
             exempt = 1 + handler.recall.index(metering.unless) if metering.unless else 0
             meter = [self._prefix(metering.kind), metering.window_seconds * 1000, exempt]
         return [
-            *(group.name, HEARTBEAT_MS, self._box, group.order),
-            *(int(group.debounce * 1000), int(group.debounce_max * 1000), group.turn_max, group.turn_max_chars),
-            *(int(group.replay), self._dead_max, self._suspect_after),
+            group.name, HEARTBEAT_MS, self._box, group.order,
+            int(group.debounce * 1000), int(group.debounce_max * 1000), group.turn_max, group.turn_max_chars,
+            int(group.replay), self._dead_max, self._suspect_after,
             *meter,
-            *(len(handler.recall), *map(self._prefix, handler.recall)),
+            len(handler.recall), *map(self._prefix, handler.recall),
             *(metering.skip_types if metering else ()),
-        ]
+        ]  # fmt: skip
 
     async def open(self, *, anew: bool = False) -> tuple[bool, int]:
         """
