@@ -12,7 +12,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -78,6 +78,7 @@ async def run(place: entry.Place, *, as_json: bool) -> int:
         findings += shape(pipeline)
         findings += handlers(pipeline)
         findings += model(where)
+        findings += [finding async for finding in remote_models(where)]
         findings += await _redis(where, pipeline)
     _show(findings, as_json=as_json)
     return 2 if any(finding.verdict == "wrong" for finding in findings) else 0
@@ -165,7 +166,8 @@ def model(where: Settings) -> Iterator[Finding]:
     """Is there what MODEL names, what its library needs, and the system prompt?"""
     try:
         if where.model_url:
-            remote.open_engine(where)
+            remote.name_of(where)
+            yield good("MODEL", f"{where.model}, on another server")
         elif echo.is_echo(where.model):
             echo.Echo.named(where.model)
             yield good("MODEL", "echo: repeats what was said")
@@ -177,6 +179,23 @@ def model(where: Settings) -> Iterator[Finding]:
         prompt.system_prompt(where.system_prompt_file)
     except CauceError as error:
         yield wrong("SYSTEM_PROMPT_FILE", str(error))
+
+
+async def remote_models(where: Settings) -> AsyncIterator[Finding]:
+    """Does each server of MODEL_URL answer, and know the model?"""
+    for url in where.model_url:
+        name = remote.named(url)
+        try:
+            served = await remote.served(url, where.model_api_key)
+        except ConfigurationError as error:
+            yield wrong("MODEL_URL", str(error))
+        except OSError as error:
+            yield warning("MODEL_URL", f"{name} does not answer ({error}); messages wait until it does")
+        else:
+            if served and where.model not in served:
+                yield warning("MODEL_URL", f"{name} serves {', '.join(served[:5])}{suggest(where.model, served)}")
+            else:
+                yield good("MODEL_URL", f"{name} answers")
 
 
 def _weights(where: Settings) -> Finding:

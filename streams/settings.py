@@ -72,7 +72,8 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     whatsapp_app_secret: Secret | None = None
     whatsapp_verify_token: Secret | None = None
     model: str = "demo"
-    model_url: str | None = None
+    model_url: tuple[str, ...] = ()
+    """Several servers of one model are asked in turn."""
     model_api_key: Secret | None = None
     hf_token: Secret | None = None
     hf_home: str | None = None
@@ -205,6 +206,7 @@ _WHOLE = {
 }  # fmt: skip
 _NUMBERS = {"debounce", "ingress_timeout", "shutdown_grace"}
 _PATHS = {"system_prompt_file", "data_dir"}
+_ADDRESSES = {"model_url"}
 _GLUED = re.compile(rf"(?<![?&])({'|'.join(sorted(name.upper() for name in _SECRETS | _LISTS))})=")
 """In a value: what is appended to a file without a final newline ends up in its last line."""
 
@@ -218,6 +220,8 @@ def _read(field: str, variable: str, text: str, where: str) -> Any:
         return Secret(text)
     if field in _LISTS:
         return tuple(Secret(part) for part in values.parts_of(text))
+    if field in _ADDRESSES:
+        return tuple(values.parts_of(text))
     if field in _PATHS:
         return Path(text).expanduser()
     if field in _CHOICES:

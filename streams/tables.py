@@ -151,6 +151,8 @@ class Inference(Table):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     chat_template: str | None = None
     """A Jinja template in place of the tokenizer's own."""
+    timeout: Span = Seconds(60)
+    """Of a model on another server (MODEL_URL): within which its first token has to come, and each further one."""
 
 
 class Egress(Table):

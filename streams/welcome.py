@@ -44,7 +44,7 @@ def text(settings: Settings, port: int, bold: Callable[[str], str]) -> str:
 
 def _about_the_model(settings: Settings) -> str:
     if settings.model_url:
-        return f" at {_plain(settings.model_url)}"
+        return f" at {', '.join(map(_plain, settings.model_url))}"
     if settings.model == "demo":
         return "  (a demonstration; MODEL=Qwen/Qwen2.5-0.5B-Instruct, say, is a real one)"
     if settings.model == "echo":

@@ -28,6 +28,11 @@ _MARK_LIKE = re.compile(r"<[^<>\s]{1,60}>|<<[^<>\s]{1,60}>>|\[/?[A-Z_]{2,30}\]")
 _HARMLESS = "x"
 
 
+def broken(text: str) -> str:
+    """The words with whatever may be some template's mark broken by a space: `<|im_end|>` becomes `< |im_end|>`."""
+    return _MARK_LIKE.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)
+
+
 class Encoding:
     """
     How one model wants to be spoken to.

@@ -113,7 +113,7 @@ def open_engine(settings: Settings, inference: Inference) -> Engine:
     from processors.inference import echo, remote
 
     if settings.model_url:
-        return remote.open_engine(settings)
+        return remote.open_engine(settings, inference)
     if echo.is_echo(settings.model):
         return echo.Echo.named(settings.model)
     try:

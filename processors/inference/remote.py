@@ -1,19 +1,253 @@
 """
-A model behind an OpenAI-compatible server.
+A model behind an OpenAI-compatible server: vLLM, TGI, llama.cpp, Ollama, `transformers serve`, a cloud.
 
-Not in this release: what is here says so, in one line, before anything else starts.
+`POST /v1/chat/completions` as https://platform.openai.com/docs/api-reference/chat has it, streamed, so that a server
+that has died is noticed within the time that one token may take, and a reply that nobody waits for any more ends there
+too: the connection is closed.  Which server is asked endpoints.py says, and completions.py what it is asked.
+
+What becomes of a request: a server that cannot be reached, or says that it is busy, is no fault of the request, which
+goes to another or waits; an answer of 5xx counts an attempt; a 400 is refused for good, unless it is for its length:
+then the oldest turns are left out.
 """
 
 from __future__ import annotations
 
-from typing import NoReturn
+import asyncio
+import random
+from collections.abc import Container, Sequence
+from typing import Any
 
-from streams.errors import ConfigurationError
-from streams.settings import Settings
+import aiohttp
+
+from processors.inference.completions import (
+    OPTIONAL,
+    Answer,
+    Unreadable,
+    messages,
+    models,
+    shorter,
+    too_long,
+    wished,
+)
+from processors.inference.endpoints import Endpoint, Endpoints
+from processors.inference.generation import Generated, Line, Refused, Request, StepFailed
+from streams import log as logs
+from streams.errors import ConfigurationError, Retry
+from streams.settings import Secret, Settings
+from streams.tables import Inference
+
+log = logs.get("inference")
+
+CONNECT_SECONDS = 5.0
+MOST_LINE = 1 << 20
+"""Bytes of one line of a stream."""
+_TRIES = 10
+"""How often a request is made smaller, until the server takes it, before it is refused."""
 
 
-def open_engine(settings: Settings) -> NoReturn:
-    """Raises ConfigurationError: a MODEL_URL that was ignored would answer with another model than was asked for."""
-    raise ConfigurationError(
-        "environment: MODEL_URL is set, but remote models are not in this release; unset it and name a model in MODEL"
-    )
+class _Away(Exception):
+    """This server cannot answer now; another may."""
+
+    def __init__(self, why: str, pause: float | None = None) -> None:
+        super().__init__(why)
+        self.pause = pause
+
+
+class _TooLong(Exception):
+    """The prompt does not fit into the model's context."""
+
+
+class _TooMuch(Exception):
+    """The server does not know a field that we can do without."""
+
+
+class Remote:
+    """See `generation.Engine`."""
+
+    def __init__(self, urls: Sequence[str], model: str, *, key: str | None = None, timeout: float = 60.0) -> None:
+        """
+        Args:
+            urls: each up to and with `/v1`.
+            timeout: seconds within which the first token has to come, and each further one.
+        """
+        self._endpoints = Endpoints(urls)
+        self._model = model
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=timeout)
+        self._client: aiohttp.ClientSession | None = None
+        self._without = set[str]()
+        """Fields that a server has refused."""
+        self._refused = ""
+        """Why no server takes anything of ours: the key, or the model's name."""
+
+    async def generate(self, request: Request) -> Generated:
+        lines = request.lines
+        for _ in range(_TRIES):
+            if not lines:
+                break
+            try:
+                return await self._somewhere(lines, request)
+            except _TooMuch:
+                continue
+            except _TooLong:
+                lines = shorter(lines)
+        raise Refused("the prompt does not fit into the model's context" if request.lines else "the prompt is empty")
+
+    async def _somewhere(self, lines: list[Line], request: Request) -> Generated:
+        loop, tried, why = asyncio.get_running_loop(), set[Endpoint](), "no model server answers"
+        while (endpoint := self._endpoints.next(loop.time(), tried)) is not None:
+            tried.add(endpoint)
+            try:
+                generated = await self._ask(endpoint, lines, request)
+            except _Away as away:
+                why = f"the model server {named(endpoint.url)} does not answer: {away}"
+                if endpoint.failures == 0:
+                    log.warning("model.away", url=named(endpoint.url), why=str(away))
+                self._endpoints.failed(endpoint, loop.time(), pause=away.pause)
+            else:
+                if endpoint.failures:
+                    log.info("model.back", url=named(endpoint.url))
+                self._endpoints.works(endpoint)
+                self._refused = ""
+                return generated
+            finally:
+                self._endpoints.done(endpoint)
+        wait = max(1.0, self._endpoints.wait(loop.time()))
+        raise Retry(why, after=wait * random.uniform(1, 1.5), counted=False)  # noqa: S311 - jitter, not a secret
+
+    async def _ask(self, endpoint: Endpoint, lines: list[Line], request: Request) -> Generated:
+        began = asyncio.get_running_loop().time()
+        more = {name: value for name, value in wished(request).items() if name not in self._without}
+        body = {"model": self._model, "messages": messages(lines), **more}
+        try:
+            async with self._session().post(f"{endpoint.url}/chat/completions", json=body) as response:
+                if response.status != 200:
+                    raise self._declined(response, (await response.read())[:4096].decode(errors="replace"), more)
+                answer = Answer()
+                if "event-stream" in response.headers.get("content-type", ""):
+                    async for line in response.content:
+                        answer.hear(line)
+                else:
+                    answer.read(await response.read())
+        except TimeoutError as late:
+            raise _Away(f"nothing came for {self._timeout.sock_read:g} s") from late
+        except (aiohttp.ClientError, OSError) as lost:
+            raise _Away(str(lost) or type(lost).__name__) from lost
+        except (Unreadable, ValueError) as wrong:
+            raise StepFailed(f"the model server's answer is none: {wrong}") from wrong
+        if not answer.complete:
+            raise _Away("the answer broke off")
+        return answer.generated((asyncio.get_running_loop().time() - began) * 1000)
+
+    def _declined(self, response: aiohttp.ClientResponse, told: str, sent: Container[str]) -> Exception:
+        """What a status other than 200 means, for a request with these fields."""
+        status = response.status
+        if status in (400, 413, 422):
+            if too_long(told):
+                return _TooLong()
+            if unknown := {name for name in OPTIONAL if name in sent and name in told}:
+                log.warning("model.field_refused", fields=sorted(unknown), why=_excerpt(told))
+                self._without |= unknown
+                return _TooMuch()
+            return Refused(f"the model server answered {status}: {_excerpt(told)}")
+        if status in (408, 425, 429, 502, 503, 504):
+            return _Away(f"it answered {status}", _seconds(response.headers.get("retry-after")))
+        if status < 500:
+            # Nothing that a person wrote: the key, the address, or the model's name.
+            self._refused = f"the model server answered {status}: {_excerpt(told)}"
+            hint = "look at MODEL, MODEL_URL and MODEL_API_KEY"
+            log.error("model.misconfigured", status=status, why=_excerpt(told), hint=hint)
+            return Retry(self._refused, after=30.0, counted=False)
+        return StepFailed(f"the model server answered {status}: {_excerpt(told)}")
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._client is None:
+            self._client = aiohttp.ClientSession(
+                headers=self._headers,
+                timeout=self._timeout,
+                connector=aiohttp.TCPConnector(limit=0),
+                read_bufsize=MOST_LINE,
+                trust_env=True,
+            )
+        return self._client
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": self._model, "engine": "remote",
+            "dtype": None, "device": None, "parameters": None, "context_length": None,
+            "urls": [named(each.url) for each in self._endpoints.all],
+            "away": [named(each.url) for each in self._endpoints.all if each.failures],
+        }  # fmt: skip
+
+    def ready(self) -> bool:
+        """It takes turns also while all servers are away: those wait, and count no attempt."""
+        return not self._refused
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
+def open_engine(settings: Settings, inference: Inference) -> Remote:
+    """Raises ConfigurationError: see `name_of`."""
+    key = settings.model_api_key.reveal() if settings.model_api_key else None
+    return Remote(settings.model_url, name_of(settings), key=key, timeout=inference.timeout)
+
+
+def name_of(settings: Settings) -> str:
+    """
+    What the server calls its model.
+
+    Raises:
+        ConfigurationError: MODEL was left as it is, and no server knows a model of ours.
+    """
+    if settings.model == "demo":
+        raise ConfigurationError(
+            "environment: MODEL_URL is set, so write in MODEL what that server calls its model, "
+            "such as Qwen/Qwen2.5-7B-Instruct"
+        )
+    return settings.model
+
+
+async def served(url: str, key: Secret | None) -> list[str]:
+    """
+    The names of the models that a server has; an empty list where it does not say.
+
+    Raises:
+        OSError: it does not answer.
+        ConfigurationError: it refuses us.
+    """
+    headers = {"authorization": f"Bearer {key.reveal()}"} if key else {}
+    timeout = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
+    try:
+        async with (
+            aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=True) as client,
+            client.get(f"{url.rstrip('/')}/models") as response,
+        ):
+            if response.status in (401, 403):
+                raise ConfigurationError(f"{named(url)} answered {response.status}: look at MODEL_API_KEY")
+            if response.status == 404:
+                raise ConfigurationError(f"{named(url)} has no /models: MODEL_URL mostly ends in /v1")
+            return models(await response.read()) if response.status == 200 else []
+    except TimeoutError as late:
+        raise OSError(f"nothing came for {CONNECT_SECONDS:g} s") from late
+    except aiohttp.ClientError as lost:
+        raise OSError(str(lost) or type(lost).__name__) from lost
+
+
+def _seconds(header: str | None) -> float | None:
+    """Retry-After where it is a number; a date is left to our own pause."""
+    try:
+        return float(header) if header else None
+    except ValueError:
+        return None
+
+
+def named(url: str) -> str:
+    """Without what stands before an `@`."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _excerpt(told: str) -> str:
+    return " ".join(told.split())[:200]

@@ -435,7 +435,8 @@ def test_check_looks_at_the_redis_in_use_and_says_what_it_lacks(cauce, each_serv
         ({"MODEL": "./nowhere"}, "MODEL"),
         ({"MODEL": "dmo"}, "MODEL"),
         ({"SYSTEM_PROMPT_FILE": "nowhere.md"}, "SYSTEM_PROMPT_FILE"),
-        ({"MODEL_URL": "https://models.example/v1"}, "MODEL"),
+        ({"MODEL": "demo", "MODEL_URL": "http://127.0.0.1:1/v1"}, "MODEL"),
+        ({"MODEL": "qwen", "MODEL_URL": "models.example/v1"}, "configuration"),
         ({"OUTBOUND_SECRET": "short"}, "configuration"),
         ({"OUTBOUND_URL": "http://host:99999/x"}, "configuration"),
         ({"OUTBOUND_URL": "http://h/x", "OUTBOUND_HEADER": "Content-Type: x"}, "webhook"),
@@ -454,11 +455,19 @@ def test_check_finds_what_would_not_run(cauce, environ, subject) -> None:
     assert wrong == [subject]
 
 
+def test_check_asks_the_servers_of_models(cauce) -> None:
+    looked = cauce("check", "--json", MODEL="qwen", MODEL_URL="http://127.0.0.1:1/v1 http://me:secret@127.0.0.1:2/v1")
+    told = [finding for finding in json.loads(looked.stdout) if finding["subject"] == "MODEL_URL"]
+    assert [finding["verdict"] for finding in told] == ["warning", "warning"]
+    assert "messages wait until it does" in told[0]["text"]
+    assert "secret" not in looked.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "environ",
     [
-        {"MODEL_URL": "https://models.example/v1"}, {"OUTBOUND_SECRET": "short"}, {"MODEL": "./nowhere"},
+        {"MODEL_URL": "http://127.0.0.1:1/v1", "MODEL": "demo"}, {"OUTBOUND_SECRET": "short"}, {"MODEL": "./nowhere"},
         {"MODEL": "dmo"},
         {"OUTBOUND_URL": "http://h/x", "OUTBOUND_HEADER": "Content-Type: x"},
     ],

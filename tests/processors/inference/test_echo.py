@@ -29,11 +29,6 @@ def test_its_latency_is_part_of_its_name() -> None:
         open_engine(Settings(model="echo?slow=1"), Inference())
 
 
-def test_a_remote_model_is_refused_rather_than_ignored() -> None:
-    with pytest.raises(ConfigurationError, match="not in this release"):
-        open_engine(Settings(model="echo", model_url="https://models.example/v1"), Inference())
-
-
 async def test_the_lifespan_opens_what_the_handler_works_with() -> None:
     group = Group(name="inference", reads="inbound", handler="a:b", writes=["replies"])
     async with opened(group, Topology(), Settings(model="echo"), None) as here:
