@@ -8,7 +8,7 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test faults quick check bench clean
+.PHONY: help setup run test faults quick check bench bench-inference clean
 
 help:
 	@echo 'make run     set up .venv and start everything: Redis, ingress, inference, egress'
@@ -16,6 +16,7 @@ help:
 	@echo 'make faults  the longer fault tests, then 100,000 messages while everything is killed at random (FAULTS="--seed 7" …)'
 	@echo 'make quick   the tests that take less than a minute together'
 	@echo 'make bench   Cauce beside its peers, in one run, about half an hour (BENCH="--rounds 1 --messages 5000" for a quick look)'
+	@echo 'make bench-inference  the engine beside transformers alone (BENCH="--systems one,slots --rounds 1" for a quick look)'
 	@echo 'make check   ruff, mypy, and the tests of architecture and documentation'
 	@echo 'make setup   only set up .venv'
 	@echo 'make clean   delete .venv and caches (./data, your conversations, stays)'
@@ -44,6 +45,9 @@ check: setup
 
 bench: setup .venv-bench/.made
 	@$(PY) -m bench $(BENCH)
+
+bench-inference: setup
+	@$(PY) -m bench.inference $(BENCH)
 
 # The peers live apart: their requirements are none of ours.
 .venv-bench/.made: bench/peers/requirements.txt
