@@ -143,6 +143,8 @@ class Inference(Table):
     top_k: Annotated[int, msgspec.Meta(ge=0)] | None = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None
     seed: int | None = None
+    stop: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
+    """Where one of these texts begins the reply ends; it is not sent."""
     slots: Count = 16
     """Requests in the running batch at once."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0

@@ -71,6 +71,7 @@ async def _generate(exchange: Exchange, within: list[Arrival]) -> tuple[str, Sou
         request = Request(
             lines=lines,
             max_tokens=exchange.here.topology.inference.max_tokens,
+            stop=exchange.here.topology.inference.stop,
             sampling=_sampling(exchange, attempt),
         )
         try:

@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 
 from processors.inference.encoding import broken
-from processors.inference.generation import Generated, Line, Request
+from processors.inference.generation import Generated, Line, Request, until
 from processors.inference.prompt import alternate
 
 _LENGTH = ("context_length", "context length", "context size", "context window", "too long")
 _LIMIT = ("exceed", "maximum", "longer than", "must have less than")
 
 
-OPTIONAL = ("repetition_penalty", "top_k", "seed", "stream_options")
+OPTIONAL = ("repetition_penalty", "top_k", "seed", "stop", "stream_options")
 """What only some servers know, and others refuse a request for."""
 
 
@@ -93,6 +93,7 @@ def wished(request: Request) -> dict[str, Any]:
         "seed": how.seed & 0x7FFF_FFFF,  # some read it as a signed number of 32 bits
         "stream": True,
         "stream_options": {"include_usage": True},
+        **({"stop": list(request.stop)} if request.stop else {}),
         **{name: value for name, value in said.items() if value is not None},
     }
 
@@ -160,9 +161,9 @@ class Answer:
             if choice.finish_reason:
                 self._finish, self.complete = choice.finish_reason, True
 
-    def generated(self, ms: float) -> Generated:
+    def generated(self, ms: float, stop: tuple[str, ...] = ()) -> Generated:
         return Generated(
-            text="".join(self._pieces),
+            text=until("".join(self._pieces), stop),  # a server that does not know `stop` goes on
             tokens=self._usage.completion_tokens or len(self._pieces),
             prompt_tokens=self._usage.prompt_tokens,
             ms=ms,

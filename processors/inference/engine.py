@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence as Series
 from typing import Any, Protocol
 
-from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed
+from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed, until
 from processors.inference.scheduler import Finish, Move, Scheduler, Sequence
 from streams import log as logs
 from streams.errors import Retry
@@ -260,15 +260,28 @@ class Threaded:
 
     def _accept(self, sequence: Sequence, token: int) -> None:
         finish = self._scheduler.accept(sequence, token)
+        job = self._jobs[sequence.number]
+        if finish is None and self._says_stop(job, sequence):
+            finish = "stop"
         if finish is None:
             return
-        job = self._jobs[sequence.number]
         self._leave(job)
         job.end(self._result(job, sequence, finish))
 
+    def _says_stop(self, job: _Job, sequence: Sequence) -> bool:
+        """The text may have begun some tokens ago; a token is one byte of it at least."""
+        stop = job.request.stop
+        if not stop:
+            return False
+        try:
+            tail = self._runner.decode(sequence.generated[-max(len(each.encode()) for each in stop) - 1 :])
+        except Exception:
+            return False  # said of the whole reply, at its end
+        return any(each in tail for each in stop)
+
     def _result(self, job: _Job, sequence: Sequence, finish: Finish) -> Generated | Exception:
         try:
-            text = self._runner.decode(sequence.generated)
+            text = until(self._runner.decode(sequence.generated), job.request.stop)
         except Exception as error:
             return StepFailed(f"the tokens cannot be decoded: {type(error).__name__}")
         return Generated(

@@ -58,6 +58,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     lines: list[Line]
     """Oldest first; the last is what the person says now, and is kept whatever must be dropped."""
     max_tokens: int = 200
+    stop: tuple[str, ...] = ()
+    """Texts before which the reply ends."""
     sampling: Sampling = Sampling()
 
 
@@ -70,6 +72,12 @@ class Generated(msgspec.Struct, frozen=True, kw_only=True):
     ms: float = 0.0
     finish: Literal["stop", "length"] = "stop"
     """`length`: it was cut at `max_tokens` or at the end of the context."""
+
+
+def until(text: str, stop: tuple[str, ...]) -> str:
+    """What stands before the first of these texts; all of it where none is there."""
+    ends = [at for each in stop if (at := text.find(each)) >= 0]
+    return text[: min(ends)] if ends else text
 
 
 class Refused(CauceError):

@@ -137,7 +137,7 @@ class Remote:
             raise StepFailed(f"the model server's answer is none: {wrong}") from wrong
         if not answer.complete:
             raise _Away("the answer broke off")
-        return answer.generated((asyncio.get_running_loop().time() - began) * 1000)
+        return answer.generated((asyncio.get_running_loop().time() - began) * 1000, request.stop)
 
     def _declined(self, response: aiohttp.ClientResponse, told: str, sent: Container[str]) -> Exception:
         """What a status other than 200 means, for a request with these fields."""

@@ -121,6 +121,18 @@ async def test_what_a_person_writes_is_text(settings: Settings, mark: str) -> No
         assert (await engine.generate(Request(lines=lines, sampling=Sampling(temperature=0.0)))).text
 
 
+async def test_a_reply_ends_before_a_text_that_is_to_stop_it(settings: Settings) -> None:
+    if settings.model == "echo":
+        pytest.skip("it says all that was said")
+    async with opened(settings) as engine:
+        greedy = Sampling(temperature=0.0)
+        whole = await engine.generate(Request(lines=HELLO, sampling=greedy))
+        said = await engine.generate(Request(lines=HELLO, sampling=greedy, stop=("ninguna", "una cita")))
+        assert said.text == whole.text[: whole.text.index("una cita")] != ""
+        assert said.finish == "stop"
+        assert said.tokens < whole.tokens
+
+
 async def test_a_limit_of_tokens_is_kept(settings: Settings) -> None:
     if settings.model == "echo":
         pytest.skip("it says all that was said")
