@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import Any
 
 import pytest
@@ -131,16 +132,18 @@ async def test_a_key_whose_time_comes_ends_the_wait(each_store: Store, monkeypat
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 def test_times_that_have_come_ring_on_every_loop(any_server: Server, run: Any) -> None:
     async def story() -> None:
-        store = Store.open(any_server.url)
-        bell = Bell(store, a_topology().groups["g"], run.__module__)
+        store = Store.open(any_server.url, namespace=secrets.token_hex(4))  # others say something there
+        bell = Bell(store, a_topology().groups["g"], "somebody")
         sleeping = asyncio.create_task(bell.wait("0-0", 1))
-        await until(lambda: asyncio.sleep(0, bell.asleep))
-        for ms in (500, 0, 0, 1, -1):
-            bell.ring_in(ms)
-        await asyncio.wait_for(sleeping, 1.5)
-        assert bell.rung
-        await bell.close()
-        await store.close()
+        try:
+            await until(lambda: asyncio.sleep(0, bell.asleep))
+            for ms in (500, 0, 0, 1, -1):
+                bell.ring_in(ms)
+            await asyncio.wait_for(sleeping, 1.5)
+            assert bell.rung
+        finally:
+            await bell.close()
+            await store.close()
 
     run(story())
 
