@@ -37,7 +37,9 @@ SKIPPED = Counter("cauce_skipped", "Entries that a group lost by falling too far
 LOOP_LAG = Gauge("cauce_loop_lag_seconds", "How late the event loop was lately.", multiprocess_mode="livemax")
 
 GENERATION_SECONDS = Histogram("cauce_generation_seconds", "One reply, its queue included.", buckets=_SLOW)
-GENERATION_TOKENS = Counter("cauce_generation_tokens", "Tokens read (prompt) and written (reply).", ["kind"])
+GENERATION_TOKENS = Counter(
+    "cauce_generation_tokens", "Tokens read (prompt), of these known before (recalled), and written (reply).", ["kind"]
+)
 
 DELIVERIES = Counter("cauce_deliveries", "Webhook posts: delivered, retried, buried, unsent, held.", ["outcome"])
 DELIVERY_SECONDS = Histogram("cauce_delivery_seconds", "One webhook post.", buckets=_QUICK)

@@ -147,6 +147,8 @@ class Inference(Table):
     """Where one of these texts begins the reply ends; it is not sent."""
     slots: Count = 16
     """Requests in the running batch at once."""
+    keep_mb: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """MiB for what was computed of conversations, for their next turn; None: a quarter of what is free at the start."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Torch threads; 0 = one fewer than the cores, at least one."""
     device: str = "auto"

@@ -31,8 +31,8 @@ FLOOR["ingress.__main__"] = FLOOR["ingress.workers"] = 4
 ONLY_IN = {
     "starlette": "ingress/",
     "uvicorn": "ingress/",
-    "torch": "processors/inference/model.py processors/inference/demo/",
-    "transformers": "processors/inference/model.py processors/inference/demo/",
+    "torch": "processors/inference/model.py processors/inference/rows.py processors/inference/demo/",
+    "transformers": "processors/inference/model.py processors/inference/rows.py processors/inference/demo/",
     "tokenizers": "processors/inference/model.py processors/inference/demo/",
     "redis": "streams/connection.py streams/routes.py",
     "redis.exceptions": "streams/",

@@ -1,9 +1,9 @@
 """
 The thread that owns the model, and the async door to it.
 
-Requests join and leave the running batch at every step; at most one is prefilled in a step, so that a long prompt does
-not silence those who are being answered.  The event loop hands requests in and gets results back, and never waits on
-the model.  Knows no tensor: a Runner does the arithmetic.
+Requests join and leave the running batch at every step; between two steps at most one piece of one prompt is read, so
+that a long one does not silence those who are being answered.  The event loop hands requests in and gets results back,
+and never waits on the model.  Knows no tensor: a Runner does the arithmetic.
 
 Every request ends in exactly one result: generated, refused, failed, or given up because its caller was cancelled.  A
 thread that dies says so to all who wait, and to all who come.
@@ -25,6 +25,9 @@ from streams import log as logs
 from streams.errors import Retry
 
 log = logs.get("inference")
+
+PIECE = 256
+"""Tokens of a prompt that are read between two steps."""
 
 HOPELESS = 8
 """Steps in a row in which the model failed for everybody: it will not recover (a GPU after an assertion does not)."""
@@ -54,8 +57,16 @@ class Runner(Protocol):
         """In the thread that owns the model, before the first step."""
         ...
 
-    def prefill(self, row: int, sequence: Sequence) -> int:
-        """Read a prompt into a row; the first token."""
+    def recall(self, row: int, sequence: Sequence) -> int:
+        """Put into a row what is still known of the prompt's beginning; how many tokens that are."""
+        ...
+
+    def prefill(self, row: int, sequence: Sequence, end: int) -> int | None:
+        """Read the prompt from `sequence.read` up to `end` into a row; where that is its end, the first token."""
+        ...
+
+    def keep(self, row: int, sequence: Sequence) -> None:
+        """It leaves: what the row holds may serve the beginning of another prompt."""
         ...
 
     def step(self, first_row: int, sequences: Series[Sequence]) -> list[int]:
@@ -208,15 +219,7 @@ class Threaded:
 
     def _step(self) -> None:
         if (sequence := self._scheduler.admit()) is not None:
-            row = len(self._scheduler.running) - 1
-            try:
-                token = self._runner.prefill(row, sequence)
-            except Exception as error:
-                self._failed(sequence, error)
-                self._count_failure(error)
-            else:
-                self._failures = 0
-                self._accept(sequence, token)
+            self._read(sequence)
         if running := list(self._scheduler.running):
             try:
                 tokens = self._runner.step(0, running)
@@ -227,6 +230,23 @@ class Threaded:
             self._failures = 0
             for sequence, token in zip(running, tokens, strict=True):
                 self._accept(sequence, token)
+
+    def _read(self, sequence: Sequence) -> None:
+        row = len(self._scheduler.running)
+        try:
+            if not sequence.read:
+                sequence.read = sequence.recalled = self._runner.recall(row, sequence)
+            end = min(len(sequence.prompt), sequence.read + PIECE)
+            token = self._runner.prefill(row, sequence, end)
+        except Exception as error:
+            self._failed(sequence, error)
+            self._count_failure(error)
+            return
+        self._failures = 0
+        sequence.read = end
+        if token is not None:
+            self._scheduler.begin()
+            self._accept(sequence, token)
 
     def _one_by_one(self, running: list[Sequence]) -> None:
         """A step that failed for all is repeated for each, so that only the guilty goes."""
@@ -255,7 +275,7 @@ class Threaded:
     def _failed(self, sequence: Sequence, error: Exception) -> None:
         log.error("engine.request_failed", tokens=sequence.length, why=f"{type(error).__name__}: {error}"[:300])
         job = self._jobs[sequence.number]
-        self._leave(job)
+        self._leave(job, sound=False)
         job.end(StepFailed(f"the model failed in a step of this request: {type(error).__name__}"))
 
     def _accept(self, sequence: Sequence, token: int) -> None:
@@ -288,12 +308,23 @@ class Threaded:
             text=text,
             tokens=len(sequence.generated),
             prompt_tokens=len(sequence.prompt),
+            recalled_tokens=sequence.recalled,
             ms=(time.monotonic() - job.since) * 1000,
             finish=finish,
         )
 
-    def _leave(self, job: _Job) -> None:
-        assert job.sequence is not None  # noqa: S101 - only admitted jobs are in _jobs
-        del self._jobs[job.sequence.number]
-        if (move := self._scheduler.leave(job.sequence)) is not None:
+    def _leave(self, job: _Job, *, sound: bool = True) -> None:
+        """
+        Args:
+            sound: what its row holds is right.
+        """
+        sequence = job.sequence
+        assert sequence is not None  # noqa: S101 - only admitted jobs are in _jobs
+        del self._jobs[sequence.number]
+        if sound and (row := self._scheduler.row(sequence)) is not None:
+            try:
+                self._runner.keep(row, sequence)
+            except Exception as error:  # it is served all the same
+                log.warning("engine.not_kept", tokens=sequence.length, why=type(error).__name__)
+        for move in self._scheduler.leave(sequence):
             self._runner.move(move)

@@ -15,7 +15,7 @@ from streams.effects import Effects
 
 log = logs.get("inference")
 
-_READ, _WRITTEN = metrics.GENERATION_TOKENS.labels("prompt"), metrics.GENERATION_TOKENS.labels("reply")
+_READ, _RECALLED, _WRITTEN = (metrics.GENERATION_TOKENS.labels(kind) for kind in ("prompt", "recalled", "reply"))
 
 
 def recalled(exchange: Exchange) -> None:
@@ -49,6 +49,7 @@ def limited(exchange: Exchange, verdict: Verdict) -> None:
 def generated(result: Generated) -> None:
     metrics.GENERATION_SECONDS.observe(result.ms / 1000)
     _READ.inc(result.prompt_tokens)
+    _RECALLED.inc(result.recalled_tokens)
     _WRITTEN.inc(result.tokens)
 
 

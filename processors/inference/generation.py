@@ -69,6 +69,8 @@ class Generated(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     tokens: int
     prompt_tokens: int = 0
+    recalled_tokens: int = 0
+    """Of the prompt's, what was known from another request and not computed again."""
     ms: float = 0.0
     finish: Literal["stop", "length"] = "stop"
     """`length`: it was cut at `max_tokens` or at the end of the context."""

@@ -1,15 +1,14 @@
 """
-The model itself: loading, and the arithmetic of a step.  The only file that knows torch and transformers.
+The model itself: loading, and the arithmetic of a step.  With rows.py the only file that knows torch.
 
-Each running sequence has a row of a key/value memory of our own, behind a stock transformers model: its layers write
-and read through `_Layer`.  Memory grows by doubling, so that no step copies it.  Which sequences run is scheduler.py's
-to say; when, engine.py's.
+Each running sequence has a row of a key/value memory of our own (rows.py), behind a stock transformers model.  Which
+sequences run is scheduler.py's to say; when, engine.py's.  What a row held is kept when its sequence leaves (kept.py):
+the next turn of a conversation, or the next prompt with the same system lines, is read from where they part.
 """
 
 from __future__ import annotations
 
 import inspect
-import os
 import random
 from collections.abc import Sequence as Series
 from typing import Any
@@ -18,12 +17,14 @@ import msgspec
 import torch
 import transformers
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
-from processors.inference import weights
+from processors.inference import machine, weights
 from processors.inference.encoding import Encoding
 from processors.inference.generation import Drawing, Line, Refused
+from processors.inference.kept import BLOCK, Kept
 from processors.inference.prompt import fit
+from processors.inference.rows import Layer, Saved, Window
 from processors.inference.scheduler import Move, Sequence
 from streams.errors import ConfigurationError
 from streams.settings import Settings
@@ -41,91 +42,19 @@ _SMALL = 10_000_000
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class _Window:
-    """Where the forward pass in work writes and reads: rows, and the place in each."""
-
-    def __init__(self) -> None:
-        self.first = 0
-        self.rows = 0
-        self.positions: Tensor | None = None
-        """int64 (rows,): where each row's new token goes; None in a prefill, which begins at 0."""
-        self.width = 0
-
-
-class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call] # transformers annotates only part of itself
-    """
-    Keys and values of one layer, for all rows.
-
-    Both are (rows, heads, width, size).  Never holds anything that is not finite, for what is masked out is still
-    multiplied.
-    """
-
-    def __init__(self, window: _Window) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._window = window
-
-    _k: Tensor
-    _v: Tensor
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self._k, self._v = self._empty(key_states, 1, 64), self._empty(value_states, 1, 64)
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        window = self._window
-        self._reserve(window.first + window.rows, window.width)
-        end = window.first + window.rows
-        if window.positions is None:
-            for memory, states in ((self._k, key_states), (self._v, value_states)):
-                memory[window.first, :, : window.width] = states[0]
-                memory[window.first, :, window.width :] = 0
-            return key_states, value_states
-        rows = torch.arange(window.first, end, device=key_states.device)
-        self._k[rows, :, window.positions] = key_states[:, :, 0]
-        self._v[rows, :, window.positions] = value_states[:, :, 0]
-        return self._k[window.first : end, :, : window.width], self._v[window.first : end, :, : window.width]
-
-    def move(self, move: Move) -> None:
-        if self.is_initialized:
-            self._k[move.target] = self._k[move.source]
-            self._v[move.target] = self._v[move.source]
-
-    def _reserve(self, rows: int, width: int) -> None:
-        has_rows, has_width = self._k.shape[0], self._k.shape[2]
-        if rows <= has_rows and width <= has_width:
-            return
-        while has_rows < rows:
-            has_rows *= 2
-        while has_width < width:
-            has_width *= 2
-        self._k = self._grown(self._k, has_rows, has_width)
-        self._v = self._grown(self._v, has_rows, has_width)
-
-    def _grown(self, old: Tensor, rows: int, width: int) -> Tensor:
-        new = self._empty(old, rows, width)
-        new[: old.shape[0], :, : old.shape[2]] = old
-        return new
-
-    def _empty(self, like: Tensor, rows: int, width: int) -> Tensor:
-        return like.new_zeros((rows, like.shape[1], width, like.shape[3]))
-
-    # The model asks these for its mask in a prefill, which begins with nothing; a step brings its own mask.
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0
-
-    def get_seq_length(self) -> int:
-        return 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-
 class Model:
     """See `engine.Runner`."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str, threads: int = 0, template: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        threads: int = 0,
+        template: str | None = None,
+        keep_bytes: int = 0,
+    ) -> None:
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._name = name
@@ -135,15 +64,16 @@ class Model:
         # Its name since transformers 5.24; the older one warns there, and is the only one before.
         self._cache_name = "cache" if "cache" in takes else "past_key_values"
         self._vocabulary = int(model.get_input_embeddings().num_embeddings)
-        self._window = _Window()
-        self._layers = [_Layer(self._window) for _ in range(model.config.get_text_config().num_hidden_layers)]
+        self._window = Window()
+        self._layers = [Layer(self._window) for _ in range(model.config.get_text_config().num_hidden_layers)]
         self._cache = Cache(layers=list(self._layers))
+        self._kept = Kept[Saved](keep_bytes)
         self.context_length = _context_length(model.config.get_text_config())
         self.stops = self._encoding.stops() | _eos(model)
         self.drawing = _drawing(model.generation_config)
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
         # A core is left to the rest; a small model loses more by waiting for its threads than they compute.
-        self._threads = threads or (1 if self._parameters < _SMALL else max(1, _cores() - 1))
+        self._threads = threads or (1 if self._parameters < _SMALL else max(1, machine.cores() - 1))
         _flatten_head(model)
 
     def start(self) -> None:
@@ -166,12 +96,40 @@ class Model:
         return text
 
     @torch.inference_mode()
-    def prefill(self, row: int, sequence: Sequence) -> int:
-        window, length = self._window, len(sequence.prompt)
-        window.first, window.rows, window.positions, window.width = row, 1, None, length
-        ids = torch.tensor([sequence.prompt], device=self._model.device)
-        positions = torch.arange(length, device=ids.device)[None]
-        return self._choose(self._logits(ids, positions, None), [sequence])[0]
+    def recall(self, row: int, sequence: Sequence) -> int:
+        if (best := self._kept.best(sequence.prompt)) is None:
+            return 0
+        saved, tokens = best
+        tokens = min(tokens, len(sequence.prompt) - 1)  # the last one is read, for what comes after it
+        for layer, states in zip(self._layers, saved, strict=True):
+            layer.restore(row, tokens, states)
+        return tokens
+
+    @torch.inference_mode()
+    def prefill(self, row: int, sequence: Sequence, end: int) -> int | None:
+        window, begin = self._window, sequence.read
+        window.first, window.rows, window.positions, window.begin, window.width = row, 1, None, begin, end
+        device = self._model.device
+        ids = torch.tensor([sequence.prompt[begin:end]], device=device)
+        positions = torch.arange(begin, end, device=device)
+        mask = None
+        if begin:  # (1, 1, tokens, width): each sees itself and what is before it
+            beyond = torch.arange(end, device=device)[None] > positions[:, None]
+            mask = self._mask(beyond)[None, None]
+        if end < len(sequence.prompt):
+            self._forward(self._model.base_model, ids, positions[None], mask)
+            return None
+        return self._choose(self._logits(ids, positions[None], mask), [sequence])[0]
+
+    @torch.inference_mode()
+    def keep(self, row: int, sequence: Sequence) -> None:
+        whole = sequence.read == len(sequence.prompt)
+        # The newest token has been drawn, and not been read yet.
+        tokens = sequence.prompt + sequence.generated[:-1] if whole else sequence.prompt[: sequence.read]
+        if len(tokens) < BLOCK or not self._kept.budget or self._kept.has(tokens):
+            return
+        saved = [layer.save(row, len(tokens)) for layer in self._layers]
+        self._kept.keep(tokens, saved, sum(states.nbytes for pair in saved for states in pair))
 
     @torch.inference_mode()
     def step(self, first_row: int, sequences: Series[Sequence]) -> list[int]:
@@ -186,23 +144,22 @@ class Model:
         ids = torch.tensor([[sequence.generated[-1]] for sequence in sequences], device=device)
         # (rows, 1, 1, width): what lies beyond a row's own end is another sequence's, or nothing.
         beyond = torch.arange(window.width, device=device)[None] > window.positions[:, None]
-        mask = torch.zeros(beyond.shape, dtype=self._model.dtype, device=device)
-        mask = mask.masked_fill_(beyond, torch.finfo(mask.dtype).min)[:, None, None]
-        return self._logits(ids, window.positions[:, None], mask)
+        return self._logits(ids, window.positions[:, None], self._mask(beyond)[:, None, None])
+
+    def _mask(self, beyond: Tensor) -> Tensor:
+        """What is added to the scores: nothing, or so little that it counts for nothing."""
+        mask = torch.zeros(beyond.shape, dtype=self._model.dtype, device=beyond.device)
+        return mask.masked_fill_(beyond, torch.finfo(mask.dtype).min)
 
     def _logits(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """Of each row's last token, (rows, vocabulary), float32."""
-        more: dict[str, Any] = {"logits_to_keep": 1} if self._keeps_last else {}
-        more[self._cache_name] = self._cache
-        out = self._model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=mask,
-            use_cache=True,
-            **more,
-        )
-        logits: Tensor = out.logits[:, -1].float()
+        more = {"logits_to_keep": 1} if self._keeps_last else {}
+        logits: Tensor = self._forward(self._model, ids, positions, mask, **more).logits[:, -1].float()
         return logits
+
+    def _forward(self, model: Any, ids: Tensor, positions: Tensor, mask: Tensor | None, **more: Any) -> Any:
+        more[self._cache_name] = self._cache
+        return model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=True, **more)
 
     def _choose(self, logits: Tensor, sequences: Series[Sequence]) -> list[int]:
         if not torch.isfinite(logits.amax(dim=-1)).all():
@@ -240,7 +197,9 @@ class Model:
         rows = [Sequence(number=0, prompt=chosen[:count], max_tokens=8, stops=frozenset()) for count in (5, 2)]
         try:
             for row, sequence in enumerate(rows):
-                self.prefill(row, sequence)
+                for end in sorted({3, len(sequence.prompt)} if row == 0 else {len(sequence.prompt)}):
+                    self.prefill(row, sequence, end)
+                    sequence.read = end
                 sequence.generated = [chosen[-1]]
             ours = self._step(0, rows)
             for sequence, logits in zip(rows, ours, strict=True):
@@ -309,7 +268,14 @@ def load(settings: Settings, inference: Inference) -> Model:
         model = model.to(device=device, dtype=_dtype(inference.dtype, model, device))
     except Exception as error:  # whatever a foreign folder makes its reader raise, it is the name that is wrong
         raise weights.unusable(settings, place, error) from error
-    loaded = Model(model, tokenizer, name=settings.model, threads=inference.threads, template=inference.chat_template)
+    loaded = Model(
+        model,
+        tokenizer,
+        name=settings.model,
+        threads=inference.threads,
+        template=inference.chat_template,
+        keep_bytes=_quarter_of_free(device) if inference.keep_mb is None else inference.keep_mb << 20,
+    )
     loaded.start()
     loaded.verify()
     return loaded
@@ -348,8 +314,11 @@ def _dtype(name: str, model: Any, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native and model.num_parameters() >= _LARGE else torch.float32
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _quarter_of_free(device: torch.device) -> int:
+    """Bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) // 4
+    return machine.free_memory() // 4
 
 
 def _context_length(config: Any) -> int:

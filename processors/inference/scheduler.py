@@ -2,7 +2,8 @@
 Who is generated next: waiting, running, finished.
 
 Pure: numbers in lists.  No tensor, no thread, no clock.  A running sequence has a row of the batch, and rows are kept
-without a hole, so that a step is one block of the model's memory: who leaves is replaced by the last one.
+without a hole, so that a step is one block of the model's memory: who leaves is replaced by the last one.  One more at
+a time has its prompt read, piece by piece, in the row behind the running ones.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ class Sequence(msgspec.Struct, kw_only=True, eq=False):
     stops: frozenset[int]
     drawing: Drawing = Drawing()
     generated: list[int] = []
+    read: int = 0
+    """Tokens of the prompt that the model has seen."""
+    recalled: int = 0
+    """Of these, what it knew from another time."""
 
     @property
     def length(self) -> int:
@@ -48,21 +53,33 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         """The index is the row."""
+        self.reading: Sequence | None = None
+        """In the row behind them."""
 
     @property
     def busy(self) -> bool:
-        return bool(self.waiting or self.running)
+        return bool(self.waiting or self.running or self.reading)
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
     def admit(self) -> Sequence | None:
-        """The next to be prefilled, now in the last row; None where nobody waits or no row is free."""
-        if not self.waiting or len(self.running) >= self.slots:
-            return None
-        sequence = self.waiting.popleft()
-        self.running.append(sequence)
-        return sequence
+        """Whose prompt is read next: as before, or the first who waits; None where nobody does or no row is free."""
+        if self.reading is None and self.waiting and len(self.running) < self.slots:
+            self.reading = self.waiting.popleft()
+        return self.reading
+
+    def row(self, sequence: Sequence) -> int | None:
+        """Where what the model knows of it lies; None where it waits, or has left."""
+        if sequence is self.reading:
+            return len(self.running)
+        return self.running.index(sequence) if sequence in self.running else None
+
+    def begin(self) -> None:
+        """The prompt is read; it runs, in the row where it is."""
+        assert self.reading is not None  # noqa: S101 - only called with one
+        self.running.append(self.reading)
+        self.reading = None
 
     def accept(self, sequence: Sequence, token: int) -> Finish | None:
         """A token for a running sequence; how it has ended, or None where it goes on.  A stop is not kept."""
@@ -71,13 +88,19 @@ class Scheduler:
         sequence.generated.append(token)
         return "length" if len(sequence.generated) >= sequence.max_tokens else None
 
-    def leave(self, sequence: Sequence) -> Move | None:
-        """Take a sequence out, wherever it is; what has to be moved so that the rows stay without a hole."""
+    def leave(self, sequence: Sequence) -> list[Move]:
+        """Take a sequence out, wherever it is; what has to be moved, in this order, so that no row is a hole."""
+        if sequence is self.reading:
+            self.reading = None
+            return []
         if sequence not in self.running:
             if sequence in self.waiting:
                 self.waiting.remove(sequence)
-            return None
+            return []
         row, last = self.running.index(sequence), len(self.running) - 1
         self.running[row] = self.running[last]
         del self.running[last]
-        return Move(last, row) if row != last else None
+        moves = [Move(last, row)] if row != last else []
+        if self.reading is not None:
+            moves.append(Move(last + 1, last))
+        return moves

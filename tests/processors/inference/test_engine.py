@@ -34,6 +34,10 @@ class Counting:
         self.guilty: set[int] = set()
         """Prompts that make a step fail."""
         self.broken: BaseException | None = None
+        self.pieces: list[tuple[int, int]] = []
+        """Of prompts, as they were read."""
+        self.left: list[int] = []
+        """The numbers of those that left with a row in order."""
 
     def start(self) -> None:
         return None
@@ -48,9 +52,19 @@ class Counting:
     def decode(self, tokens: Series[int]) -> str:
         return " ".join(map(str, tokens))
 
-    def prefill(self, row: int, sequence: Sequence) -> int:
+    def recall(self, row: int, sequence: Sequence) -> int:
         self.rows[row] = sequence.number
-        return self._next(sequence)
+        return 0
+
+    def prefill(self, row: int, sequence: Sequence, end: int) -> int | None:
+        assert self.rows[row] == sequence.number
+        assert sequence.read < end
+        self.pieces.append((sequence.read, end))
+        return self._next(sequence) if end == len(sequence.prompt) else None
+
+    def keep(self, row: int, sequence: Sequence) -> None:
+        assert self.rows[row] == sequence.number
+        self.left.append(sequence.number)
 
     def step(self, first_row: int, sequences: Series[Sequence]) -> list[int]:
         self.stepped.set()
@@ -88,6 +102,51 @@ async def test_requests_join_and_leave_the_batch_and_each_gets_its_own(counting:
         results = await asyncio.gather(*(engine.generate(asked(number)) for number in range(1, 30)))
         assert [each.text for each in results] == [counted(number) for number in range(1, 30)]
         assert counting.most == 4
+    finally:
+        await engine.close()
+
+
+async def test_a_long_prompt_is_read_in_pieces_between_the_steps_of_others(counting: Counting, monkeypatch) -> None:
+    monkeypatch.setattr("processors.inference.engine.PIECE", 4)
+    engine = Threaded(counting, slots=3)
+    counting.gate.clear()
+    try:
+        short = asyncio.create_task(engine.generate(asked(60)))
+        await asyncio.to_thread(counting.stepped.wait, 10)
+        long = asyncio.create_task(engine.generate(asked("30 " + "1 " * 9)))
+        counting.gate.set()
+        assert (await long).text == counted(30)
+        assert (await short).text == counted(60)
+        assert counting.pieces == [(0, 1), (0, 4), (4, 8), (8, 10)]
+        assert counting.left == [2, 1]
+    finally:
+        counting.gate.set()
+        await engine.close()
+
+
+async def test_what_was_known_already_is_not_read_again(counting: Counting, monkeypatch) -> None:
+    monkeypatch.setattr("processors.inference.engine.PIECE", 4)
+    recall = counting.recall
+    monkeypatch.setattr(counting, "recall", lambda row, sequence: recall(row, sequence) + 7)
+    engine = Threaded(counting, slots=1)
+    try:
+        said = await engine.generate(asked("30 " + "1 " * 9))
+        assert (said.text, said.prompt_tokens, said.recalled_tokens) == (counted(30), 10, 7)
+        assert counting.pieces == [(7, 10)]
+    finally:
+        await engine.close()
+
+
+async def test_what_cannot_be_kept_is_said_and_harms_nobody(counting: Counting, monkeypatch, caplog) -> None:
+    def full(_row: int, _sequence: Sequence) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(counting, "keep", full)
+    engine = Threaded(counting, slots=2)
+    try:
+        assert (await engine.generate(asked(9))).text == counted(9)
+        assert (await engine.generate(asked(8))).text == counted(8)
+        assert "engine.not_kept" in caplog.text
     finally:
         await engine.close()
 

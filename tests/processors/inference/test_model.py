@@ -23,10 +23,10 @@ pytestmark = pytest.mark.slow
 KINDS = ["gpt2", "llama", "qwen2", "mistral", "gemma2"]
 
 
-def runner(tiny: Any, kind: str) -> Any:
+def runner(tiny: Any, kind: str, **how: Any) -> Any:
     from processors.inference.model import Model
 
-    return Model(tiny.causal(kind), tiny.byte_level(), name=kind)
+    return Model(tiny.causal(kind), tiny.byte_level(), name=kind, **how)
 
 
 def prompts(count: int, longest: int = 30) -> list[list[int]]:
@@ -44,22 +44,34 @@ def generated_by_transformers(model: Any, prompt: list[int], tokens: int, **how:
     return [int(token) for token in out[0, len(prompt) :]]
 
 
-def generated_by_slots(runner: Any, sequences: list[Sequence], slots: int) -> None:
+def generated_by_slots(runner: Any, sequences: list[Sequence], slots: int, piece: int = 256) -> None:
     """Everything joins and leaves as in the engine, without its thread."""
     scheduler = Scheduler(slots)
     for sequence in sequences:
         scheduler.add(sequence)
     while scheduler.busy:
-        steps: list[tuple[Sequence, int]] = []
         if (new := scheduler.admit()) is not None:
-            steps.append((new, runner.prefill(len(scheduler.running) - 1, new)))
-        for sequence, token in steps:
-            if scheduler.accept(sequence, token) and (move := scheduler.leave(sequence)):
-                runner.move(move)
+            row = len(scheduler.running)
+            if not new.read:
+                new.read = new.recalled = runner.recall(row, new)
+            end = min(len(new.prompt), new.read + piece)
+            token = runner.prefill(row, new, end)
+            new.read = end
+            if token is not None:
+                scheduler.begin()
+                accepted(runner, scheduler, new, token)
         running = list(scheduler.running)
-        for sequence, token in zip(running, runner.step(0, running) if running else [], strict=True):
-            if scheduler.accept(sequence, token) and (move := scheduler.leave(sequence)):
-                runner.move(move)
+        for each, token in zip(running, runner.step(0, running) if running else [], strict=True):
+            accepted(runner, scheduler, each, token)
+
+
+def accepted(runner: Any, scheduler: Scheduler, sequence: Sequence, token: int) -> None:
+    if scheduler.accept(sequence, token):
+        row = scheduler.row(sequence)
+        assert row is not None
+        runner.keep(row, sequence)
+        for move in scheduler.leave(sequence):
+            runner.move(move)
 
 
 def sequence(number: int, prompt: list[int], tokens: int, **drawing: Any) -> Sequence:
@@ -84,6 +96,47 @@ def test_greedy_output_is_that_of_generate_token_for_token(tiny: Any, kind: str,
         assert each.generated == generated_by_transformers(
             stock, each.prompt, each.max_tokens, repetition_penalty=penalty
         )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_read_in_pieces_beside_others_gives_the_same_tokens(tiny: Any, kind: str) -> None:
+    model, stock = runner(tiny, kind), tiny.causal(kind)
+    wanted = [sequence(number, prompt, 8) for number, prompt in enumerate(prompts(7, 45))]
+    generated_by_slots(model, wanted, slots=3, piece=7)
+    for each in wanted:
+        assert each.generated == generated_by_transformers(stock, each.prompt, 8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_next_turn_of_a_conversation_is_read_from_where_it_goes_on(tiny: Any, kind: str) -> None:
+    model, stock = runner(tiny, kind, keep_bytes=1 << 20), tiny.causal(kind)
+    talks = prompts(3, 20)
+    for turn in range(3):
+        talks = [[*talk, *prompts(1, 9 + turn)[0]] for talk in talks]
+        asked = [sequence(number, talk, 6) for number, talk in enumerate(talks)]
+        generated_by_slots(model, asked, slots=2)
+        for each in asked:
+            assert each.generated == generated_by_transformers(stock, each.prompt, 6)
+        talks = [[*talk, *each.generated] for talk, each in zip(talks, asked, strict=True)]
+        if turn == 2:
+            # All that was there when the turn before was over, but for its newest token
+            assert all(each.recalled >= len(each.prompt) - 9 - turn - 1 for each in asked)
+    # And a prompt that only begins as another did is read from where they part
+    begins = sequence(9, [*talks[0][:20], 5, 9, 5], 6)
+    generated_by_slots(model, [begins], slots=1)
+    assert begins.recalled >= 20
+    assert begins.generated == generated_by_transformers(stock, begins.prompt, 6)
+
+
+def test_what_is_kept_has_its_bound_in_bytes(tiny: Any) -> None:
+    model = runner(tiny, "llama", keep_bytes=20_000)
+    for number in range(12):
+        generated_by_slots(model, [sequence(number, [number] * 40, 4)], slots=1)
+        assert 0 < model._kept.size <= 20_000
+    off = runner(tiny, "llama")
+    again = [sequence(number, [7] * 40, 4) for number in range(2)]
+    generated_by_slots(off, again, slots=1)
+    assert [each.recalled for each in again] == [0, 0]
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -165,7 +218,7 @@ def test_memory_that_was_poisoned_does_not_reach_the_next_in_its_row(tiny: Any) 
 
     model = runner(tiny, "llama")
     sick = sequence(0, prompts(1, 60)[0], 40)
-    model.prefill(0, sick)
+    model.prefill(0, sick, len(sick.prompt))
     with torch.inference_mode():
         for layer in model._layers:
             layer._k[0] = torch.nan

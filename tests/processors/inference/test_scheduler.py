@@ -16,8 +16,12 @@ def test_they_are_admitted_in_order_while_a_slot_is_free() -> None:
     scheduler = Scheduler(2)
     for number in (1, 2, 3):
         scheduler.add(sequence(number))
-    assert [one.number for one in (scheduler.admit(), scheduler.admit()) if one] == [1, 2]
+    for number in (1, 2):
+        # One prompt at a time is read, for as many rounds as it takes
+        assert [one.number for one in (scheduler.admit(), scheduler.admit()) if one] == [number, number]
+        scheduler.begin()
     assert scheduler.admit() is None
+    assert [one.number for one in scheduler.running] == [1, 2]
 
 
 def test_a_stop_ends_a_reply_and_is_not_part_of_it() -> None:
@@ -31,7 +35,9 @@ def test_the_last_allowed_token_ends_a_reply() -> None:
     assert [scheduler.accept(one, token) for token in (5, 6)] == [None, "length"]
 
 
-@given(st.lists(st.one_of(st.just("add"), st.just("admit"), st.integers(0, 9)), max_size=60), st.integers(1, 5))
+@given(
+    st.lists(st.one_of(st.sampled_from(["add", "admit", "begin"]), st.integers(0, 9)), max_size=60), st.integers(1, 5)
+)
 def test_whatever_happens_the_rows_have_no_hole_and_moves_carry_everybody(happens: list[str | int], slots: int) -> None:
     scheduler = Scheduler(slots)
     everyone: list[Sequence] = []
@@ -42,13 +48,14 @@ def test_whatever_happens_the_rows_have_no_hole_and_moves_carry_everybody(happen
             scheduler.add(everyone[-1])
         elif event == "admit":
             if (new := scheduler.admit()) is not None:
-                rows[len(scheduler.running) - 1] = new
+                rows[len(scheduler.running)] = new
+        elif event == "begin" and scheduler.reading is not None:
+            scheduler.begin()
         elif isinstance(event, int) and event < len(everyone):
-            gone = everyone[event]
-            was_running = gone in scheduler.running
-            if (move := scheduler.leave(gone)) is not None:
+            for move in scheduler.leave(everyone[event]):
                 rows[move.target] = rows[move.source]
-            if was_running:
-                del rows[len(scheduler.running)]
-        assert [rows[row] for row in range(len(rows))] == scheduler.running
-        assert len(scheduler.running) <= slots
+            assert scheduler.row(everyone[event]) is None
+        held = [*scheduler.running, *([scheduler.reading] if scheduler.reading else [])]
+        assert [rows[row] for row in range(len(held))] == held
+        assert [scheduler.row(each) for each in held] == list(range(len(held)))
+        assert len(held) <= slots
