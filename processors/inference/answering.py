@@ -93,7 +93,7 @@ def _lines(exchange: Exchange, within: list[Arrival]) -> list[Line]:
     before = [said for said in exchange.past.conversation.messages if said.message_id not in arrived]
     # What staff said meanwhile goes before the person's words, which the model is to answer.
     before += [heard(arrival) for arrival in exchange.arrived if not arrival.from_person]
-    return prompt.compose(exchange.here.system_prompt, before, "\n".join(arrival.words for arrival in within))
+    return prompt.compose(exchange.here.rules, before, "\n".join(arrival.words for arrival in within))
 
 
 def _sampling(exchange: Exchange, attempt: int) -> Sampling:

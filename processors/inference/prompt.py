@@ -12,7 +12,10 @@ from pathlib import Path
 
 from processors.inference.generation import Line, Refused
 from processors.inference.history import Said
+from streams import log as logs
 from streams.errors import ConfigurationError
+
+log = logs.get("inference")
 
 SHIPPED = Path(__file__).with_name("system_prompt.es.md")
 
@@ -35,6 +38,39 @@ def system_prompt(file: Path | None) -> str:
             f"environment: SYSTEM_PROMPT_FILE = {str(path)!r} cannot be read: {error}; "
             "name a UTF-8 text file, or unset it to take the one that ships with Cauce"
         ) from error
+
+
+class PromptFile:
+    """
+    The text of SYSTEM_PROMPT_FILE, read again when the file has changed.
+
+    Raises:
+        ConfigurationError: it cannot be read at the start. Later what was read last stays.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self._path = file or SHIPPED
+        self._state = self._looked()
+        self._text = system_prompt(file)
+
+    @property
+    def text(self) -> str:
+        if (state := self._looked()) != self._state:
+            self._state = state
+            try:
+                self._text = system_prompt(self._path)
+            except ConfigurationError as error:
+                log.error("prompt.unreadable", why=str(error))
+            else:
+                log.info("prompt.read", characters=len(self._text))
+        return self._text
+
+    def _looked(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
 
 
 def compose(system: str, before: Sequence[Said], words: str) -> list[Line]:

@@ -36,6 +36,8 @@ class Resources:
     topology: Topology = field(default_factory=Topology)
     settings: Settings = field(default_factory=Settings)
     system_prompt: str = ""
+    prompt_file: prompt.PromptFile | None = None
+    """Wins over the former."""
     outbound: str = "outbound"
     """The stream that replies are appended to."""
 
@@ -43,6 +45,11 @@ class Resources:
     def zone(self) -> tzinfo | None:
         """Where the clinic's clock stands; None is this machine's."""
         return ZoneInfo(self.settings.timezone) if self.settings.timezone else None
+
+    @property
+    def rules(self) -> str:
+        """Who the model is, and what it must not say."""
+        return self.prompt_file.text if self.prompt_file else self.system_prompt
 
     @property
     def texts(self) -> tables.Texts:
@@ -67,7 +74,7 @@ async def opened(group: tables.Group, topology: Topology, settings: Settings, _s
     Raises:
         ConfigurationError: MODEL, MODEL_URL or SYSTEM_PROMPT_FILE name what is not there, or a pattern is none.
     """
-    system = prompt.system_prompt(settings.system_prompt_file)
+    prompt_file = prompt.PromptFile(settings.system_prompt_file)
     if settings.timezone is None and time.tzname[0] == "UTC":
         log.warning("timezone.utc", why="TIMEZONE is unset and this machine's is UTC: relative dates may be a day off")
     engine = await asyncio.to_thread(open_engine, settings, topology.inference)
@@ -76,7 +83,7 @@ async def opened(group: tables.Group, topology: Topology, settings: Settings, _s
             engine=engine,
             topology=topology,
             settings=settings,
-            system_prompt=system,
+            prompt_file=prompt_file,
             outbound=group.writes[0] if group.writes else "outbound",
         )
         _ = here.detector  # a pattern that is none is to be said now, not with the first message

@@ -35,4 +35,4 @@ async def test_the_lifespan_opens_what_the_handler_works_with() -> None:
         assert here.outbound == "replies"
         assert here.ready()
         assert here.describe()["name"] == "echo"
-        assert "citas" in here.system_prompt
+        assert "citas" in here.rules

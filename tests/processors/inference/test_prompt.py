@@ -9,7 +9,7 @@ import pytest
 
 from processors.inference.generation import Line, Refused
 from processors.inference.history import Said
-from processors.inference.prompt import alternate, compose, fit, system_prompt
+from processors.inference.prompt import PromptFile, alternate, compose, fit, system_prompt
 from streams.errors import ConfigurationError
 
 
@@ -80,3 +80,20 @@ def test_a_prompt_file_that_cannot_be_read_is_named(tmp_path: Path, content: byt
         file.write_bytes(content)
     with pytest.raises(ConfigurationError, match="SYSTEM_PROMPT_FILE"):
         system_prompt(file)
+
+
+def test_a_prompt_file_that_has_changed_is_read_again(tmp_path: Path, caplog) -> None:
+    file = tmp_path / "prompt.md"
+    file.write_text("Eres la recepción.", encoding="utf-8")
+    prompt = PromptFile(file)
+    assert prompt.text == "Eres la recepción."
+    file.write_text("Eres la recepción de la clínica.", encoding="utf-8")
+    assert prompt.text == prompt.text == "Eres la recepción de la clínica."
+    # What cannot be read leaves the last one in force, and is said once
+    file.write_bytes(b"\xff\xfe\xfd")
+    assert prompt.text == prompt.text == "Eres la recepción de la clínica."
+    assert caplog.text.count("prompt.unreadable") == 1
+    file.unlink()
+    assert prompt.text == "Eres la recepción de la clínica."
+    file.write_text("Otra vez.", encoding="utf-8")
+    assert prompt.text == "Otra vez."
