@@ -69,6 +69,12 @@ class Turn(msgspec.Struct, kw_only=True):
     """Redis's clock when the turn was granted, Unix milliseconds."""
     meter_ms: int = 0
     """Where the group has a meter: until this person's window ends."""
+    ahead: Callable[[Output], Awaitable[None]] | None = None
+    """
+    Append an entry now, while the turn is in work: for what is worth nothing later, such as that an answer is on its
+    way.  It may come twice, or not at all; what has to come once belongs into the effects.  None where nothing may
+    leave: in a test, in a replay.
+    """
     shard: int | None = None
     """Where there are several: two of them may have entries of the same id."""
 

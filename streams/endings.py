@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from streams import wire
-from streams.effects import Effects, Turn, Write
+from streams.effects import Effects, Output, Turn, Write
 from streams.errors import CauceError
 from streams.fate import Park
 from streams.keys import Keys, shard_of
@@ -89,24 +89,39 @@ def ending(
     return Ending(packed, blobs, touched, len(ids), len(packed) + sum(map(len, blobs)), instead)
 
 
+_BODY = 5
+"""Where the body stands among an entry's fields."""
+
+
+def entry(keys: Keys, group: Group, turn: Turn, output: Output) -> tuple[str, bytes, list[Any]]:
+    """
+    An output as an entry: the stream's key, the body, and all fields, the body among them.
+
+    Raises:
+        NotAllowed: to a stream that the group's `writes` does not name, or for a key of another shard.
+        TypeError: it cannot be encoded.
+    """
+    if output.stream not in group.writes:
+        raise NotAllowed(f"group {group.name} returned an output to {output.stream!r}, which its `writes` lacks")
+    if output.key and shard_of(output.key, keys.shards) != keys.shard:
+        raise NotAllowed(f"group {group.name} returned an output for a key that lies in another shard")
+    key = output.key or turn.key
+    if not (isinstance(key, str) and isinstance(output.type, str)):
+        raise TypeError(f"an output to {output.stream!r} has a key or type that is no text")
+    body = wire.encode(output.body)
+    fields = ["key", key, "type", output.type, "body", body, "v", wire.VERSION, "trace", turn.messages[-1].trace]
+    return keys.stream(output.stream), body, [*fields, "replayed", "1"] if turn.replayed else fields
+
+
 def _effects(
     keys: Keys, group: Group, turn: Turn, effects: Effects, touched: list[str], blobs: list[bytes]
 ) -> dict[str, Any]:
     outputs = []
     for output in effects.outputs:
-        if output.stream not in group.writes:
-            raise NotAllowed(f"group {group.name} returned an output to {output.stream!r}, which its `writes` lacks")
-        if output.key and shard_of(output.key, keys.shards) != keys.shard:
-            raise NotAllowed(f"group {group.name} returned an output for a key that lies in another shard")
-        key = output.key or turn.key
-        if not (isinstance(key, str) and isinstance(output.type, str)):
-            raise TypeError(f"an output to {output.stream!r} has a key or type that is no text")
-        blobs.append(wire.encode(output.body))
-        fields = ["key", key, "type", output.type, "body", len(blobs), "v", wire.VERSION]
-        fields += ["trace", turn.messages[-1].trace]
-        if turn.replayed:
-            fields += ["replayed", "1"]
-        outputs.append([keys.stream(output.stream), output.answers, fields])
+        stream, body, fields = entry(keys, group, turn, output)
+        blobs.append(body)
+        fields[_BODY] = len(blobs)
+        outputs.append([stream, output.answers, fields])
     writes = [_write(keys, group, turn, write, blobs) for write in effects.writes]
     touched += [write[0] for write in writes] + [output[0] for output in outputs]
     encoded: dict[str, Any] = {"writes": writes, "outputs": outputs}

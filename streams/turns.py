@@ -18,8 +18,8 @@ import msgspec
 
 from streams import wire
 from streams.connection import Argument, Store
-from streams.effects import Handler, Message, Turn
-from streams.endings import Ending
+from streams.effects import Handler, Message, Output, Turn
+from streams.endings import Ending, entry
 from streams.errors import CauceError
 from streams.groups import Registration
 from streams.scripts import script
@@ -249,6 +249,11 @@ class Turns:
             silence=BEAT_SILENCE,
         )
         return {token.decode() for token in lost}, next_due_ms
+
+    async def ahead(self, turn: Turn, output: Output) -> None:
+        """Append an entry before its turn ends.  Raises Unavailable, and what `endings.entry` raises."""
+        stream, _, fields = entry(self._store.keys, self.group, turn, output)
+        await self._store.pipeline([("XADD", stream, "*", *fields)])
 
     async def wake(self) -> None:
         """Ring for the group's other consumers, who then see what is due.  Raises Unavailable."""

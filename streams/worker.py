@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from streams import log
 from streams.bell import Bell
 from streams.committer import Committer
 from streams.connection import Argument, Store
-from streams.effects import Handler
+from streams.effects import Handler, Output, Turn
 from streams.errors import Unavailable
 from streams.housekeeping import Housekeeping
 from streams.inwork import InWork
@@ -192,7 +193,15 @@ class Worker:
     def _start(self, grant: Grant) -> None:
         if grant.suspect:
             self._room.suspects.add(grant.token)
+        if not grant.turn.replayed:
+            grant.turn.ahead = partial(self._ahead, grant.turn)
         self._in_work.start(grant)
+
+    async def _ahead(self, turn: Turn, output: Output) -> None:
+        try:
+            await self._turns.ahead(turn, output)
+        except Unavailable as error:  # what is worth nothing later is not waited for
+            self._log.debug("ahead.lost", turn=turn.id, why=str(error))
 
     def _due(self, ms: int) -> None:
         if not self._stopping.is_set():

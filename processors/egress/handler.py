@@ -30,6 +30,9 @@ from streams.topology import Topology
 
 log = logs.get("egress")
 
+TYPING_MS = 20_000
+"""How long somebody is said to be typing after it began; WhatsApp shows it for 25 s at most."""
+
 _COUNTED = {kind: metrics.DELIVERIES.labels(kind) for kind in ("delivered", "retried", "buried", "unsent", "held")}
 _KINDS = {"delivered": "delivered", "retry": "retried", "gone": "retried", "bury": "buried"}
 
@@ -87,6 +90,10 @@ async def deliver(turn: Turn) -> Effects | None:
     if message.type not in resources.topology.egress.types:
         return None
     reply = _decoded(turn)
+    if message.type == "typing":
+        if resources.webhook is not None:
+            await _say_typing(turn, resources.webhook, reply)
+        return None
     if resources.webhook is None or resources.breaker is None:
         _not_sent(resources, reply)
         return None
@@ -106,6 +113,13 @@ async def deliver(turn: Turn) -> Effects | None:
         raise Retry("breaker", after=wait, counted=False)
     await _send_part(turn, resources, resources.webhook, resources.breaker, reply, done + 1)
     return None
+
+
+async def _say_typing(turn: Turn, destination: webhook.Webhook, reply: wire.Reply) -> None:
+    """Once, and only while it is true; whatever the receiver answers."""
+    if turn.attempt == 1 and turn.now_ms - turn.messages[0].at_ms <= TYPING_MS:
+        outcome = await destination.post(webhook.payload(reply, [""], 1), trace=turn.messages[0].trace)
+        log.debug("typing.sent", user_id=reply.user_id, status=outcome.status, outcome=outcome.kind)
 
 
 async def _send_part(

@@ -15,7 +15,7 @@ from processors.inference import events, prompt, texts
 from processors.inference.actions import Detected, Words
 from processors.inference.arrivals import Arrival
 from processors.inference.generation import Line, Refused, Request, Sampling
-from processors.inference.replies import Exchange, Source, Spoken, heard
+from processors.inference.replies import Exchange, Source, Spoken, heard, typing
 
 
 class Said(msgspec.Struct, kw_only=True):
@@ -46,6 +46,8 @@ async def respond(exchange: Exchange, within: list[Arrival]) -> Said:
     if not any(arrival.readable for arrival in within):
         return Said(spoken=say(exchange.here.texts.not_text, "fallback", within))
     action = _asked(exchange, within)
+    if exchange.turn.ahead and "typing" in exchange.here.topology.egress.types:
+        await exchange.turn.ahead(typing(exchange, within))
     text, source = await _generate(exchange, within)
     name = action.name if action else None
     return Said(spoken=say(text, source, within, action), action=name, failed=source == "failure")

@@ -185,6 +185,12 @@ def _output(exchange: Exchange, said: Spoken, name: str, *, answers: bool) -> Ou
     return Output(stream=exchange.here.outbound, type="reply", body=body, answers=answers)
 
 
+def typing(exchange: Exchange, within: list[Arrival]) -> Output:
+    """That an answer to these messages is being written."""
+    body = msgspec.structs.replace(_envelope(exchange, within, f"typing_{exchange.turn.id}"), type="typing")
+    return Output(stream=exchange.here.outbound, type="typing", body=body)
+
+
 def _from_staff(exchange: Exchange, after: int) -> list[Output]:
     """What n8n or staff asked to be delivered as well, before anything the bot says."""
     told = [one for one in exchange.arrived if not one.from_person and one.inbound.send and one.inbound.text]

@@ -15,6 +15,7 @@ from waiting import until
 from streams import metrics, turns, wire
 from streams.connection import Store
 from streams.effects import Effects, Handler, Output, Turn
+from streams.endings import NotAllowed
 from streams.errors import Retry
 from streams.watch import Consumer, Watch
 from streams.worker import Worker
@@ -275,6 +276,38 @@ async def test_what_cannot_be_made_in_place_of_the_effects_costs_its_own_turn_at
     # The apology knew what to say in its place, and was said once
     assert len(await replies(store)) == 2
     assert await store.command("XLEN", "inbound.dead") == 1
+
+
+async def test_what_is_worth_nothing_later_is_said_while_the_turn_is_in_work(store: Store) -> None:
+    said, go = asyncio.Event(), asyncio.Event()
+
+    async def handle(turn: Turn) -> Effects:
+        assert turn.ahead is not None
+        await turn.ahead(Output(stream="outbound", type="typing", body={"to": turn.key}))
+        said.set()
+        await go.wait()
+        return an_answer(turn)
+
+    async with working(store, handle):
+        await say(store, "+1", "hola")
+        await said.wait()
+        assert await replies(store) == ['{"to":"+1"}']
+        go.set()
+        await until(settled(store))
+        assert await replies(store) == ['{"to":"+1"}', '{"to":"+1","said":["hola"]}']
+
+
+async def test_what_a_group_may_not_write_it_may_not_write_ahead_either(store: Store) -> None:
+    async def handle(turn: Turn) -> Effects:
+        assert turn.ahead is not None
+        with pytest.raises(NotAllowed):
+            await turn.ahead(Output(stream="inbound", type="typing", body={}))
+        return an_answer(turn)
+
+    async with working(store, handle):
+        await say(store, "+1", "hola")
+        await until(settled(store))
+        assert await replies(store) == ['{"to":"+1","said":["hola"]}']
 
 
 async def test_a_turn_whose_commit_is_under_way_is_not_lost_to_a_beat(store: Store, monkeypatch, caplog) -> None:

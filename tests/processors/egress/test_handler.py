@@ -39,6 +39,24 @@ async def test_types_that_are_off_are_settled_unseen(store):
         assert sink.requests[0].json["type"] == "handover"
 
 
+async def test_that_somebody_types_is_said_once_and_only_while_it_is_true(store):
+    typing = reply(type="typing", message="", action=None)
+    async with Sink() as sink, process(store, sink.url, egress={"types": ["reply", "typing"]}) as here:
+        assert await deliver.handle(turn(here, typing)) is None
+        [got] = sink.requests
+        assert (got.json["type"], got.json["message"], got.json["in_reply_to"]) == ("typing", "", ["wamid.ABC"])
+        await deliver.handle(turn(here, typing, attempt=2))
+        await deliver.handle(turn(here, typing, now_ms=int((NOW + 60) * 1000)))
+        assert len(sink.requests) == 1
+    # A receiver that does not take it holds nothing up
+    async with Sink() as sink, process(store, sink.url, egress={"types": ["typing"]}) as here:
+        sink.plan(status=503, count=None)
+        assert await deliver.handle(turn(here, typing)) is None
+        assert len(sink.requests) == 1
+    async with process(store, None, egress={"types": ["typing"]}) as here:
+        assert await deliver.handle(turn(here, typing)) is None
+
+
 async def test_without_an_address_replies_are_settled_and_the_log_says_so_once(store):
     lines = io.StringIO()
     log.configure(Settings(), lines)

@@ -17,7 +17,7 @@ from streams import wire
 from streams.effects import Effects, Message, Turn
 from streams.errors import Malformed, Retry
 from streams.settings import Settings
-from streams.tables import Action, Inference, Texts
+from streams.tables import Action, Egress, Inference, Texts
 from streams.topology import Topology
 from streams.wire import Inbound, Reply
 
@@ -540,3 +540,18 @@ def test_a_retry_asks_with_the_same_seed() -> None:
 
 def test_echo_takes_its_time_if_told_to() -> None:
     assert Echo.named("echo?latency=0.05").latency_seconds == 0.05
+
+
+@pytest.mark.parametrize("types", [("reply",), ("reply", "typing")])
+def test_whoever_wants_to_know_is_told_that_a_reply_is_being_written(types: Any) -> None:
+    said: list[Any] = []
+
+    async def ahead(output: Any) -> None:
+        said.append(output)
+
+    here = Resources(topology=Topology(egress=Egress(types=types)))
+    asked = turn(message("¿hay", number=1), message("alguien?", number=2), here=here)
+    asked.ahead = ahead
+    assert asyncio.run(reply.handle(asked)) is not None
+    told = [(output.stream, output.type, output.body.type, output.body.in_reply_to) for output in said]
+    assert told == ([("outbound", "typing", "typing", ["msg_1", "msg_2"])] if "typing" in types else [])
