@@ -48,6 +48,7 @@ TABLE: dict[str, Kind] = {
     "group.consumers": Kind("group:<group>:consumers", "hash", "take, sweep", "until its consumer is swept", True),
     "group.heartbeat": Kind("group:<group>:heartbeat:<consumer>", "string", "take, beat", "8 s", False),
     "group.skipped": Kind("group:<group>:skipped", "string, counter", "skip", "as the group", False),
+    "answer": Kind("answer:<digest>", "string", "worker", "`inference.answers`", True),
     "model": Kind("model:<consumer>", "string, JSON", "worker", "8 s, renewed with the heartbeat", False),
     "breaker": Kind("breaker:<digest>", "hash", "egress", "1 day after the last failure", False),
     "test": Kind("test:<random>", "string", "ingress", "10 s", False),

@@ -41,6 +41,8 @@ GENERATION_TOKENS = Counter(
     "cauce_generation_tokens", "Tokens read (prompt), of these known before (recalled), and written (reply).", ["kind"]
 )
 
+ANSWERS = Counter("cauce_answers", "First questions looked up among earlier replies: hit, miss.", ["outcome"])
+
 DELIVERIES = Counter("cauce_deliveries", "Webhook posts: delivered, retried, buried, unsent, held.", ["outcome"])
 DELIVERY_SECONDS = Histogram("cauce_delivery_seconds", "One webhook post.", buckets=_QUICK)
 BREAKER = Gauge("cauce_breaker_open", "1 while the webhook's breaker is open.", multiprocess_mode="mostrecent")

@@ -155,6 +155,8 @@ class Inference(Table):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     chat_template: str | None = None
     """A Jinja template in place of the tokenizer's own."""
+    answers: Seconds = Seconds(0)
+    """How long a reply serves others who begin with the same question; 0: not at all."""
     timeout: Span = Seconds(60)
     """Of a model on another server (MODEL_URL): within which its first token has to come, and each further one."""
 

@@ -46,11 +46,27 @@ async def respond(exchange: Exchange, within: list[Arrival]) -> Said:
     if not any(arrival.readable for arrival in within):
         return Said(spoken=say(exchange.here.texts.not_text, "fallback", within))
     action = _asked(exchange, within)
+    name = action.name if action else None
+    question = _alone(exchange, within)
+    if question and (known := await _known(exchange, question)):
+        return Said(spoken=say(known, "cache", within, action), action=name)
     if exchange.turn.ahead and "typing" in exchange.here.topology.egress.types:
         await exchange.turn.ahead(typing(exchange, within))
     text, source = await _generate(exchange, within)
-    name = action.name if action else None
+    if question and source == "model" and exchange.here.answers:
+        await exchange.here.answers.keep(exchange.turn.key, exchange.here.rules, question, text)
     return Said(spoken=say(text, source, within, action), action=name, failed=source == "failure")
+
+
+def _alone(exchange: Exchange, within: list[Arrival]) -> str:
+    """A text that needs no conversation to be answered; empty where it is none."""
+    alone = len(exchange.arrived) == 1 and not exchange.past.conversation.messages
+    return within[0].inbound.text.strip() if alone and within[0].inbound.kind == "text" else ""
+
+
+async def _known(exchange: Exchange, question: str) -> str | None:
+    here = exchange.here
+    return await here.answers.find(exchange.turn.key, here.rules, question) if here.answers else None
 
 
 def give_up(exchange: Exchange) -> Said:

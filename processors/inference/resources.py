@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 from processors.inference import prompt
 from processors.inference.actions import Detector
+from processors.inference.answers import Answers
 from processors.inference.echo import Echo
 from processors.inference.generation import Engine, open_engine
 from streams import log as logs
@@ -38,6 +39,7 @@ class Resources:
     system_prompt: str = ""
     prompt_file: prompt.PromptFile | None = None
     """Wins over the former."""
+    answers: Answers | None = None
     outbound: str = "outbound"
     """The stream that replies are appended to."""
 
@@ -67,7 +69,7 @@ class Resources:
 
 
 @asynccontextmanager
-async def opened(group: tables.Group, topology: Topology, settings: Settings, _stores: Any) -> AsyncIterator[Resources]:
+async def opened(group: tables.Group, topology: Topology, settings: Settings, stores: Any) -> AsyncIterator[Resources]:
     """
     The handler's lifespan.
 
@@ -84,6 +86,7 @@ async def opened(group: tables.Group, topology: Topology, settings: Settings, _s
             topology=topology,
             settings=settings,
             prompt_file=prompt_file,
+            answers=Answers(stores, topology.inference.answers, settings.model, topology.inference),
             outbound=group.writes[0] if group.writes else "outbound",
         )
         _ = here.detector  # a pattern that is none is to be said now, not with the first message
