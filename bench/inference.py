@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -44,6 +45,10 @@ class Asked(NamedTuple):
 
     prompt: list[int]
     tokens: int
+
+
+Ask = Callable[[Asked], Coroutine[Any, Any, list[int]]]
+"""Generate that many tokens after a prompt."""
 
 
 def main() -> None:
@@ -94,11 +99,14 @@ def _in_its_own_process(name: str) -> Figures:
 
 def _table(rounds: dict[str, list[Figures]]) -> Table:
     table = Table("", *rounds)
-    for row in next(iter(rounds.values()))[0]:
+    for row in max((found[0] for found in rounds.values()), key=len):
         cells = []
         for found in rounds.values():
+            if row not in found[0]:
+                cells.append("–")
+                continue
             cell = f"{median(each[row] for each in found):.3g}"
-            if BASELINE in rounds and found is not rounds[BASELINE]:
+            if BASELINE in rounds and found is not rounds[BASELINE] and row in rounds[BASELINE][0]:
                 ratios = [ours[row] / theirs[row] for ours, theirs in zip(found, rounds[BASELINE], strict=True)]
                 cell += f"\n×{median(ratios):.2f} [{min(ratios):.2f}–{max(ratios):.2f}]"
             cells.append(cell)
@@ -128,11 +136,13 @@ def _measured(name: str, options: argparse.Namespace) -> Figures:
     began = time.monotonic()
     latencies = sorted(run(model, asked, options.threads))
     seconds = time.monotonic() - began
+    more = _turns(model, options.threads) if name == "slots" else {}
     return {
         "tokens/s": sum(each.tokens for each in asked) / seconds,
         "replies/s": len(asked) / seconds,
         "p50 s": latencies[len(latencies) // 2],
         "longest s": latencies[-1],
+        **more,
     }
 
 
@@ -215,35 +225,77 @@ def _manager(model: Any, asked: Sequence[Asked], _threads: int) -> list[float]:
     return ended
 
 
-def _slots(model: Any, asked: Sequence[Asked], threads: int) -> list[float]:
+@contextlib.asynccontextmanager
+async def _engine(model: Any, threads: int) -> AsyncIterator[Ask]:
+    """The engine of Cauce over this model; a prompt is its tokens' numbers in words."""
     from processors.inference.engine import Threaded
     from processors.inference.generation import Line, Request, Sampling
     from processors.inference.model import Model
 
     class Numbers(Model):
-        """A prompt is its tokens' numbers in words."""
-
         def encode(self, lines: Sequence[Line], max_tokens: int) -> list[int]:
             return [int(word) for word in lines[-1].content.split()]
 
         def decode(self, tokens: Sequence[int]) -> str:
             return " ".join(map(str, tokens))
 
-    async def story() -> list[float]:
-        engine = Threaded(Numbers(model, _Tokenizer(), name="random", threads=threads), slots=16)
-        began = time.monotonic()
+    runner = Numbers(model, _Tokenizer(), name="random", threads=threads, keep_bytes=1 << 30)
+    engine = Threaded(runner, slots=16)
 
-        async def one(each: Asked) -> float:
-            words = " ".join(map(str, each.prompt))
-            how = Sampling(temperature=0.0, repetition_penalty=1.0)
-            said = await engine.generate(Request(lines=[Line("user", words)], max_tokens=each.tokens, sampling=how))
-            if said.tokens != each.tokens:
-                raise SystemExit(f"bench: {said.tokens} tokens where {each.tokens} were asked for")
-            return time.monotonic() - began
+    async def ask(each: Asked) -> list[int]:
+        words = " ".join(map(str, each.prompt))
+        how = Sampling(temperature=0.0, repetition_penalty=1.0)
+        said = await engine.generate(Request(lines=[Line("user", words)], max_tokens=each.tokens, sampling=how))
+        if said.tokens != each.tokens:
+            raise SystemExit(f"bench: {said.tokens} tokens where {each.tokens} were asked for")
+        return [int(word) for word in said.text.split()]
 
-        ended = await asyncio.gather(*map(one, asked))
+    try:
+        yield ask
+    finally:
         await engine.close()
-        return ended
+
+
+def _slots(model: Any, asked: Sequence[Asked], threads: int) -> list[float]:
+    async def story() -> list[float]:
+        async with _engine(model, threads) as ask:
+            began = time.monotonic()
+
+            async def one(each: Asked) -> float:
+                await ask(each)
+                return time.monotonic() - began
+
+            return await asyncio.gather(*map(one, asked))
+
+    return asyncio.run(story())
+
+
+def _turns(model: Any, threads: int) -> Figures:
+    """How long the first token of a conversation's first and second turn takes, alone and beside eight others."""
+    draw = random.Random(7)  # noqa: S311 - no secret
+
+    def tokens(count: int) -> list[int]:
+        return [draw.randrange(model.config.vocab_size) for _ in range(count)]
+
+    async def first_token(ask: Ask, prompt: list[int]) -> float:
+        began = time.monotonic()
+        await ask(Asked(prompt, 1))
+        return time.monotonic() - began
+
+    async def story() -> Figures:
+        found: Figures = {}
+        async with _engine(model, threads) as ask:
+            for name, others in (("", 0), (" beside 8", 8)):
+                busy = [asyncio.create_task(ask(Asked(tokens(200), 400))) for _ in range(others)]
+                await asyncio.sleep(8 if others else 0)  # until they are generated
+                talk = tokens(600)
+                found[f"first turn{name}, s"] = await first_token(ask, talk)
+                talk = [*talk, *await ask(Asked(talk, 30)), *tokens(25)]
+                found[f"second turn{name}, s"] = await first_token(ask, talk)
+                for each in busy:
+                    each.cancel()
+                await asyncio.gather(*busy, return_exceptions=True)
+        return found
 
     return asyncio.run(story())
 
