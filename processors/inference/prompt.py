@@ -7,6 +7,7 @@ of lines, and is asked here only how many there would be.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -42,19 +43,23 @@ def system_prompt(file: Path | None) -> str:
 
 class PromptFile:
     """
-    The text of SYSTEM_PROMPT_FILE, read again when the file has changed.
+    The text of SYSTEM_PROMPT_FILE, read again when the file has changed, which is looked at once a second at most.
 
     Raises:
         ConfigurationError: it cannot be read at the start. Later what was read last stays.
     """
 
-    def __init__(self, file: Path | None) -> None:
+    def __init__(self, file: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._again_at = clock, 0.0
         self._path = file or SHIPPED
         self._state = self._looked()
         self._text = system_prompt(file)
 
     @property
     def text(self) -> str:
+        if self._clock() < self._again_at:
+            return self._text
+        self._again_at = self._clock() + 1
         if (state := self._looked()) != self._state:
             self._state = state
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def test_a_prompt_file_that_cannot_be_read_is_named(tmp_path: Path, content: byt
 def test_a_prompt_file_that_has_changed_is_read_again(tmp_path: Path, caplog) -> None:
     file = tmp_path / "prompt.md"
     file.write_text("Eres la recepción.", encoding="utf-8")
-    prompt = PromptFile(file)
+    prompt = PromptFile(file, clock=itertools.count(step=2).__next__)
     assert prompt.text == "Eres la recepción."
     file.write_text("Eres la recepción de la clínica.", encoding="utf-8")
     assert prompt.text == prompt.text == "Eres la recepción de la clínica."
