@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import regex  # type: ignore[import-untyped] # it ships no types; unlike re it can be stopped
 
+from processors.inference.backtracking import endless
 from processors.inference.spanish_dates import find_date, find_time, fold, number
 from streams.errors import ConfigurationError
 from streams.tables import Action, Slot
@@ -105,9 +106,16 @@ def _compile(action: Action) -> _Compiled:
 def _pattern(action: Action, pattern: str) -> regex.Pattern[str]:
     for text in (_without_accents(pattern), pattern):  # without accents, a range such as [à-ü] may be none
         try:
-            return regex.compile(text, regex.IGNORECASE)
+            compiled = regex.compile(text, regex.IGNORECASE)
         except regex.error as error:
             why = error
+            continue
+        if endless(text):
+            raise ConfigurationError(
+                f"streams.toml: actions.{action.name}.patterns = {pattern!r} can take for ever over a text that almost "
+                "matches: a repeat within a repeat takes the same letters; write it without one of the two"
+            )
+        return compiled
     raise ConfigurationError(
         f"streams.toml: actions.{action.name}.patterns = {pattern!r} is no regular expression: {why}"
     )

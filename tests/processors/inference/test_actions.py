@@ -123,8 +123,13 @@ def test_only_the_first_4096_characters_are_searched() -> None:
 
 
 def test_a_pattern_that_runs_away_is_stopped_and_the_rest_goes_without() -> None:
-    runaway = Action(name="runaway", patterns=[r"(\w|\w\w)+$"])
+    runaway = Action(name="runaway", patterns=[r"(\p{L}|\p{L}\p{L})+$"])
     assert detect("a" * 4000 + "!", runaway) is None
+
+
+def test_one_of_which_that_can_be_told_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"actions.runaway.patterns = .* can take for ever"):
+        Detector.of([Action(name="runaway", patterns=["hola", r"(\w|\w\w)+$"])])
 
 
 @pytest.mark.parametrize("kind", ["text", "date", "time", "number", "values"])
