@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,3 +55,44 @@ def test_what_people_ask_for_is_found(words: str, name: str, slots: dict[str, An
 )
 def test_small_talk_asks_for_nothing(words: str) -> None:
     assert SHIPPED.detect([Words(words, SUNDAY)], zone=UTC) is None
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "actions.md").read_text(encoding="utf-8")
+
+
+def test_what_the_page_says_is_found_is_found() -> None:
+    table = re.findall(r"^\| (.+?) \| `(\w+)` \| ?(.*?) ?\|$", PAGE, re.MULTILINE)
+    assert len(table) >= 8
+    for words, name, told in table:
+        found = SHIPPED.detect([Words(words, SUNDAY)], zone=UTC)
+        assert found is not None, words
+        slots = dict(re.findall(r"`(\w+)` ([^,]+)", told))
+        assert (found.name, found.slots) == (name, slots), words
+
+
+def test_the_pages_own_action_works() -> None:
+    (written,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    own = Detector.of(topology.parse(tomllib.loads(written) | {"streams": {}, "groups": {}}).actions)
+    found = own.detect([Words("¿Ya están mis análisis de sangre del martes?", SUNDAY)], zone=UTC)
+    assert found is not None
+    assert (found.name, found.slots) == ("results", {"date": "2025-10-07", "kind": "sangre"})
+    (node,) = json.loads(re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)[0])["nodes"]
+    assert node["parameters"]["rules"]["values"][0]["conditions"]["conditions"][0]["rightValue"] == "book"
+
+
+@pytest.mark.parametrize(
+    ("words", "day", "clock"),
+    [
+        ("una cita hoy", "2025-10-05", None), ("una cita pasado mañana", "2025-10-07", None),
+        ("una cita el próximo martes", "2025-10-07", None), ("una cita el 15", "2025-10-15", None),
+        ("una cita el 7/10", "2025-10-07", None), ("una cita en dos semanas", "2025-10-19", None),
+        ("una cita dentro de 3 días", "2025-10-08", None), ("una cita a las 3", None, "15:00"),
+        ("una cita a las 3 de la mañana", None, "03:00"), ("una cita a las 15:30", None, "15:30"),
+        ("una cita a las 3 y media", None, "15:30"), ("una cita al mediodía", None, "12:00"),
+        ("una cita la próxima semana", None, None),
+    ],
+)  # fmt: skip
+def test_days_and_times_are_read_as_the_page_says(words: str, day: str | None, clock: str | None) -> None:
+    found = SHIPPED.detect([Words(words, SUNDAY)], zone=UTC)
+    assert found is not None
+    assert (found.slots.get("date"), found.slots.get("time")) == (day, clock)
