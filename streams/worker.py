@@ -106,11 +106,16 @@ class Worker:
 
         Args:
             grace: seconds that turns in work have to end; the rest is handed back and counts no attempt.
+
+        Raises:
+            whatever the resources' `failed()` does, where they have one: they can serve nobody any more.
         """
         background = [
             asyncio.create_task(self._committer.run()),
             asyncio.create_task(self._housekeeping.run(self._in_work.tokens, self._in_work.lose, self._bell.ring_in)),
         ]
+        if (failed := getattr(self._resources, "failed", None)) is not None:
+            background.append(asyncio.create_task(failed()))
         serving = asyncio.create_task(self._serve())
         try:
             done, _ = await asyncio.wait([serving, *background], return_when=asyncio.FIRST_COMPLETED)

@@ -53,5 +53,8 @@ class Echo:
     def ready(self) -> bool:
         return True
 
+    async def failed(self) -> None:
+        await asyncio.Event().wait()
+
     async def close(self) -> None:
         return None

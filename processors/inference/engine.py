@@ -12,6 +12,7 @@ thread that dies says so to all who wait, and to all who come.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import queue
 import threading
@@ -22,7 +23,7 @@ from typing import Any, Protocol
 from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed, until
 from processors.inference.scheduler import Finish, Move, Scheduler, Sequence
 from streams import log as logs
-from streams.errors import Retry
+from streams.errors import CauceError, Retry
 
 log = logs.get("inference")
 
@@ -109,6 +110,18 @@ class _Stop:
     pass
 
 
+class Died(CauceError):
+    """The engine's thread has ended, and with it all that this process can do."""
+
+
+def _told(watch: asyncio.Future[None]) -> None:
+    if not watch.done():
+        watch.set_result(None)
+
+
+_CLOSED = "the engine is closed"
+
+
 class Threaded:
     """See `generation.Engine`."""
 
@@ -121,6 +134,8 @@ class Threaded:
         self._failures = 0
         self._over: str | None = None
         """Why nothing is generated any more."""
+        self._watching: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        """Who wants to know when it dies."""
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
@@ -141,6 +156,20 @@ class Threaded:
     def ready(self) -> bool:
         return self._over is None and self._thread.is_alive()
 
+    async def failed(self) -> None:
+        """
+        Wait until the thread dies, which is for ever where it does not.
+
+        Raises:
+            Died: it has.
+        """
+        loop = asyncio.get_running_loop()
+        watch = loop.create_future()
+        self._watching.append((loop, watch))
+        if self._thread.is_alive():  # after the append: a thread that dies tells all who watch by then
+            await watch
+        raise Died(self._over or "the engine has died")
+
     async def close(self) -> None:
         """Stop after the step in work; who waits is told to come again."""
         self._inbox.put(_Stop())
@@ -149,7 +178,7 @@ class Threaded:
     # What follows runs in the thread.
 
     def _run(self) -> None:
-        why = "the engine is closed"
+        why = _CLOSED
         try:
             self._runner.start()
             while self._read_inbox():
@@ -161,6 +190,9 @@ class Threaded:
         finally:
             self._over = why
             left = [*self._jobs.values(), *self._unread()]
+            for loop, watch in self._watching if why != _CLOSED else ():
+                with contextlib.suppress(RuntimeError):  # that loop has closed
+                    loop.call_soon_threadsafe(_told, watch)
             for job in left:
                 job.end(Retry(why, counted=False))  # one each: an exception keeps its own traceback
             self._jobs.clear()

@@ -110,6 +110,10 @@ class Engine(Protocol):
 
     def ready(self) -> bool: ...
 
+    async def failed(self) -> None:
+        """Wait until it can answer nobody any more, and raise why; an engine that recovers by itself waits for ever."""
+        ...
+
     async def close(self) -> None: ...
 
 

@@ -183,6 +183,9 @@ class Remote:
         """It takes turns also while all servers are away: those wait, and count no attempt."""
         return not self._refused
 
+    async def failed(self) -> None:
+        await asyncio.Event().wait()
+
     async def close(self) -> None:
         if self._client is not None:
             await self._client.close()

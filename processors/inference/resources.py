@@ -67,6 +67,9 @@ class Resources:
     def ready(self) -> bool:
         return self.engine.ready()
 
+    async def failed(self) -> None:
+        await self.engine.failed()
+
 
 @asynccontextmanager
 async def opened(group: tables.Group, topology: Topology, settings: Settings, stores: Any) -> AsyncIterator[Resources]:

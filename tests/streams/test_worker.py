@@ -278,6 +278,37 @@ async def test_what_cannot_be_made_in_place_of_the_effects_costs_its_own_turn_at
     assert await store.command("XLEN", "inbound.dead") == 1
 
 
+@pytest.mark.slow
+async def test_a_worker_whose_resources_have_failed_ends_for_its_supervisor(store: Store) -> None:
+    class Model:
+        dead = asyncio.Event()
+
+        async def failed(self) -> None:
+            await self.dead.wait()
+            raise RuntimeError("the engine has died")
+
+    async def handle(turn: Turn) -> None:
+        turn.resources.dead.set()
+        await asyncio.Event().wait()
+
+    top = a_topology()
+    worker = Worker(store, top, top.groups["g"], Handler(handle=handle), resources=Model())
+    running = asyncio.create_task(worker.run(grace=0))
+    await say(store, "+1", "hola")
+    with pytest.raises(RuntimeError, match="has died"):
+        await asyncio.wait_for(running, 20)
+
+    # And another takes over what it had in work, as from any that has died
+    await store.command("DEL", worker._turns._heartbeat)
+
+    async def well(turn: Turn) -> Effects:
+        return an_answer(turn)
+
+    async with working(store, well):
+        await until(settled(store))
+        assert await replies(store) == ['{"to":"+1","said":["hola"]}']
+
+
 async def test_what_is_worth_nothing_later_is_said_while_the_turn_is_in_work(store: Store) -> None:
     said, go = asyncio.Event(), asyncio.Event()
 

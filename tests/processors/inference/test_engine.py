@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from processors.inference.engine import Threaded
+from processors.inference.engine import Died, Threaded
 from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed
 from processors.inference.scheduler import Move, Sequence
 from streams.errors import Retry
@@ -263,3 +263,19 @@ async def test_closing_tells_those_who_wait_to_come_again(counting: Counting) ->
 @pytest.fixture
 def counting() -> Counting:
     return Counting()
+
+
+async def test_whoever_watches_learns_that_the_thread_has_died_and_nothing_of_a_close(counting: Counting) -> None:
+    engine, closed = Threaded(counting, slots=1), Threaded(Counting(), slots=1)
+    watching, idle = asyncio.create_task(engine.failed()), asyncio.create_task(closed.failed())
+    await asyncio.sleep(0)
+    counting.broken = SystemExit("no memory")
+    with pytest.raises(Retry):
+        await engine.generate(asked(5))
+    with pytest.raises(Died, match="SystemExit"):
+        await asyncio.wait_for(watching, 10)
+    with pytest.raises(Died):
+        await engine.failed()
+    await closed.close()
+    assert not idle.done()
+    idle.cancel()
