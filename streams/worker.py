@@ -114,19 +114,22 @@ class Worker:
             asyncio.create_task(self._committer.run()),
             asyncio.create_task(self._housekeeping.run(self._in_work.tokens, self._in_work.lose, self._bell.ring_in)),
         ]
-        if (failed := getattr(self._resources, "failed", None)) is not None:
-            background.append(asyncio.create_task(failed()))
+        failing = getattr(self._resources, "failed", None)
+        failed = [asyncio.create_task(failing())] if failing is not None else []
         serving = asyncio.create_task(self._serve())
         try:
-            done, _ = await asyncio.wait([serving, *background], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([serving, *background, *failed], return_when=asyncio.FIRST_COMPLETED)
+            if not done.isdisjoint(failed):
+                self.stop()
+                await self._drain(0)  # it is no fault of theirs: others may take them at once
             for task in done:
                 task.result()  # a loop that ends by itself has failed; so does the worker
             await self._drain(grace)
         finally:
             self._in_work.cancel()
-            for task in [serving, *background]:
+            for task in [serving, *background, *failed]:
                 task.cancel()
-            await asyncio.gather(serving, *background, return_exceptions=True)
+            await asyncio.gather(serving, *background, *failed, return_exceptions=True)
             await self._bell.close()
 
     async def _serve(self) -> None:
@@ -204,8 +207,9 @@ class Worker:
 
     async def _ahead(self, turn: Turn, output: Output) -> None:
         try:
-            await self._turns.ahead(turn, output)
-        except Unavailable as error:  # what is worth nothing later is not waited for
+            async with asyncio.timeout(0.5):
+                await self._turns.ahead(turn, output)
+        except (Unavailable, TimeoutError) as error:  # what is worth nothing later is not waited for
             self._log.debug("ahead.lost", turn=turn.id, why=str(error))
 
     def _due(self, ms: int) -> None:

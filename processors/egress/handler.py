@@ -8,6 +8,8 @@ tells the next start which part of a long reply is due.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -29,6 +31,9 @@ from streams.tables import Group
 from streams.topology import Topology
 
 log = logs.get("egress")
+
+TYPING_SECONDS = 2.0
+"""How long the receiver has to take it."""
 
 TYPING_MS = 20_000
 """How long somebody is said to be typing after it began; WhatsApp shows it for 25 s at most."""
@@ -118,8 +123,10 @@ async def deliver(turn: Turn) -> Effects | None:
 async def _say_typing(turn: Turn, destination: webhook.Webhook, reply: wire.Reply) -> None:
     """Once, and only while it is true; whatever the receiver answers."""
     if turn.attempt == 1 and turn.now_ms - turn.messages[0].at_ms <= TYPING_MS:
-        outcome = await destination.post(webhook.payload(reply, [""], 1), trace=turn.messages[0].trace)
-        log.debug("typing.sent", user_id=reply.user_id, status=outcome.status, outcome=outcome.kind)
+        with contextlib.suppress(TimeoutError):  # the reply is behind it
+            async with asyncio.timeout(TYPING_SECONDS):
+                outcome = await destination.post(webhook.payload(reply, [""], 1), trace=turn.messages[0].trace)
+                log.debug("typing.sent", user_id=reply.user_id, status=outcome.status, outcome=outcome.kind)
 
 
 async def _send_part(

@@ -54,7 +54,7 @@ async def respond(exchange: Exchange, within: list[Arrival]) -> Said:
         await exchange.turn.ahead(typing(exchange, within))
     text, source = await _generate(exchange, within)
     if question and source == "model" and exchange.here.answers:
-        await exchange.here.answers.keep(exchange.turn.key, exchange.here.rules, question, text)
+        await exchange.here.answers.keep(exchange.turn.key, exchange.rules, question, text)
     return Said(spoken=say(text, source, within, action), action=name, failed=source == "failure")
 
 
@@ -66,7 +66,7 @@ def _alone(exchange: Exchange, within: list[Arrival]) -> str:
 
 async def _known(exchange: Exchange, question: str) -> str | None:
     here = exchange.here
-    return await here.answers.find(exchange.turn.key, here.rules, question) if here.answers else None
+    return await here.answers.find(exchange.turn.key, exchange.rules, question) if here.answers else None
 
 
 def give_up(exchange: Exchange) -> Said:
@@ -111,7 +111,7 @@ def _lines(exchange: Exchange, within: list[Arrival]) -> list[Line]:
     before = [said for said in exchange.past.conversation.messages if said.message_id not in arrived]
     # What staff said meanwhile goes before the person's words, which the model is to answer.
     before += [heard(arrival) for arrival in exchange.arrived if not arrival.from_person]
-    return prompt.compose(exchange.here.rules, before, "\n".join(arrival.words for arrival in within))
+    return prompt.compose(exchange.rules, before, "\n".join(arrival.words for arrival in within))
 
 
 def _sampling(exchange: Exchange, attempt: int) -> Sampling:

@@ -9,7 +9,6 @@ beside the person's own keys; where it does not answer, there is none.
 from __future__ import annotations
 
 import hashlib
-import re
 
 import msgspec
 
@@ -17,6 +16,8 @@ from processors.inference.spanish_dates import fold
 from streams import metrics
 from streams.errors import Unavailable
 from streams.stores import Stores
+
+_SIGNS = " ¿?¡!.,;:…"
 
 MAX_BYTES = 4096
 """A longer reply is not kept."""
@@ -36,7 +37,7 @@ class Answers:
 
     async def find(self, person: str, rules: str, question: str) -> str | None:
         """The reply that was given to this question under these rules; None where there is none."""
-        if not self._ms:
+        if not self._ms or not plain(question):
             return None
         store = self._stores.of(person)
         try:
@@ -48,7 +49,7 @@ class Answers:
 
     async def keep(self, person: str, rules: str, question: str, reply: str) -> None:
         value = reply.encode()
-        if not self._ms or len(value) > MAX_BYTES:
+        if not self._ms or not plain(question) or len(value) > MAX_BYTES:
             return
         store = self._stores.of(person)
         try:
@@ -64,5 +65,5 @@ class Answers:
 
 
 def plain(question: str) -> str:
-    """What was asked, without capitals, accents and signs: «¿A qué hora abren?» is `a que hora abren`."""
-    return " ".join(re.findall(r"\w+", fold(question)))
+    """What was asked, without capitals, accents and signs at its ends: «¿A qué hora abren?» is `a que hora abren`."""
+    return " ".join(fold(question).split()).strip(_SIGNS)

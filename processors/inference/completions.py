@@ -158,8 +158,8 @@ class Answer:
             words = choice.delta or choice.message
             if words is not None and words.content:
                 self._pieces.append(words.content)
-            if choice.finish_reason:
-                self._finish, self.complete = choice.finish_reason, True
+            if choice.finish_reason or choice.message is not None:
+                self._finish, self.complete = choice.finish_reason, True  # a message comes whole
 
     def generated(self, ms: float, stop: tuple[str, ...] = ()) -> Generated:
         return Generated(

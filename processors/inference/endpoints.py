@@ -14,6 +14,8 @@ from dataclasses import dataclass
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds for which a server that failed is left alone."""
 
+MOST_DOUBTS = 3
+
 
 @dataclass(eq=False)
 class Endpoint:
@@ -25,6 +27,8 @@ class Endpoint:
     """Requests that it is answering for us."""
     failures: int = 0
     """In a row."""
+    doubts: int = 0
+    """Requests in a row at which it failed, though it answered: they may be to blame."""
     again_at: float = 0.0
     """When it may be asked again, in seconds on the caller's clock."""
 
@@ -40,7 +44,7 @@ class Endpoints:
         free = [each for each in self.all if each not in but and self._takes(each, now)]
         if not free:
             return None
-        chosen = min(free, key=lambda each: (each.failures > 0, each.busy))
+        chosen = min(free, key=lambda each: (each.failures > 0, each.doubts, each.busy))
         chosen.busy += 1
         return chosen
 
@@ -55,7 +59,13 @@ class Endpoints:
         endpoint.busy -= 1
 
     def works(self, endpoint: Endpoint) -> None:
-        endpoint.failures = 0
+        endpoint.failures = endpoint.doubts = 0
+
+    def doubted(self, endpoint: Endpoint, now: float) -> None:
+        """It failed at a request that may be to blame for it; at several in a row it is the server."""
+        endpoint.doubts += 1
+        if endpoint.doubts >= MOST_DOUBTS:
+            self.failed(endpoint, now)
 
     def failed(self, endpoint: Endpoint, now: float, *, pause: float | None = None) -> None:
         """
@@ -64,6 +74,8 @@ class Endpoints:
         Args:
             pause: seconds for which it asked to be left alone.
         """
+        if endpoint.failures and now < endpoint.again_at:
+            return  # of many requests under way the first has said so
         endpoint.failures += 1
         ours = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(10, endpoint.failures - 1))
         endpoint.again_at = now + (ours if pause is None else min(LONGEST_PAUSE, max(pause, 0.1)))

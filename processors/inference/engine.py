@@ -166,7 +166,7 @@ class Threaded:
         loop = asyncio.get_running_loop()
         watch = loop.create_future()
         self._watching.append((loop, watch))
-        if self._thread.is_alive():  # after the append: a thread that dies tells all who watch by then
+        if self._over is None:  # after the append: who dies says so first, and then to all who watch by then
             await watch
         raise Died(self._over or "the engine has died")
 

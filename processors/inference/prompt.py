@@ -52,7 +52,8 @@ class PromptFile:
     def __init__(self, file: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._again_at = clock, 0.0
         self._path = file or SHIPPED
-        self._state = self._looked()
+        self._state = self._seen = self._looked()
+        self._complained_of: tuple[int, ...] | None = ()
         self._text = system_prompt(file)
 
     @property
@@ -60,22 +61,29 @@ class PromptFile:
         if self._clock() < self._again_at:
             return self._text
         self._again_at = self._clock() + 1
-        if (state := self._looked()) != self._state:
-            self._state = state
-            try:
-                self._text = system_prompt(self._path)
-            except ConfigurationError as error:
-                log.error("prompt.unreadable", why=str(error))
-            else:
-                log.info("prompt.read", characters=len(self._text))
+        seen, self._seen = self._seen, self._looked()
+        # Twice the same: a file that is just being written is not read.
+        if self._seen == seen != self._state:
+            self._read(seen)
         return self._text
 
-    def _looked(self) -> tuple[int, int] | None:
+    def _read(self, state: tuple[int, ...] | None) -> None:
+        try:
+            text = system_prompt(self._path)
+        except ConfigurationError as error:
+            if state != self._complained_of:
+                log.error("prompt.unreadable", why=str(error))
+            self._complained_of = state
+            return
+        self._text, self._state = text, state
+        log.info("prompt.read", characters=len(text))
+
+    def _looked(self) -> tuple[int, ...] | None:
         try:
             found = self._path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size
+        return found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def compose(system: str, before: Sequence[Said], words: str) -> list[Line]:

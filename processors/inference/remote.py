@@ -5,17 +5,21 @@ A model behind an OpenAI-compatible server: vLLM, TGI, llama.cpp, Ollama, `trans
 that has died is noticed within the time that one token may take, and a reply that nobody waits for any more ends there
 too: the connection is closed.  Which server is asked endpoints.py says, and completions.py what it is asked.
 
-What becomes of a request: a server that cannot be reached, or says that it is busy, is no fault of the request, which
-goes to another or waits; an answer of 5xx counts an attempt; a 400 is refused for good, unless it is for its length:
-then the oldest turns are left out.
+What becomes of a request: whatever is wrong with one server, another is asked.  Where none is left, a server that
+cannot be reached, is busy, or refuses our key or the model's name is no fault of the request, which waits; one that
+failed at it or broke off may be its fault, and an attempt is counted.  A 400 is refused for good, unless it is for the
+prompt's length: then the oldest turns are left out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Container, Sequence
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -46,11 +50,18 @@ _TRIES = 10
 
 
 class _Away(Exception):
-    """This server cannot answer now; another may."""
+    """
+    This server does not answer; another may.
 
-    def __init__(self, why: str, pause: float | None = None) -> None:
+    Args:
+        pause: seconds for which it is to be left alone; None: as Endpoints has it.
+        blame: the request itself may be to blame.
+        refused: it takes nothing of ours, for its key, address or name.
+    """
+
+    def __init__(self, why: str, *, pause: float | None = None, blame: bool = False, refused: bool = False) -> None:
         super().__init__(why)
-        self.pause = pause
+        self.pause, self.blame, self.refused = pause, blame, refused
 
 
 class _TooLong(Exception):
@@ -94,16 +105,18 @@ class Remote:
         raise Refused("the prompt does not fit into the model's context" if request.lines else "the prompt is empty")
 
     async def _somewhere(self, lines: list[Line], request: Request) -> Generated:
-        loop, tried, why = asyncio.get_running_loop(), set[Endpoint](), "no model server answers"
+        loop, tried = asyncio.get_running_loop(), dict[Endpoint, _Away]()
         while (endpoint := self._endpoints.next(loop.time(), tried)) is not None:
-            tried.add(endpoint)
             try:
                 generated = await self._ask(endpoint, lines, request)
             except _Away as away:
-                why = f"the model server {named(endpoint.url)} does not answer: {away}"
+                tried[endpoint] = away
                 if endpoint.failures == 0:
                     log.warning("model.away", url=named(endpoint.url), why=str(away))
-                self._endpoints.failed(endpoint, loop.time(), pause=away.pause)
+                if away.blame:
+                    self._endpoints.doubted(endpoint, loop.time())
+                else:
+                    self._endpoints.failed(endpoint, loop.time(), pause=away.pause)
             else:
                 if endpoint.failures:
                     log.info("model.back", url=named(endpoint.url))
@@ -112,62 +125,74 @@ class Remote:
                 return generated
             finally:
                 self._endpoints.done(endpoint)
-        wait = max(1.0, self._endpoints.wait(loop.time()))
-        raise Retry(why, after=wait * random.uniform(1, 1.5), counted=False)  # noqa: S311 - jitter, not a secret
+        raise self._nobody(tried)
+
+    def _nobody(self, tried: dict[Endpoint, _Away]) -> Exception:
+        """Why nobody has answered, and what that means for the request."""
+        told = [f"{named(endpoint.url)}: {away}" for endpoint, away in tried.items()]
+        why = f"no model server answers ({'; '.join(told) or 'each is left alone for a while'})"
+        if any(away.blame for away in tried.values()):
+            return StepFailed(why)
+        if tried and all(away.refused for away in tried.values()):
+            self._refused = why
+            log.error("model.misconfigured", why=why, hint="look at MODEL, MODEL_URL and MODEL_API_KEY")
+        wait = max(1.0, self._endpoints.wait(asyncio.get_running_loop().time()))
+        return Retry(why, after=wait * random.uniform(1, 1.5), counted=False)  # noqa: S311 - jitter, not a secret
 
     async def _ask(self, endpoint: Endpoint, lines: list[Line], request: Request) -> Generated:
         began = asyncio.get_running_loop().time()
         more = {name: value for name, value in wished(request).items() if name not in self._without}
         body = {"model": self._model, "messages": messages(lines), **more}
+        url, answer = f"{endpoint.url}/chat/completions", Answer()
         try:
-            async with self._session().post(f"{endpoint.url}/chat/completions", json=body) as response:
+            async with self._session().post(url, json=body, headers=self._headers, proxy=_proxy(url)) as response:
                 if response.status != 200:
-                    raise self._declined(response, (await response.read())[:4096].decode(errors="replace"), more)
-                answer = Answer()
+                    told = (await response.read())[:4096].decode(errors="replace")
+                    raise self._declined(response, told, more)
                 if "event-stream" in response.headers.get("content-type", ""):
                     async for line in response.content:
                         answer.hear(line)
                 else:
                     answer.read(await response.read())
-        except TimeoutError as late:
-            raise _Away(f"nothing came for {self._timeout.sock_read:g} s") from late
+        except aiohttp.ClientConnectorError as lost:
+            raise _Away(str(lost)) from lost
+        except TimeoutError as late:  # while it connects it is aiohttp's own kind of the former
+            blame = not isinstance(late, aiohttp.ConnectionTimeoutError)
+            raise _Away(f"nothing came for {self._timeout.sock_read:g} s", blame=blame) from late
         except (aiohttp.ClientError, OSError) as lost:
-            raise _Away(str(lost) or type(lost).__name__) from lost
-        except (Unreadable, ValueError) as wrong:
-            raise StepFailed(f"the model server's answer is none: {wrong}") from wrong
+            raise _Away(str(lost) or type(lost).__name__, blame=True) from lost
+        except (Unreadable, ValueError) as wrong:  # a line that is too long is aiohttp's ValueError
+            raise _Away(f"its answer is none: {wrong}", blame=True) from wrong
         if not answer.complete:
-            raise _Away("the answer broke off")
+            raise _Away("the answer broke off", blame=True)
         return answer.generated((asyncio.get_running_loop().time() - began) * 1000, request.stop)
 
     def _declined(self, response: aiohttp.ClientResponse, told: str, sent: Container[str]) -> Exception:
         """What a status other than 200 means, for a request with these fields."""
-        status = response.status
+        status, why = response.status, f"it answered {response.status}: {_excerpt(told)}"
         if status in (400, 413, 422):
             if too_long(told):
                 return _TooLong()
-            if unknown := {name for name in OPTIONAL if name in sent and name in told}:
-                log.warning("model.field_refused", fields=sorted(unknown), why=_excerpt(told))
-                self._without |= unknown
+            unknown = next((name for name in OPTIONAL if name in sent and re.search(rf"\b{name}\b", told)), None)
+            if unknown is not None:
+                log.warning("model.field_refused", fields=[unknown], why=_excerpt(told))
+                self._without.add(unknown)
                 return _TooMuch()
             return Refused(f"the model server answered {status}: {_excerpt(told)}")
         if status in (408, 425, 429, 502, 503, 504):
-            return _Away(f"it answered {status}", _seconds(response.headers.get("retry-after")))
+            return _Away(why, pause=_seconds(response.headers.get("retry-after")))
         if status < 500:
             # Nothing that a person wrote: the key, the address, or the model's name.
-            self._refused = f"the model server answered {status}: {_excerpt(told)}"
-            hint = "look at MODEL, MODEL_URL and MODEL_API_KEY"
-            log.error("model.misconfigured", status=status, why=_excerpt(told), hint=hint)
-            return Retry(self._refused, after=30.0, counted=False)
-        return StepFailed(f"the model server answered {status}: {_excerpt(told)}")
+            return _Away(why, pause=30.0, refused=True)
+        return _Away(why, blame=True)
 
     def _session(self) -> aiohttp.ClientSession:
         if self._client is None:
             self._client = aiohttp.ClientSession(
-                headers=self._headers,
                 timeout=self._timeout,
-                connector=aiohttp.TCPConnector(limit=0),
+                # uvicorn, and so many of these servers, closes what is idle for 5 s.
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
                 read_bufsize=MOST_LINE,
-                trust_env=True,
             )
         return self._client
 
@@ -202,8 +227,12 @@ def name_of(settings: Settings) -> str:
     What the server calls its model.
 
     Raises:
-        ConfigurationError: MODEL was left as it is, and no server knows a model of ours.
+        ConfigurationError: MODEL was left as it is, and no server knows a model of ours; or there are two keys.
     """
+    if settings.model_api_key and any("@" in urlsplit(url).netloc for url in settings.model_url):
+        raise ConfigurationError(
+            "environment: MODEL_URL holds a password, and MODEL_API_KEY is set; write one of the two"
+        )
     if settings.model == "demo":
         raise ConfigurationError(
             "environment: MODEL_URL is set, so write in MODEL what that server calls its model, "
@@ -224,8 +253,8 @@ async def served(url: str, key: Secret | None) -> list[str]:
     timeout = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
     try:
         async with (
-            aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=True) as client,
-            client.get(f"{url.rstrip('/')}/models") as response,
+            aiohttp.ClientSession(headers=headers, timeout=timeout) as client,
+            client.get(f"{url.rstrip('/')}/models", proxy=_proxy(url)) as response,
         ):
             if response.status in (401, 403):
                 raise ConfigurationError(f"{named(url)} answered {response.status}: look at MODEL_API_KEY")
@@ -244,6 +273,12 @@ def _seconds(header: str | None) -> float | None:
         return float(header) if header else None
     except ValueError:
         return None
+
+
+def _proxy(url: str) -> str | None:
+    """That of the environment; aiohttp's own reading of it would read a .netrc as well."""
+    where = urlsplit(url)
+    return None if proxy_bypass(where.hostname or "") else getproxies().get(where.scheme)
 
 
 def named(url: str) -> str:

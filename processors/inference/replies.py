@@ -47,6 +47,8 @@ class Exchange(msgspec.Struct, kw_only=True):
     here: Resources
     past: Past
     arrived: list[Arrival]
+    rules: str = ""
+    """The system prompt, as it was when the turn began: its file may change while a reply is generated."""
     started: float = msgspec.field(default_factory=time.monotonic)
 
     @property

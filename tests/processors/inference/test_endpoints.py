@@ -33,6 +33,15 @@ def test_one_that_fails_is_left_alone_for_longer_each_time() -> None:
     assert waits == [1, 2, 4, 8, 16, LONGEST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE]
 
 
+def test_many_requests_that_fail_together_are_one_failure() -> None:
+    endpoints = Endpoints(["http://a/v1"])
+    under_way = [ask(endpoints, 0) for _ in range(16)]
+    for each in under_way:
+        endpoints.failed(each, 0.5)
+        endpoints.done(each)
+    assert endpoints.wait(0.5) == 1
+
+
 def test_one_request_finds_out_whether_it_is_back() -> None:
     endpoints = Endpoints(["http://a/v1", "http://b/v1"])
     first = ask(endpoints, 0)
@@ -54,5 +63,5 @@ def test_it_says_itself_for_how_long_within_bounds() -> None:
     for said, kept in ((3.0, 3.0), (3600.0, LONGEST_PAUSE), (0.0, 0.1)):
         endpoints.failed(chosen, 0, pause=said)
         assert endpoints.wait(0) == kept
-    endpoints.works(chosen)
+        endpoints.works(chosen)
     assert endpoints.wait(0) == 0

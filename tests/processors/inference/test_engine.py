@@ -114,6 +114,7 @@ async def test_a_long_prompt_is_read_in_pieces_between_the_steps_of_others(count
         short = asyncio.create_task(engine.generate(asked(60)))
         await asyncio.to_thread(counting.stepped.wait, 10)
         long = asyncio.create_task(engine.generate(asked("30 " + "1 " * 9)))
+        await asyncio.sleep(0)  # it is in the inbox
         counting.gate.set()
         assert (await long).text == counted(30)
         assert (await short).text == counted(60)

@@ -53,8 +53,10 @@ def server() -> Iterator[str]:
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Engine]:
     engine = await asyncio.to_thread(open_engine, settings, Inference(slots=4, threads=1))
-    yield engine
-    await engine.close()
+    try:
+        yield engine
+    finally:
+        await engine.close()
 
 
 @pytest.fixture(params=["echo", "torch", "remote"])
