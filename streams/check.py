@@ -25,7 +25,7 @@ from streams import embedded, entry, groups, layout, memory, settings
 from streams.connection import info
 from streams.errors import CauceError, ConfigurationError
 from streams.handlers import find
-from streams.masking import Mask
+from streams.masking import Mask, bare
 from streams.settings import Settings
 from streams.status import release
 from streams.stores import Stores
@@ -184,7 +184,7 @@ def model(where: Settings) -> Iterator[Finding]:
 async def remote_models(where: Settings) -> AsyncIterator[Finding]:
     """Does each server of MODEL_URL answer, and know the model?"""
     for url in where.model_url:
-        name = remote.named(url)
+        name = bare(url)
         try:
             served = await remote.served(url, where.model_api_key)
         except ConfigurationError as error:

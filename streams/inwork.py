@@ -179,7 +179,6 @@ class InWork:
 
     def _commit(self, work: _Work, word: str, end: Ending) -> None:
         work.handling = None
-        work.grant.turn.ahead = None  # it knows the turn, and a circle would wait for the collector
         if len(self._works) <= 2 * self._group.concurrency:
             self._free(work)
         self._committer.commit(end, partial(self._told, work, word, end))
@@ -209,7 +208,8 @@ class InWork:
         self._gone(work, word if done else "refused")
 
     def _gone(self, work: _Work, how: str) -> None:
-        work.handling = work.grant.turn.ahead = None
+        work.handling = None
+        work.grant.turn.ahead = None  # it knows the turn, and a circle would wait for the collector
         del self._works[work.grant.token]
         self._free(work)
         metrics.turn(self._group.name, how, asyncio.get_running_loop().time() - work.began)

@@ -12,7 +12,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterable, Iterator
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 PERSON_FIELDS = frozenset({"user_id", "key", "wa_id", "recipient_id", "from", "phone", "person"})
 """Fields that name a person: any run of digits in them is taken for a number, whatever stands beside it."""
@@ -61,6 +61,12 @@ def passwords(address: str) -> Iterator[str]:
         if found := pattern.search(address):
             yield found[1]
             yield unquote(found[1])
+
+
+def bare(url: str) -> str:
+    """A URL without user, password and query, which may be secrets."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 class Mask:

@@ -56,7 +56,7 @@ def _http(text: str) -> str:
     return "" if good else "is no http:// or https:// address; write it as https://host/path or http://host:port/path"
 
 
-def _https(text: str) -> str:
+def _addresses(text: str) -> str:
     wrong = [part for part in parts_of(text) if _http(part)]
     return "" if parts_of(text) and not wrong else f"holds what {_http(wrong[0] if wrong else '')}"
 
@@ -76,7 +76,7 @@ def _redis(text: str) -> str:
 
 
 CHECKS: dict[str, Callable[[str], str]] = {
-    "redis_url": _redis, "outbound_url": _http, "model_url": _https, "outbound_secret": _webhook_secrets,
+    "redis_url": _redis, "outbound_url": _http, "model_url": _addresses, "outbound_secret": _webhook_secrets,
     "outbound_header": _header, "timezone": _timezone, "namespace": _namespace, "ingress_timeout": _patience,
 }  # fmt: skip
 """The settings that have a form of their own."""

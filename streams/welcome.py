@@ -5,8 +5,8 @@ What a newcomer reads once everything runs: where to post, where replies go, and
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
+from streams.masking import bare
 from streams.settings import Settings
 
 _EXAMPLE = '{"user_id":"+59112345678","message":"Hola, necesito una cita"}'
@@ -44,7 +44,7 @@ def text(settings: Settings, port: int, bold: Callable[[str], str]) -> str:
 
 def _about_the_model(settings: Settings) -> str:
     if settings.model_url:
-        return f" at {', '.join(map(_plain, settings.model_url))}"
+        return f" at {', '.join(map(bare, settings.model_url))}"
     if settings.model == "demo":
         return "  (a demonstration; MODEL=Qwen/Qwen2.5-0.5B-Instruct, say, is a real one)"
     if settings.model == "echo":
@@ -54,11 +54,5 @@ def _about_the_model(settings: Settings) -> str:
 
 def _destination(settings: Settings) -> str:
     if settings.outbound_url:
-        return _plain(settings.outbound_url.reveal())
+        return bare(settings.outbound_url.reveal())
     return "nobody yet: set OUTBOUND_URL to your n8n webhook; `cauce tail outbound` shows them"
-
-
-def _plain(url: str) -> str:
-    """Without user, password and query, which may be secrets."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

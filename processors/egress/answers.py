@@ -7,14 +7,14 @@ nothing that may be secret: no address, and of what a receiver answered nothing 
 
 from __future__ import annotations
 
-import re
 import socket
 import ssl
 from collections.abc import Sequence
-from email.utils import parsedate_to_datetime
 from typing import Literal
 
 import msgspec
+
+from streams import retry_after
 
 _SHOWN_CHARACTERS = 200
 _LATER = {404, 408, 425, 429}
@@ -60,7 +60,7 @@ def judge(answer: Answer, *, url: str, now: float, hidden: Sequence[str] = ()) -
     if status == 410:
         return Outcome("gone", why, status)
     if status in _LATER or status >= 500:
-        return Outcome("retry", why, status, _retry_after(answer.retry_after, now))
+        return Outcome("retry", why, status, retry_after.seconds(answer.retry_after, now))
     first = _first_words(answer.body, hidden)
     return Outcome("bury", f"{why}: {first}" if first else why, status)
 
@@ -82,19 +82,6 @@ def _is_starting_up(body: bytes) -> bool:
     """The page, as text or HTML; not JSON in which a workflow repeats what somebody wrote."""
     head = body.lstrip()[:1]
     return head not in (b"{", b"[", b'"') and _STARTING_UP in body.lower()
-
-
-def _retry_after(header: str | None, now: float) -> float | None:
-    """Seconds or an HTTP date → seconds from 1 to a day; None for neither."""
-    text = (header or "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        after = float(text)
-    else:
-        try:
-            after = parsedate_to_datetime(text).timestamp() - now
-        except (ValueError, OverflowError, TypeError):
-            return None
-    return min(max(after, 1.0), 86400.0)
 
 
 def _first_words(body: bytes, hidden: Sequence[str]) -> str:

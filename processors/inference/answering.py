@@ -13,6 +13,7 @@ import msgspec
 
 from processors.inference import events, prompt, texts
 from processors.inference.actions import Detected, Words
+from processors.inference.answers import plain
 from processors.inference.arrivals import Arrival
 from processors.inference.generation import Line, Refused, Request, Sampling
 from processors.inference.replies import Exchange, Source, Spoken, heard, typing
@@ -47,26 +48,22 @@ async def respond(exchange: Exchange, within: list[Arrival]) -> Said:
         return Said(spoken=say(exchange.here.texts.not_text, "fallback", within))
     action = _asked(exchange, within)
     name = action.name if action else None
-    question = _alone(exchange, within)
-    if question and (known := await _known(exchange, question)):
+    answers = exchange.here.answers
+    question = _alone(exchange, within) if answers else ""
+    if answers and question and (known := await answers.find(exchange.turn.key, exchange.rules, question)):
         return Said(spoken=say(known, "cache", within, action), action=name)
     if exchange.turn.ahead and "typing" in exchange.here.topology.egress.types:
         await exchange.turn.ahead(typing(exchange, within))
     text, source = await _generate(exchange, within)
-    if question and source == "model" and exchange.here.answers:
-        await exchange.here.answers.keep(exchange.turn.key, exchange.rules, question, text)
+    if answers and question and source == "model":
+        await answers.keep(exchange.turn.key, exchange.rules, question, text)
     return Said(spoken=say(text, source, within, action), action=name, failed=source == "failure")
 
 
 def _alone(exchange: Exchange, within: list[Arrival]) -> str:
-    """A text that needs no conversation to be answered; empty where it is none."""
+    """A question that needs no conversation to be answered, in plain words; empty where it is none."""
     alone = len(exchange.arrived) == 1 and not exchange.past.conversation.messages
-    return within[0].inbound.text.strip() if alone and within[0].inbound.kind == "text" else ""
-
-
-async def _known(exchange: Exchange, question: str) -> str | None:
-    here = exchange.here
-    return await here.answers.find(exchange.turn.key, exchange.rules, question) if here.answers else None
+    return plain(within[0].inbound.text) if alone and within[0].inbound.kind == "text" else ""
 
 
 def give_up(exchange: Exchange) -> Said:

@@ -29,16 +29,14 @@ class Answers:
     def __init__(self, stores: Stores, seconds: float, *depends_on: object) -> None:
         """
         Args:
-            seconds: how long one is kept; 0 keeps none.
+            seconds: how long one is kept.
             depends_on: what is the same for all questions: the model, the settings.
         """
         self._stores, self._ms = stores, int(seconds * 1000)
         self._salt = msgspec.json.encode(depends_on)
 
     async def find(self, person: str, rules: str, question: str) -> str | None:
-        """The reply that was given to this question under these rules; None where there is none."""
-        if not self._ms or not plain(question):
-            return None
+        """The reply that was given to this question, in `plain` words, under these rules; None where there is none."""
         store = self._stores.of(person)
         try:
             found = await store.command("GET", store.keys.of("answer", self._name(rules, question)))
@@ -49,7 +47,7 @@ class Answers:
 
     async def keep(self, person: str, rules: str, question: str, reply: str) -> None:
         value = reply.encode()
-        if not self._ms or not plain(question) or len(value) > MAX_BYTES:
+        if len(value) > MAX_BYTES:
             return
         store = self._stores.of(person)
         try:
@@ -59,7 +57,7 @@ class Answers:
 
     def _name(self, rules: str, question: str) -> str:
         digest = hashlib.sha256(self._salt)
-        for text in (rules, plain(question)):
+        for text in (rules, question):
             digest.update(b"\0" + text.encode())
         return digest.hexdigest()
 

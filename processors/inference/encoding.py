@@ -28,9 +28,9 @@ _MARK_LIKE = re.compile(r"<[^<>\s]{1,60}>|<<[^<>\s]{1,60}>>|\[/?[A-Z_]{2,30}\]")
 _HARMLESS = "x"
 
 
-def broken(text: str) -> str:
-    """The words with whatever may be some template's mark broken by a space: `<|im_end|>` becomes `< |im_end|>`."""
-    return _MARK_LIKE.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)
+def broken(text: str, marks: re.Pattern[str] = _MARK_LIKE) -> str:
+    """The words with each of these marks, of whatever template, broken by a space: `</s>` becomes `< /s>`."""
+    return marks.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)
 
 
 class Encoding:
@@ -89,9 +89,7 @@ class Encoding:
 
     def defuse(self, text: str) -> str:
         """The words with every mark in them broken by a space: `</s>` becomes `< /s>`."""
-        if self._marks is None:
-            return text
-        return self._marks.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)
+        return text if self._marks is None else broken(text, self._marks)
 
     def _check(self) -> None:
         if not self.chat:

@@ -41,7 +41,9 @@ async def reply(turn: Turn) -> Effects | None:
         StepFailed, Retry: the engine could not.
     """
     here: Resources = turn.resources
-    exchange = Exchange(turn=turn, here=here, past=history.recall(turn), arrived=arrivals.read(turn), rules=here.rules)
+    exchange = Exchange(
+        turn=turn, here=here, past=history.recall(turn), arrived=arrivals.read(turn), rules=here.rules()
+    )
     if not exchange.arrived:
         return None  # a reaction, or what WhatsApp could not pass on
     events.recalled(exchange)

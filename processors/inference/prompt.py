@@ -56,7 +56,6 @@ class PromptFile:
         self._complained_of: tuple[int, ...] | None = ()
         self._text = system_prompt(file)
 
-    @property
     def text(self) -> str:
         if self._clock() < self._again_at:
             return self._text

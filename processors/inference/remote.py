@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import time
 from collections.abc import Container, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,7 +37,9 @@ from processors.inference.completions import (
 from processors.inference.endpoints import Endpoint, Endpoints
 from processors.inference.generation import Generated, Line, Refused, Request, StepFailed
 from streams import log as logs
+from streams import retry_after
 from streams.errors import ConfigurationError, Retry
+from streams.masking import bare
 from streams.settings import Secret, Settings
 from streams.tables import Inference
 
@@ -69,7 +72,7 @@ class _TooLong(Exception):
 
 
 class _TooMuch(Exception):
-    """The server does not know a field that we can do without."""
+    """The server seems not to know a field that we can do without; its argument."""
 
 
 class Remote:
@@ -86,40 +89,45 @@ class Remote:
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=timeout)
         self._client: aiohttp.ClientSession | None = None
-        self._without = set[str]()
-        """Fields that a server has refused."""
+        self._without = frozenset[str]()
+        """Fields without which a request went through that was refused with them."""
         self._refused = ""
         """Why no server takes anything of ours: the key, or the model's name."""
 
     async def generate(self, request: Request) -> Generated:
-        lines = request.lines
+        lines, without = request.lines, self._without
         for _ in range(_TRIES):
             if not lines:
                 break
             try:
-                return await self._somewhere(lines, request)
-            except _TooMuch:
-                continue
+                generated = await self._somewhere(lines, request, without)
+            except _TooMuch as field:
+                without = without | {str(field)}
             except _TooLong:
                 lines = shorter(lines)
+            else:
+                if without - self._without:
+                    log.warning("model.fields_refused", fields=sorted(without))
+                self._without = without
+                return generated
         raise Refused("the prompt does not fit into the model's context" if request.lines else "the prompt is empty")
 
-    async def _somewhere(self, lines: list[Line], request: Request) -> Generated:
+    async def _somewhere(self, lines: list[Line], request: Request, without: frozenset[str]) -> Generated:
         loop, tried = asyncio.get_running_loop(), dict[Endpoint, _Away]()
         while (endpoint := self._endpoints.next(loop.time(), tried)) is not None:
             try:
-                generated = await self._ask(endpoint, lines, request)
+                generated = await self._ask(endpoint, lines, request, without)
             except _Away as away:
                 tried[endpoint] = away
                 if endpoint.failures == 0:
-                    log.warning("model.away", url=named(endpoint.url), why=str(away))
+                    log.warning("model.away", url=bare(endpoint.url), why=str(away))
                 if away.blame:
                     self._endpoints.doubted(endpoint, loop.time())
                 else:
                     self._endpoints.failed(endpoint, loop.time(), pause=away.pause)
             else:
                 if endpoint.failures:
-                    log.info("model.back", url=named(endpoint.url))
+                    log.info("model.back", url=bare(endpoint.url))
                 self._endpoints.works(endpoint)
                 self._refused = ""
                 return generated
@@ -129,7 +137,7 @@ class Remote:
 
     def _nobody(self, tried: dict[Endpoint, _Away]) -> Exception:
         """Why nobody has answered, and what that means for the request."""
-        told = [f"{named(endpoint.url)}: {away}" for endpoint, away in tried.items()]
+        told = [f"{bare(endpoint.url)}: {away}" for endpoint, away in tried.items()]
         why = f"no model server answers ({'; '.join(told) or 'each is left alone for a while'})"
         if any(away.blame for away in tried.values()):
             return StepFailed(why)
@@ -139,9 +147,9 @@ class Remote:
         wait = max(1.0, self._endpoints.wait(asyncio.get_running_loop().time()))
         return Retry(why, after=wait * random.uniform(1, 1.5), counted=False)  # noqa: S311 - jitter, not a secret
 
-    async def _ask(self, endpoint: Endpoint, lines: list[Line], request: Request) -> Generated:
+    async def _ask(self, endpoint: Endpoint, lines: list[Line], request: Request, without: frozenset[str]) -> Generated:
         began = asyncio.get_running_loop().time()
-        more = {name: value for name, value in wished(request).items() if name not in self._without}
+        more = {name: value for name, value in wished(request).items() if name not in without}
         body = {"model": self._model, "messages": messages(lines), **more}
         url, answer = f"{endpoint.url}/chat/completions", Answer()
         try:
@@ -175,12 +183,10 @@ class Remote:
                 return _TooLong()
             unknown = next((name for name in OPTIONAL if name in sent and re.search(rf"\b{name}\b", told)), None)
             if unknown is not None:
-                log.warning("model.field_refused", fields=[unknown], why=_excerpt(told))
-                self._without.add(unknown)
-                return _TooMuch()
+                return _TooMuch(unknown)
             return Refused(f"the model server answered {status}: {_excerpt(told)}")
         if status in (408, 425, 429, 502, 503, 504):
-            return _Away(why, pause=_seconds(response.headers.get("retry-after")))
+            return _Away(why, pause=retry_after.seconds(response.headers.get("retry-after"), time.time()))
         if status < 500:
             # Nothing that a person wrote: the key, the address, or the model's name.
             return _Away(why, pause=30.0, refused=True)
@@ -200,8 +206,8 @@ class Remote:
         return {
             "name": self._model, "engine": "remote",
             "dtype": None, "device": None, "parameters": None, "context_length": None,
-            "urls": [named(each.url) for each in self._endpoints.all],
-            "away": [named(each.url) for each in self._endpoints.all if each.failures],
+            "urls": [bare(each.url) for each in self._endpoints.all],
+            "away": [bare(each.url) for each in self._endpoints.all if each.failures],
         }  # fmt: skip
 
     def ready(self) -> bool:
@@ -257,9 +263,9 @@ async def served(url: str, key: Secret | None) -> list[str]:
             client.get(f"{url.rstrip('/')}/models", proxy=_proxy(url)) as response,
         ):
             if response.status in (401, 403):
-                raise ConfigurationError(f"{named(url)} answered {response.status}: look at MODEL_API_KEY")
+                raise ConfigurationError(f"{bare(url)} answered {response.status}: look at MODEL_API_KEY")
             if response.status == 404:
-                raise ConfigurationError(f"{named(url)} has no /models: MODEL_URL mostly ends in /v1")
+                raise ConfigurationError(f"{bare(url)} has no /models: MODEL_URL mostly ends in /v1")
             return models(await response.read()) if response.status == 200 else []
     except TimeoutError as late:
         raise OSError(f"nothing came for {CONNECT_SECONDS:g} s") from late
@@ -267,24 +273,10 @@ async def served(url: str, key: Secret | None) -> list[str]:
         raise OSError(str(lost) or type(lost).__name__) from lost
 
 
-def _seconds(header: str | None) -> float | None:
-    """Retry-After where it is a number; a date is left to our own pause."""
-    try:
-        return float(header) if header else None
-    except ValueError:
-        return None
-
-
 def _proxy(url: str) -> str | None:
     """That of the environment; aiohttp's own reading of it would read a .netrc as well."""
     where = urlsplit(url)
     return None if proxy_bypass(where.hostname or "") else getproxies().get(where.scheme)
-
-
-def named(url: str) -> str:
-    """Without what stands before an `@`."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def _excerpt(told: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import tzinfo
@@ -36,10 +36,10 @@ class Resources:
     engine: Engine = field(default_factory=Echo)
     topology: Topology = field(default_factory=Topology)
     settings: Settings = field(default_factory=Settings)
-    system_prompt: str = ""
-    prompt_file: prompt.PromptFile | None = None
-    """Wins over the former."""
+    rules: Callable[[], str] = str
+    """The system prompt: who the model is, and what it must not say."""
     answers: Answers | None = None
+    """None: none are kept."""
     outbound: str = "outbound"
     """The stream that replies are appended to."""
 
@@ -47,11 +47,6 @@ class Resources:
     def zone(self) -> tzinfo | None:
         """Where the clinic's clock stands; None is this machine's."""
         return ZoneInfo(self.settings.timezone) if self.settings.timezone else None
-
-    @property
-    def rules(self) -> str:
-        """Who the model is, and what it must not say."""
-        return self.prompt_file.text if self.prompt_file else self.system_prompt
 
     @property
     def texts(self) -> tables.Texts:
@@ -79,7 +74,7 @@ async def opened(group: tables.Group, topology: Topology, settings: Settings, st
     Raises:
         ConfigurationError: MODEL, MODEL_URL or SYSTEM_PROMPT_FILE name what is not there, or a pattern is none.
     """
-    prompt_file = prompt.PromptFile(settings.system_prompt_file)
+    prompt_file, kept = prompt.PromptFile(settings.system_prompt_file), topology.inference.answers
     if settings.timezone is None and time.tzname[0] == "UTC":
         log.warning("timezone.utc", why="TIMEZONE is unset and this machine's is UTC: relative dates may be a day off")
     engine = await asyncio.to_thread(open_engine, settings, topology.inference)
@@ -88,8 +83,8 @@ async def opened(group: tables.Group, topology: Topology, settings: Settings, st
             engine=engine,
             topology=topology,
             settings=settings,
-            prompt_file=prompt_file,
-            answers=Answers(stores, topology.inference.answers, settings.model, topology.inference),
+            rules=prompt_file.text,
+            answers=Answers(stores, kept, settings.model, topology.inference) if kept else None,
             outbound=group.writes[0] if group.writes else "outbound",
         )
         _ = here.detector  # a pattern that is none is to be said now, not with the first message

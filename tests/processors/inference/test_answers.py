@@ -26,7 +26,7 @@ def test_a_question_is_the_same_however_it_is_typed(question: str) -> None:
 async def test_a_reply_is_found_by_all_that_it_depends_on(store: Store) -> None:
     stores = Stores.alone(store)
     answers = Answers(stores, 60, "qwen", Inference())
-    await answers.keep("+1", "Eres la recepción.", "¿A qué hora abren?", "A las ocho.")
+    await answers.keep("+1", "Eres la recepción.", plain("¿A qué hora abren?"), "A las ocho.")
     assert await answers.find("+2", "Eres la recepción.", "a que hora abren") == "A las ocho."
     assert await answers.find("+1", "Eres otra.", "a que hora abren") is None
     assert await answers.find("+1", "Eres la recepción.", "a que hora cierran") is None
@@ -37,11 +37,21 @@ async def test_a_reply_is_found_by_all_that_it_depends_on(store: Store) -> None:
     assert b"abren" not in key
 
 
-async def test_nothing_is_kept_where_it_is_off_or_too_long(store: Store) -> None:
-    off, on = Answers(Stores.alone(store), 0, "qwen"), Answers(Stores.alone(store), 60, "qwen")
-    await off.keep("+1", "", "hola", "¡Hola!")
-    await on.keep("+1", "", "hola", "á" * 3000)
+async def test_a_reply_that_is_too_long_is_not_kept(store: Store) -> None:
+    await Answers(Stores.alone(store), 60, "qwen").keep("+1", "", "hola", "á" * 3000)
     assert [page async for page in store.scan("answer:*") if page] == []
+
+
+@pytest.mark.parametrize("said", ["👍", "?!", "No quiero cancelar", "No, quiero cancelar"])
+async def test_what_means_something_else_is_something_else(store: Store, said: str) -> None:
+    engine = Scripted([f"{number}" for number in range(9)])
+    here = Resources(engine=engine, answers=Answers(Stores.alone(store), 60, "qwen"))
+    for other in ("😡", "¿?", "No quiero cancelar", "No, quiero cancelar"):
+        if other != said:
+            await answered(here, other)
+    before = len(engine.asked)
+    await answered(here, said)
+    assert len(engine.asked) == before + 1
 
 
 async def test_without_redis_the_model_is_asked() -> None:

@@ -35,4 +35,5 @@ async def test_the_lifespan_opens_what_the_handler_works_with() -> None:
         assert here.outbound == "replies"
         assert here.ready()
         assert here.describe()["name"] == "echo"
-        assert "citas" in here.rules
+        assert "citas" in here.rules()
+        assert here.answers is None, "no reply is kept unless somebody says so"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import unused_port
 
 from processors.inference.generation import Engine, Line, Refused, Request, Sampling, open_engine
 from processors.inference.remote import served
@@ -29,25 +29,16 @@ HELLO = [Line("system", "Eres la recepción de una clínica."), Line("user", "Ho
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """`transformers serve`, a server of models by others, with the model that ships."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = unused_port()
     command = [Path(sys.executable).with_name("transformers"), "serve", DEMO, "--port", str(port), "--device", "cpu"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}/v1"
-    until = time.monotonic() + 90
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/models", timeout=5).close()  # noqa: S310 - an address of our own
-            break
-        except OSError:
-            assert process.poll() is None, "transformers serve has ended"
-            assert time.monotonic() < until, "transformers serve does not come up"
-            time.sleep(0.2)
-    yield url
-    process.kill()
-    process.wait()
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        told = list(itertools.takewhile(lambda line: b"Uvicorn running" not in line, process.stdout))
+        assert process.poll() is None, b"".join(told).decode(errors="replace")
+        threading.Thread(target=process.stdout.read, daemon=True).start()  # so that it never waits to say something
+        yield f"http://127.0.0.1:{port}/v1"
+        process.kill()
 
 
 @asynccontextmanager

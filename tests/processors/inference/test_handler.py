@@ -149,7 +149,7 @@ def test_two_messages_of_one_second_keep_the_order_in_which_they_came() -> None:
 
 def test_a_conversation_is_continued_and_the_model_reads_it() -> None:
     engine = Scripted(["¿Para qué especialidad?", "¿Qué día?"])
-    here = Resources(engine=engine, system_prompt="Eres el asistente.")
+    here = Resources(engine=engine, rules=lambda: "Eres el asistente.")
     first = handled(message("Hola"), here=here)
     second = handled(message("Cardiología", number=2), here=here, **continued(first))
 

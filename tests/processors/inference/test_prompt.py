@@ -87,18 +87,18 @@ def test_a_prompt_file_that_has_changed_is_read_again(tmp_path: Path, caplog) ->
     file = tmp_path / "prompt.md"
     file.write_text("Eres la recepción.", encoding="utf-8")
     prompt = PromptFile(file, clock=itertools.count(step=2).__next__)
-    assert prompt.text == "Eres la recepción."
+    assert prompt.text() == "Eres la recepción."
     file.write_text("Eres la recepción de la clínica.", encoding="utf-8")
     # Not before it has been the same for two looks: it may just be being written
-    assert prompt.text == "Eres la recepción."
-    assert prompt.text == prompt.text == "Eres la recepción de la clínica."
+    assert prompt.text() == "Eres la recepción."
+    assert prompt.text() == prompt.text() == "Eres la recepción de la clínica."
     # What cannot be read leaves the last one in force, and is said once
     file.write_bytes(b"\xff\xfe\xfd")
     for _ in range(5):
-        assert prompt.text == "Eres la recepción de la clínica."
+        assert prompt.text() == "Eres la recepción de la clínica."
     assert caplog.text.count("prompt.unreadable") == 1
     file.unlink()
     for _ in range(3):
-        assert prompt.text == "Eres la recepción de la clínica."
+        assert prompt.text() == "Eres la recepción de la clínica."
     file.write_text("Otra vez.", encoding="utf-8")
-    assert [prompt.text for _ in range(3)][-1] == "Otra vez."
+    assert [prompt.text() for _ in range(3)][-1] == "Otra vez."

@@ -12,7 +12,6 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
-from processors.inference import remote
 from processors.inference.generation import Generated, Line, Refused, Request, Sampling, StepFailed, open_engine
 from processors.inference.remote import Remote, served
 from streams.errors import ConfigurationError, Retry
@@ -213,6 +212,16 @@ async def test_a_field_that_a_server_does_not_know_is_left_out_from_then_on() ->
         assert {each["temperature"] for each in server.asked} == {0.2}
 
 
+async def test_a_refusal_that_only_names_a_field_costs_the_others_nothing() -> None:
+    echoed = status(400, {"error": "invalid message", "input": "stop, seed"})
+    asked = Request(lines=ASKED.lines, stop=("x",))
+    async with Scripted(*[echoed] * 3).up() as server, engine_at(server.url) as engine:
+        with pytest.raises(Refused, match="invalid message"):
+            await engine.generate(asked)
+        await engine.generate(asked)
+        assert {"stop", "seed"} <= server.asked[-1].keys()
+
+
 async def test_a_prompt_that_is_too_long_loses_its_oldest_turns() -> None:
     async def short_of_memory(request: web.Request, body: Any) -> web.StreamResponse:
         if len(body["messages"]) > 2:
@@ -287,4 +296,3 @@ def test_the_servers_name_of_the_model_has_to_be_told() -> None:
         open_engine(Settings(model_url=("http://a/v1",)), Inference())
     opened = open_engine(Settings(model="qwen", model_url=("http://u:pass@a/v1", "http://b/v1")), Inference())
     assert opened.describe()["urls"] == ["http://a/v1", "http://b/v1"]
-    assert remote.named("https://key@host/v1") == "https://host/v1"
