@@ -17,6 +17,10 @@ from processors.inference.answers import plain
 from processors.inference.arrivals import Arrival
 from processors.inference.generation import Line, Refused, Request, Sampling
 from processors.inference.replies import Exchange, Source, Spoken, heard, typing
+from streams.errors import Retry
+
+TYPING = "typing"
+"""Progress of a turn: it has been said that it is being answered."""
 
 
 class Said(msgspec.Struct, kw_only=True):
@@ -52,12 +56,22 @@ async def respond(exchange: Exchange, within: list[Arrival]) -> Said:
     question = _alone(exchange, within) if answers else ""
     if answers and question and (known := await answers.find(exchange.turn.key, exchange.rules, question)):
         return Said(spoken=say(known, "cache", within, action), action=name)
-    if exchange.turn.ahead and "typing" in exchange.here.topology.egress.types:
-        await exchange.turn.ahead(typing(exchange, within))
-    text, source = await _generate(exchange, within)
+    try:
+        await _say_typing(exchange, within)
+        text, source = await _generate(exchange, within)
+    except Retry as again:
+        again.progress = TYPING
+        raise
     if answers and question and source == "model":
         await answers.keep(exchange.turn.key, exchange.rules, question, text)
     return Said(spoken=say(text, source, within, action), action=name, failed=source == "failure")
+
+
+async def _say_typing(exchange: Exchange, within: list[Arrival]) -> None:
+    """Once for a turn, however often it is tried while a model is away."""
+    turn = exchange.turn
+    if turn.ahead and turn.attempt == 1 and turn.progress != TYPING and "typing" in exchange.here.topology.egress.types:
+        await turn.ahead(typing(exchange, within))
 
 
 def _alone(exchange: Exchange, within: list[Arrival]) -> str:

@@ -555,3 +555,21 @@ def test_whoever_wants_to_know_is_told_that_a_reply_is_being_written(types: Any)
     assert asyncio.run(reply.handle(asked)) is not None
     told = [(output.stream, output.type, output.body.type, output.body.in_reply_to) for output in said]
     assert told == ([("outbound", "typing", "typing", ["msg_1", "msg_2"])] if "typing" in types else [])
+
+
+def test_while_a_model_is_away_it_is_said_once() -> None:
+    said: list[Any] = []
+
+    async def ahead(output: Any) -> None:
+        said.append(output)
+
+    engine = Scripted([Retry("away", counted=False), Retry("away", counted=False), "¡Hola!"])
+    here = Resources(engine=engine, topology=Topology(egress=Egress(types=("reply", "typing"))))
+    progress = ""
+    for _ in range(2):
+        again = turn(message(), here=here)
+        again.ahead, again.progress = ahead, progress
+        with pytest.raises(Retry) as away:
+            asyncio.run(reply.handle(again))
+        progress = away.value.progress or ""
+    assert len(said) == 1
