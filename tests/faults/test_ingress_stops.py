@@ -53,6 +53,8 @@ async def _refused(port: int) -> bool:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it stood in line at the very moment when the door was closed: the next is refused
+        return False
     writer.close()
     return False
 
