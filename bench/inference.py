@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ ABOUT = {
     "padded": "the same, in left-padded batches of 16, shortest first",
     "manager": "transformers' own continuous batching",
     "slots": "the engine of Cauce, 16 slots",
+    "int8": "the same with weights of eight bits",
 }
 SHAPES = ("qwen2.5-0.5b", "gpt2-medium", "small")
 Figures = dict[str, float]
@@ -129,9 +131,10 @@ def _measured(name: str, options: argparse.Namespace) -> Figures:
     torch.set_num_threads(options.threads)
     model = shaped(options.shape, options.dtype)
     asked = workload(options.requests, model.config.vocab_size)
-    run: Callable[[Any, Sequence[Asked], int], list[float]] = {
-        "one": _one, "padded": _padded, "manager": _manager, "slots": _slots,
-    }[name]  # fmt: skip
+    ways: dict[str, Callable[[Any, Sequence[Asked], int], list[float]]] = {
+        "one": _one, "padded": _padded, "manager": _manager, "slots": _slots, "int8": partial(_slots, int8=True),
+    }  # fmt: skip
+    run = ways[name]
     run(model, workload(2, model.config.vocab_size, seed=2), options.threads)  # nobody is measured while it warms up
     began = time.monotonic()
     latencies = sorted(run(model, asked, options.threads))
@@ -226,8 +229,9 @@ def _manager(model: Any, asked: Sequence[Asked], _threads: int) -> list[float]:
 
 
 @contextlib.asynccontextmanager
-async def _engine(model: Any, threads: int) -> AsyncIterator[Ask]:
+async def _engine(model: Any, threads: int, *, int8: bool = False) -> AsyncIterator[Ask]:
     """The engine of Cauce over this model; a prompt is its tokens' numbers in words."""
+    from processors.inference import machine
     from processors.inference.engine import Threaded
     from processors.inference.generation import Line, Request, Sampling
     from processors.inference.model import Model
@@ -239,7 +243,8 @@ async def _engine(model: Any, threads: int) -> AsyncIterator[Ask]:
         def decode(self, tokens: Sequence[int]) -> str:
             return " ".join(map(str, tokens))
 
-    runner = Numbers(model, _Tokenizer(), name="random", threads=threads, keep_bytes=1 << 30)
+    machine.hold_memory()  # as when a model is loaded
+    runner = Numbers(model, _Tokenizer(), name="random", threads=threads, keep_bytes=1 << 30, int8=int8)
     engine = Threaded(runner, slots=16)
 
     async def ask(each: Asked) -> list[int]:
@@ -256,9 +261,9 @@ async def _engine(model: Any, threads: int) -> AsyncIterator[Ask]:
         await engine.close()
 
 
-def _slots(model: Any, asked: Sequence[Asked], threads: int) -> list[float]:
+def _slots(model: Any, asked: Sequence[Asked], threads: int, *, int8: bool = False) -> list[float]:
     async def story() -> list[float]:
-        async with _engine(model, threads) as ask:
+        async with _engine(model, threads, int8=int8) as ask:
             began = time.monotonic()
 
             async def one(each: Asked) -> float:

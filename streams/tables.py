@@ -152,7 +152,7 @@ class Inference(Table):
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Torch threads; 0 = one fewer than the cores, at least one."""
     device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     chat_template: str | None = None
     """A Jinja template in place of the tokenizer's own."""
     answers: Seconds = Seconds(0)

@@ -29,11 +29,12 @@ FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in
 FLOOR["streams"] = 0
 FLOOR["ingress.__main__"] = FLOOR["ingress.workers"] = 4
 
+_COMPUTES = " ".join(f"processors/inference/{name}.py" for name in ("model", "rows", "attention", "linear", "drawing"))
 ONLY_IN = {
     "starlette": "ingress/",
     "uvicorn": "ingress/",
-    "torch": "processors/inference/model.py processors/inference/rows.py processors/inference/demo/",
-    "transformers": "processors/inference/model.py processors/inference/rows.py processors/inference/demo/",
+    "torch": f"{_COMPUTES} processors/inference/demo/",
+    "transformers": f"{_COMPUTES} processors/inference/demo/",
     "tokenizers": "processors/inference/model.py processors/inference/demo/",
     "redis": "streams/connection.py streams/routes.py",
     "redis.exceptions": "streams/",

@@ -18,10 +18,11 @@ import queue
 import threading
 import time
 from collections.abc import Sequence as Series
+from functools import partial
 from typing import Any, Protocol
 
 from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed, until
-from processors.inference.scheduler import Finish, Move, Scheduler, Sequence
+from processors.inference.scheduler import Finish, Move, Piece, Scheduler, Sequence
 from streams import log as logs
 from streams.errors import CauceError, Retry
 
@@ -62,16 +63,21 @@ class Runner(Protocol):
         """Put into a row what is still known of the prompt's beginning; how many tokens that are."""
         ...
 
-    def prefill(self, row: int, sequence: Sequence, end: int) -> int | None:
-        """Read the prompt from `sequence.read` up to `end` into a row; where that is its end, the first token."""
-        ...
-
     def keep(self, row: int, sequence: Sequence) -> None:
         """It leaves: what the row holds may serve the beginning of another prompt."""
         ...
 
-    def step(self, first_row: int, sequences: Series[Sequence]) -> list[int]:
-        """The next token of each, for the rows from `first_row` on.  May be repeated after a failure."""
+    def step(
+        self, first_row: int, sequences: Series[Sequence], piece: Piece | None = None
+    ) -> tuple[list[int], int | None]:
+        """
+        The next token of each, for the rows from `first_row` on, and a piece of a prompt read beside them.
+
+        May be repeated after a failure.
+
+        Returns:
+            their tokens, and where the piece ends its prompt the first token after it.
+        """
         ...
 
     def move(self, move: Move) -> None: ...
@@ -250,49 +256,59 @@ class Threaded:
             self._leave(job)
 
     def _step(self) -> None:
-        if (sequence := self._scheduler.admit()) is not None:
-            self._read(sequence)
-        if running := list(self._scheduler.running):
-            try:
-                tokens = self._runner.step(0, running)
-            except Exception as error:
-                log.warning("engine.step_failed", requests=len(running), why=type(error).__name__)
-                self._one_by_one(running)
-                return
-            self._failures = 0
-            for sequence, token in zip(running, tokens, strict=True):
-                self._accept(sequence, token)
-
-    def _read(self, sequence: Sequence) -> None:
-        row = len(self._scheduler.running)
+        piece, running = self._piece(), list(self._scheduler.running)
+        if not (piece or running):
+            return
         try:
-            if not sequence.read:
-                sequence.read = sequence.recalled = self._runner.recall(row, sequence)
-            end = min(len(sequence.prompt), sequence.read + PIECE)
-            token = self._runner.prefill(row, sequence, end)
+            tokens, first = self._runner.step(0, running, piece)
         except Exception as error:
-            self._failed(sequence, error)
-            self._count_failure(error)
+            log.warning("engine.step_failed", requests=len(running) + bool(piece), why=type(error).__name__)
+            self._one_by_one(running, piece)
             return
         self._failures = 0
-        sequence.read = end
-        if token is not None:
-            self._scheduler.begin()
+        for sequence, token in zip(running, tokens, strict=True):
             self._accept(sequence, token)
+        if piece:
+            self._read(piece, first)
 
-    def _one_by_one(self, running: list[Sequence]) -> None:
-        """A step that failed for all is repeated for each, so that only the guilty goes."""
-        results: list[tuple[Sequence, int | Exception]] = []
-        for row, sequence in enumerate(running):
+    def _piece(self) -> Piece | None:
+        """What is read of a prompt in this step."""
+        if (sequence := self._scheduler.admit()) is None:
+            return None
+        row = len(self._scheduler.running)
+        if not sequence.read:
             try:
-                results.append((sequence, self._runner.step(row, [sequence])[0]))
+                sequence.read = sequence.recalled = self._runner.recall(row, sequence)
+            except Exception as error:
+                self._failed(sequence, error)
+                self._count_failure(error)
+                return None
+        return Piece(row, sequence, min(len(sequence.prompt), sequence.read + PIECE))
+
+    def _read(self, piece: Piece, first: int | None) -> None:
+        piece.sequence.read = piece.end
+        if first is not None:
+            self._scheduler.begin()
+            self._accept(piece.sequence, first)
+
+    def _one_by_one(self, running: list[Sequence], piece: Piece | None) -> None:
+        """A step that failed for all is repeated for each, so that only the guilty goes."""
+        steps = [(sequence, partial(self._runner.step, row, [sequence])) for row, sequence in enumerate(running)]
+        if piece:
+            steps.append((piece.sequence, partial(self._runner.step, 0, [], piece)))
+        results: list[tuple[Sequence, tuple[list[int], int | None] | Exception]] = []
+        for sequence, step in steps:
+            try:
+                results.append((sequence, step()))
             except Exception as error:
                 results.append((sequence, error))
         for sequence, result in results:
             if isinstance(result, Exception):
                 self._failed(sequence, result)
-            else:
-                self._accept(sequence, result)
+            elif result[0]:
+                self._accept(sequence, result[0][0])
+            elif piece:
+                self._read(piece, result[1])
         errors = [result for _, result in results if isinstance(result, Exception)]
         if len(errors) == len(results):
             self._count_failure(errors[0])

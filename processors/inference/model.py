@@ -1,5 +1,5 @@
 """
-The model itself: loading, and the arithmetic of a step.  With rows.py the only file that knows torch.
+The model itself: loading, and the arithmetic of a step.
 
 Each running sequence has a row of a key/value memory of our own (rows.py), behind a stock transformers model.  Which
 sequences run is scheduler.py's to say; when, engine.py's.  What a row held is kept when its sequence leaves (kept.py):
@@ -9,23 +9,24 @@ the next turn of a conversation, or the next prompt with the same system lines, 
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Sequence as Series
 from typing import Any
 
-import msgspec
 import torch
 import transformers
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 from processors.inference import machine, weights
+from processors.inference.attention import NAME, WINDOW, Packed, mask_of
+from processors.inference.drawing import choose_all, drawing_of
 from processors.inference.encoding import Encoding
-from processors.inference.generation import Drawing, Line, Refused
+from processors.inference.generation import Line, Refused
 from processors.inference.kept import BLOCK, Kept
+from processors.inference.linear import straighten, to_int8
 from processors.inference.prompt import fit
-from processors.inference.rows import Layer, Saved, Window
-from processors.inference.scheduler import Move, Sequence
+from processors.inference.rows import Layer, Saved, Span, Window
+from processors.inference.scheduler import Move, Piece, Sequence
 from streams.errors import ConfigurationError
 from streams.settings import Settings
 from streams.tables import Inference
@@ -38,6 +39,9 @@ _LARGE = 100_000_000
 
 _SMALL = 10_000_000
 """Parameters up to which one thread is enough."""
+
+INT8 = "int8"
+"""Eight bits for the weights alone; everything else as `auto` has it."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -54,13 +58,14 @@ class Model:
         threads: int = 0,
         template: str | None = None,
         keep_bytes: int = 0,
+        int8: bool = False,
     ) -> None:
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._name = name
         self._encoding = Encoding(tokenizer, template)
         takes = inspect.signature(model.forward).parameters
-        self._keeps_last = "logits_to_keep" in takes
+        self._keeps_some = "logits_to_keep" in takes
         # Its name since transformers 5.24; the older one warns there, and is the only one before.
         self._cache_name = "cache" if "cache" in takes else "past_key_values"
         self._vocabulary = int(model.get_input_embeddings().num_embeddings)
@@ -70,11 +75,21 @@ class Model:
         self._kept = Kept[Saved](keep_bytes)
         self.context_length = _context_length(model.config.get_text_config())
         self.stops = self._encoding.stops() | _eos(model)
-        self.drawing = _drawing(model.generation_config)
+        self.drawing = drawing_of(model.generation_config)
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
         # A core is left to the rest; a small model loses more by waiting for its threads than they compute.
         self._threads = threads or (1 if self._parameters < _SMALL else max(1, machine.cores() - 1))
-        _flatten_head(model)
+        if int8:
+            to_int8(model)
+        straighten(model)
+        self._weights = "int8" if int8 else str(model.dtype).removeprefix("torch.")
+        self._stock = model.config._attn_implementation
+        self._packs = self._attend_with(NAME)
+
+    def _attend_with(self, name: str) -> bool:
+        """Whether the model lets its attention be chosen."""
+        self._model.set_attn_implementation(name)
+        return self._model.config._attn_implementation == name  # type: ignore[no-any-return]
 
     def start(self) -> None:
         torch.set_num_threads(self._threads)
@@ -106,22 +121,6 @@ class Model:
         return tokens
 
     @torch.inference_mode()
-    def prefill(self, row: int, sequence: Sequence, end: int) -> int | None:
-        window, begin = self._window, sequence.read
-        window.first, window.rows, window.positions, window.begin, window.width = row, 1, None, begin, end
-        device = self._model.device
-        ids = torch.tensor([sequence.prompt[begin:end]], device=device)
-        positions = torch.arange(begin, end, device=device)
-        mask = None
-        if begin:  # (1, 1, tokens, width): each sees itself and what is before it
-            beyond = torch.arange(end, device=device)[None] > positions[:, None]
-            mask = self._mask(beyond)[None, None]
-        if end < len(sequence.prompt):
-            self._forward(self._model.base_model, ids, positions[None], mask)
-            return None
-        return self._choose(self._logits(ids, positions[None], mask), [sequence])[0]
-
-    @torch.inference_mode()
     def keep(self, row: int, sequence: Sequence) -> None:
         whole = sequence.read == len(sequence.prompt)
         # The newest token has been drawn, and not been read yet.
@@ -132,42 +131,51 @@ class Model:
         self._kept.keep(tokens, saved, sum(states.nbytes for pair in saved for states in pair))
 
     @torch.inference_mode()
-    def step(self, first_row: int, sequences: Series[Sequence]) -> list[int]:
-        return self._choose(self._step(first_row, sequences), sequences)
+    def step(
+        self, first_row: int, sequences: Series[Sequence], piece: Piece | None = None
+    ) -> tuple[list[int], int | None]:
+        logits = self._pass(first_row, sequences, piece)
+        chosen = [*sequences, piece.sequence] if piece and piece.whole else list(sequences)
+        tokens = choose_all(logits, chosen) if logits is not None else []
+        return tokens[: len(sequences)], tokens[-1] if len(chosen) > len(sequences) else None
 
-    def _step(self, first_row: int, sequences: Series[Sequence]) -> Tensor:
-        """Logits for the newest token of each sequence, (rows, vocabulary)."""
-        window, device = self._window, self._model.device
-        at = [sequence.length - 1 for sequence in sequences]
-        window.first, window.rows, window.width = first_row, len(sequences), max(at) + 1
-        window.positions = torch.tensor(at, device=device)
-        ids = torch.tensor([[sequence.generated[-1]] for sequence in sequences], device=device)
-        # (rows, 1, 1, width): what lies beyond a row's own end is another sequence's, or nothing.
-        beyond = torch.arange(window.width, device=device)[None] > window.positions[:, None]
-        return self._logits(ids, window.positions[:, None], self._mask(beyond)[:, None, None])
+    def _pass(self, first_row: int, sequences: Series[Sequence], piece: Piece | None) -> Tensor | None:
+        """
+        One forward pass over the newest token of each sequence and a piece of a prompt.
 
-    def _mask(self, beyond: Tensor) -> Tensor:
-        """What is added to the scores: nothing, or so little that it counts for nothing."""
-        mask = torch.zeros(beyond.shape, dtype=self._model.dtype, device=beyond.device)
-        return mask.masked_fill_(beyond, torch.finfo(mask.dtype).min)
+        Returns:
+            logits of each sequence, and of the piece where it ends its prompt, (rows, vocabulary); None without any.
+        """
+        ids = [sequence.generated[-1] for sequence in sequences]
+        ends = [sequence.length for sequence in sequences]
+        spans = [Span(row, end - 1, end) for row, end in enumerate(ends, first_row)]
+        if piece:
+            ids += piece.sequence.prompt[piece.sequence.read : piece.end]
+            spans.append(Span(piece.row, piece.sequence.read, piece.end))
+        last = [*range(len(sequences)), len(ids) - 1] if piece and piece.whole else list(range(len(sequences)))
+        window, device, dtype = self._window, self._model.device, self._model.dtype
+        window.open(spans, device)
+        window.packed = Packed.of(spans, dtype, device) if self._packs else None
+        mask = None if self._packs else mask_of(spans, dtype, device)
+        told = WINDOW.set(window)
+        try:
+            return self._forward(torch.tensor([ids], device=device), window.positions[None], mask, last)
+        finally:
+            WINDOW.reset(told)
 
-    def _logits(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
-        """Of each row's last token, (rows, vocabulary), float32."""
-        more = {"logits_to_keep": 1} if self._keeps_last else {}
-        logits: Tensor = self._forward(self._model, ids, positions, mask, **more).logits[:, -1].float()
-        return logits
-
-    def _forward(self, model: Any, ids: Tensor, positions: Tensor, mask: Tensor | None, **more: Any) -> Any:
-        more[self._cache_name] = self._cache
-        return model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=True, **more)
-
-    def _choose(self, logits: Tensor, sequences: Series[Sequence]) -> list[int]:
-        if not torch.isfinite(logits.amax(dim=-1)).all():
-            raise ArithmeticError("the model's logits are not finite")
-        if all(_greedy(sequence.drawing) for sequence in sequences):
-            best: list[int] = logits.argmax(dim=-1).tolist()
-            return best
-        return [choose(row, sequence) for row, sequence in zip(logits, sequences, strict=True)]
+    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None, last: list[int]) -> Tensor | None:
+        """Logits of the tokens at `last`, float32 (len(last), vocabulary)."""
+        how: dict[str, Any] = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "use_cache": True}
+        how[self._cache_name] = self._cache
+        if not last:
+            self._model.base_model(**how)
+            return None
+        kept = torch.tensor(last, device=ids.device)
+        if self._keeps_some:
+            logits: Tensor = self._model(**how, logits_to_keep=kept).logits[0]
+        else:
+            logits = self._model(**how).logits[0, kept]
+        return logits.float()
 
     @torch.inference_mode()
     def move(self, move: Move) -> None:
@@ -178,7 +186,7 @@ class Model:
         return {
             "name": self._name,
             "engine": "slots",
-            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "dtype": self._weights,
             "device": str(self._model.device),
             "parameters": self._parameters,
             "context_length": self.context_length,
@@ -193,59 +201,38 @@ class Model:
         Raises:
             ConfigurationError: they differ; the architecture keeps more than keys and values, or ignores positions.
         """
+        for again in (False, True):
+            try:
+                self._compare()
+                return
+            except (ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+                if self._packs and not again:  # its attention is one of its own
+                    self._packs = not self._attend_with(self._stock)
+                    continue
+                kind = type(self._model).__name__
+                raise ConfigurationError(
+                    f"environment: MODEL = {self._name!r}: {kind} does not work with the slot engine "
+                    f"({weights.first_line(error)}); choose a decoder with plain attention, "
+                    "such as Qwen, Llama or GPT-2"
+                ) from error
+
+    def _compare(self) -> None:
         chosen = [number % self._vocabulary for number in (11, 7, 23, 5, 13, 3)]
         rows = [Sequence(number=0, prompt=chosen[:count], max_tokens=8, stops=frozenset()) for count in (5, 2)]
-        try:
-            for row, sequence in enumerate(rows):
-                for end in sorted({3, len(sequence.prompt)} if row == 0 else {len(sequence.prompt)}):
-                    self.prefill(row, sequence, end)
-                    sequence.read = end
-                sequence.generated = [chosen[-1]]
-            ours = self._step(0, rows)
-            for sequence, logits in zip(rows, ours, strict=True):
-                ids = torch.tensor([[*sequence.prompt, chosen[-1]]], device=self._model.device)
-                stock = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
-                if torch.cosine_similarity(logits, stock, dim=0) < 0.99:
-                    raise ValueError("its logits differ")
-        except (ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
-            kind = type(self._model).__name__
-            raise ConfigurationError(
-                f"environment: MODEL = {self._name!r}: {kind} does not work with the slot engine "
-                f"({weights.first_line(error)}); choose a decoder with plain attention, such as Qwen, Llama or GPT-2"
-            ) from error
-
-
-def _greedy(how: Drawing) -> bool:
-    return how.temperature == 0 and how.repetition_penalty == 1
-
-
-def choose(logits: Tensor, sequence: Sequence) -> int:
-    """
-    The next token of one sequence: penalty, temperature, top-k, top-p, in the order in which `generate` applies them.
-
-    Drawn from the seed and the place alone, so that neither batchmates nor a repeat of the step change it.
-
-    Args:
-        logits: float32 (vocabulary,)
-    """
-    how = sequence.drawing
-    if how.repetition_penalty != 1:
-        seen = torch.tensor(sorted({*sequence.prompt, *sequence.generated}), device=logits.device)
-        score = logits[seen]
-        logits = logits.clone()
-        logits[seen] = torch.where(score < 0, score * how.repetition_penalty, score / how.repetition_penalty)
-    if how.temperature == 0:
-        return int(logits.argmax())
-    count = min(how.top_k or logits.numel(), logits.numel())
-    scores, tokens = (logits / how.temperature).topk(count)
-    chances = scores.softmax(dim=-1).cpu()
-    if how.top_p < 1:
-        # Those before whom less than top_p has been given out; the likeliest always stays.
-        before = chances.cumsum(dim=-1) - chances
-        chances = chances[before < how.top_p] if how.top_p > 0 else chances[:1]
-    sums = chances.double().cumsum(dim=-1)
-    draw = random.Random(f"{how.seed}:{len(sequence.generated)}").random() * float(sums[-1])  # noqa: S311 - no secret
-    return int(tokens[min(int(torch.searchsorted(sums, draw, right=True)), len(sums) - 1)])
+        running: list[Sequence] = []
+        for row, ends in enumerate(((3, 5), (2,))):
+            for end in ends:
+                self._pass(0, running, Piece(row, rows[row], end))
+                rows[row].read = end
+            rows[row].generated = [chosen[-1]]
+            running.append(rows[row])
+        ours = self._pass(0, rows, None)
+        assert ours is not None  # noqa: S101 - there are two
+        for sequence, logits in zip(rows, ours, strict=True):
+            ids = torch.tensor([[*sequence.prompt, chosen[-1]]], device=self._model.device)
+            stock = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
+            if torch.cosine_similarity(logits, stock, dim=0) < 0.99:
+                raise ValueError("its logits differ")
 
 
 def load(settings: Settings, inference: Inference) -> Model:
@@ -258,6 +245,7 @@ def load(settings: Settings, inference: Inference) -> Model:
     Raises:
         ConfigurationError: it is not there, not readable, or not a model that the engine can run.
     """
+    machine.hold_memory()
     place = weights.find(settings)
     device = _device(inference.device)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call] # a library without annotations
@@ -275,6 +263,7 @@ def load(settings: Settings, inference: Inference) -> Model:
         threads=inference.threads,
         template=inference.chat_template,
         keep_bytes=_quarter_of_free(device) if inference.keep_mb is None else inference.keep_mb << 20,
+        int8=inference.dtype == INT8,
     )
     loaded.start()
     loaded.verify()
@@ -305,8 +294,8 @@ def _dtype(name: str, model: Any, device: torch.device) -> torch.dtype:
     """`auto`: the checkpoint's on a GPU; on a CPU float32, or bfloat16 for a large model where the CPU has it."""
     if name in _DTYPES:
         return _DTYPES[name]
-    if name != "auto":
-        raise ConfigurationError(f"streams.toml: inference.dtype = {name!r}; write auto, {', '.join(_DTYPES)}")
+    if name not in ("auto", INT8):
+        raise ConfigurationError(f"streams.toml: inference.dtype = {name!r}; write auto, int8, {', '.join(_DTYPES)}")
     stored: torch.dtype = model.dtype
     if device.type != "cpu":
         return stored
@@ -330,36 +319,6 @@ def _context_length(config: Any) -> int:
     return min([MAX_CONTEXT, *(length for length in lengths if isinstance(length, int) and length > 0)])
 
 
-_CHAT = Drawing(temperature=0.7, top_p=0.9, top_k=50, repetition_penalty=1.1)
-"""For a model whose author says nothing: neither monotonous nor wild."""
-
-
-def _drawing(config: Any) -> Drawing:
-    """What the model's generation_config.json says; a model that is meant to be greedy is."""
-    if config.do_sample is False:
-        return Drawing(repetition_penalty=config.repetition_penalty or 1.0)
-    said = {name: getattr(config, name, None) for name in ("temperature", "top_p", "top_k", "repetition_penalty")}
-    return msgspec.structs.replace(_CHAT, **{name: value for name, value in said.items() if value is not None})
-
-
 def _eos(model: Any) -> frozenset[int]:
     ends = getattr(model.generation_config, "eos_token_id", None)
     return frozenset([ends] if isinstance(ends, int) else ends or [])
-
-
-def _flatten_head(model: Any) -> None:
-    """
-    Give the output layer two dimensions instead of three.
-
-    The slice (rows, 1, hidden) of the last tokens cannot be folded, so torch multiplies it as a batch and copies the
-    whole vocabulary matrix at every step.
-    """
-    head = model.get_output_embeddings()
-    if not isinstance(head, torch.nn.Linear):
-        return
-    forward = head.forward
-
-    def flat(hidden: Tensor) -> Tensor:
-        return forward(hidden.reshape(-1, hidden.shape[-1])).reshape(*hidden.shape[:-1], -1)
-
-    head.forward = flat  # type: ignore[method-assign, assignment] # its parameter has another name

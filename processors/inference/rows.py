@@ -1,13 +1,17 @@
 """
 The memory of the running batch: keys and values, a row for each sequence, behind a stock transformers model.
 
-The model's layers write and read through `Layer`.  Memory grows by doubling, so that no step copies it.  With model.py
-the only file that knows torch.
+A forward pass reads spans of rows, packed one after the other into one line of tokens: a new token of each sequence
+that runs, and a piece of the prompt of one that does not yet.  The model's layers write through `Layer`; attention.py
+reads.
+Knows torch, as do the files beside it that compute.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import mmap
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,17 +23,34 @@ Saved = list[tuple[Tensor, Tensor]]
 """Keys and values of one row, of each layer; both (heads, tokens, size)."""
 
 
+class Span(NamedTuple):
+    """Tokens of one row, from `begin` to before `end`."""
+
+    row: int
+    begin: int
+    end: int
+
+
 class Window:
-    """Where the forward pass in work writes and reads: rows, and the place in each."""
+    """What the forward pass in work reads, and where it stands."""
 
     def __init__(self) -> None:
-        self.first = 0
-        self.rows = 0
-        self.positions: Tensor | None = None
-        """int64 (rows,): where each row's new token goes; None while a piece of a prompt is read, from `begin` on."""
-        self.begin = 0
-        self.width = 0
-        """Tokens of the longest row, the new ones with it."""
+        self.spans: list[Span] = []
+        self.rows = torch.empty(0, dtype=torch.int64)
+        """(tokens,): where each token's keys and values go."""
+        self.positions = torch.empty(0, dtype=torch.int64)
+        """(tokens,): at which place in its row."""
+        self.layer: Layer | None = None
+        """The layer that wrote last: its attention is next."""
+        self.packed: Any = None
+        """How attention.py goes about these spans."""
+
+    def open(self, spans: Sequence[Span], device: torch.device) -> None:
+        self.spans = list(spans)
+        rows = [span.row for span in spans for _ in range(span.begin, span.end)]
+        places = [place for span in spans for place in range(span.begin, span.end)]
+        self.rows, self.positions = torch.tensor([rows, places], device=device)
+        self.layer = None
 
 
 class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call] # transformers annotates only part of itself
@@ -44,69 +65,67 @@ class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call] # transformers an
         super().__init__()  # type: ignore[no-untyped-call]
         self._window = window
 
-    _k: Tensor
-    _v: Tensor
+    keys: Tensor
+    values: Tensor
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self._k, self._v = self._empty(key_states, 1, 64), self._empty(value_states, 1, 64)
+        self.keys, self.values = _zeros(key_states, 1, 64), _zeros(value_states, 1, 64)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        """
+        Write the new tokens' states, both (1, heads, tokens, size).
+
+        Returns:
+            what the tokens of this pass look at: of each span all of its row up to its end, one after the other.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         window = self._window
-        self._reserve(window.first + window.rows, window.width)
-        end = window.first + window.rows
-        if window.positions is None:
-            for memory, states in ((self._k, key_states), (self._v, value_states)):
-                memory[window.first, :, window.begin : window.width] = states[0]
-                if window.begin == 0:
-                    memory[window.first, :, window.width :] = 0
-            if window.begin == 0:
-                return key_states, value_states
-        else:
-            rows = torch.arange(window.first, end, device=key_states.device)
-            self._k[rows, :, window.positions] = key_states[:, :, 0]
-            self._v[rows, :, window.positions] = value_states[:, :, 0]
-        return self._k[window.first : end, :, : window.width], self._v[window.first : end, :, : window.width]
+        self._reserve(1 + max(span.row for span in window.spans), max(span.end for span in window.spans))
+        for memory, states in ((self.keys, key_states), (self.values, value_states)):
+            memory[window.rows, :, window.positions] = states[0].transpose(0, 1)
+            for span in window.spans:
+                if span.begin == 0:
+                    memory[span.row, :, span.end :] = 0
+        window.layer = self
+        if window.packed is not None:
+            return key_states, value_states  # attention.py reads the rows where they lie
+        return self._looked_at(self.keys), self._looked_at(self.values)
+
+    def _looked_at(self, memory: Tensor) -> Tensor:
+        return torch.cat([memory[span.row, :, : span.end] for span in self._window.spans], dim=1)[None]
 
     def move(self, move: Move) -> None:
         if self.is_initialized:
             self._reserve(max(move) + 1, 1)
-            self._k[move.target] = self._k[move.source]
-            self._v[move.target] = self._v[move.source]
+            self.keys[move.target] = self.keys[move.source]
+            self.values[move.target] = self.values[move.source]
 
     def save(self, row: int, tokens: int) -> tuple[Tensor, Tensor]:
         """A copy of what a row holds of its first tokens."""
-        return self._k[row, :, :tokens].clone(), self._v[row, :, :tokens].clone()
+        return self.keys[row, :, :tokens].clone(), self.values[row, :, :tokens].clone()
 
     def restore(self, row: int, tokens: int, saved: tuple[Tensor, Tensor]) -> None:
         """The first tokens of what was saved, into a row that holds nothing."""
         self._reserve(row + 1, tokens)
-        for memory, states in zip((self._k, self._v), saved, strict=True):
+        for memory, states in zip((self.keys, self.values), saved, strict=True):
             memory[row, :, :tokens] = states[:, :tokens]
             memory[row, :, tokens:] = 0
 
     def _reserve(self, rows: int, width: int) -> None:
-        has_rows, has_width = self._k.shape[0], self._k.shape[2]
+        """Memory grows by doubling, so that no step copies it."""
+        has_rows, has_width = self.keys.shape[0], self.keys.shape[2]
         if rows <= has_rows and width <= has_width:
             return
         while has_rows < rows:
             has_rows *= 2
         while has_width < width:
             has_width *= 2
-        self._k = self._grown(self._k, has_rows, has_width)
-        self._v = self._grown(self._v, has_rows, has_width)
+        self.keys = _grown(self.keys, has_rows, has_width)
+        self.values = _grown(self.values, has_rows, has_width)
 
-    def _grown(self, old: Tensor, rows: int, width: int) -> Tensor:
-        new = self._empty(old, rows, width)
-        new[: old.shape[0], :, : old.shape[2]] = old
-        return new
-
-    def _empty(self, like: Tensor, rows: int, width: int) -> Tensor:
-        return like.new_zeros((rows, like.shape[1], width, like.shape[3]))
-
-    # The model asks these for its mask where it reads a whole prompt; else the mask is brought along.
+    # A model asks these for the mask that it would make; it is brought along, or attention.py needs none.
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0
 
@@ -115,3 +134,19 @@ class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call] # transformers an
 
     def get_max_length(self) -> int:
         return -1
+
+
+def _grown(old: Tensor, rows: int, width: int) -> Tensor:
+    new = _zeros(old, rows, width)
+    new[: old.shape[0], :, : old.shape[2]] = old
+    return new
+
+
+def _zeros(like: Tensor, rows: int, width: int) -> Tensor:
+    """Memory of one layer, of which a CPU has only those pages that have been written to."""
+    shape = (rows, like.shape[1], width, like.shape[3])
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    count = rows * like.shape[1] * width * like.shape[3]
+    pages = mmap.mmap(-1, count * like.element_size())
+    return torch.frombuffer(pages, dtype=like.dtype, count=count).view(shape)

@@ -9,6 +9,7 @@ a time has its prompt read, piece by piece, in the row behind the running ones.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence as Series
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -43,6 +44,49 @@ class Move(NamedTuple):
 
     source: int
     target: int
+
+
+class Piece(NamedTuple):
+    """Of whose prompt is read next, in which row, and up to where."""
+
+    row: int
+    sequence: Sequence
+    end: int
+
+    @property
+    def whole(self) -> bool:
+        """The prompt ends with it."""
+        return self.end == len(self.sequence.prompt)
+
+
+APART = 256
+"""Tokens that may be computed for nothing before rows of different lengths are rather computed apart."""
+
+
+def runs(lengths: Series[int]) -> list[tuple[int, int]]:
+    """
+    Neighbouring rows that are computed together, each run as if all its rows were as long as its longest.
+
+    The cheapest way to cut them, where a token costs one and a run `APART`: so a long one does not tax the short.
+
+    Returns:
+        for each run its first row, and the one after its last.
+    """
+    best: list[tuple[int, int]] = [(0, 0)]  # up to each row: what it costs, and where the last run begins
+    for end in range(1, len(lengths) + 1):
+        longest, found = 0, (-1, 0)
+        for first in range(end - 1, -1, -1):
+            longest = max(longest, lengths[first])
+            cost = best[first][0] + longest * (end - first) + APART
+            if found[0] < 0 or cost < found[0]:
+                found = cost, first
+        best.append(found)
+    cut: list[tuple[int, int]] = []
+    end = len(lengths)
+    while end:
+        cut.append((best[end][1], end))
+        end = best[end][1]
+    return cut[::-1]
 
 
 class Scheduler:

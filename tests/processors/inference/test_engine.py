@@ -11,7 +11,7 @@ import pytest
 
 from processors.inference.engine import Died, Threaded
 from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed
-from processors.inference.scheduler import Move, Sequence
+from processors.inference.scheduler import Move, Piece, Sequence
 from streams.errors import Retry
 
 STOP = 0
@@ -33,6 +33,8 @@ class Counting:
         self.stepped = threading.Event()
         self.guilty: set[int] = set()
         """Prompts that make a step fail."""
+        self.unreadable: set[int] = set()
+        """Prompts that make a step fail while they are read."""
         self.broken: BaseException | None = None
         self.pieces: list[tuple[int, int]] = []
         """Of prompts, as they were read."""
@@ -56,23 +58,28 @@ class Counting:
         self.rows[row] = sequence.number
         return 0
 
-    def prefill(self, row: int, sequence: Sequence, end: int) -> int | None:
-        assert self.rows[row] == sequence.number
-        assert sequence.read < end
-        self.pieces.append((sequence.read, end))
-        return self._next(sequence) if end == len(sequence.prompt) else None
-
     def keep(self, row: int, sequence: Sequence) -> None:
         assert self.rows[row] == sequence.number
         self.left.append(sequence.number)
 
-    def step(self, first_row: int, sequences: Series[Sequence]) -> list[int]:
-        self.stepped.set()
-        self.gate.wait(10)
+    def step(
+        self, first_row: int, sequences: Series[Sequence], piece: Piece | None = None
+    ) -> tuple[list[int], int | None]:
+        if sequences:
+            self.stepped.set()
+            self.gate.wait(10)
         self.most = max(self.most, len(sequences))
         for row, sequence in enumerate(sequences, first_row):
             assert self.rows[row] == sequence.number
-        return [self._next(sequence) for sequence in sequences]
+        return [self._next(sequence) for sequence in sequences], self._read(piece) if piece else None
+
+    def _read(self, piece: Piece) -> int | None:
+        assert self.rows[piece.row] == piece.sequence.number
+        assert piece.sequence.read < piece.end
+        self.pieces.append((piece.sequence.read, piece.end))
+        if piece.sequence.prompt[0] in self.unreadable:
+            raise RuntimeError("a step failed")
+        return self._next(piece.sequence) if piece.whole else None
 
     def _next(self, sequence: Sequence) -> int:
         if self.broken is not None:
@@ -170,6 +177,21 @@ async def test_a_bad_request_harms_only_itself(counting: Counting, bad: str) -> 
         )
         assert isinstance(results[1], Refused)
         assert [each.text for each in results if isinstance(each, Generated)] == [counted(20), counted(30)]
+    finally:
+        await engine.close()
+
+
+async def test_a_prompt_that_cannot_be_read_fails_alone(counting: Counting) -> None:
+    # It is read beside those who run, in one pass that fails for all
+    counting.unreadable = {40}
+    engine = Threaded(counting, slots=4)
+    try:
+        results = await asyncio.gather(
+            *(engine.generate(asked(number)) for number in (20, 40, 30, 50)), return_exceptions=True
+        )
+        assert isinstance(results[1], StepFailed)
+        assert [each.text for each in results if isinstance(each, Generated)] == [counted(n) for n in (20, 30, 50)]
+        assert engine.ready()
     finally:
         await engine.close()
 

@@ -13,7 +13,7 @@ import pytest
 
 from processors.inference.engine import Threaded
 from processors.inference.generation import Drawing, Generated, Line, Refused, Request, Sampling, open_engine
-from processors.inference.scheduler import Scheduler, Sequence
+from processors.inference.scheduler import Piece, Scheduler, Sequence
 from streams.errors import ConfigurationError
 from streams.settings import Settings
 from streams.tables import Inference
@@ -26,7 +26,10 @@ KINDS = ["gpt2", "llama", "qwen2", "mistral", "gemma2"]
 def runner(tiny: Any, kind: str, **how: Any) -> Any:
     from processors.inference.model import Model
 
-    return Model(tiny.causal(kind), tiny.byte_level(), name=kind, **how)
+    made = Model(tiny.causal(kind), tiny.byte_level(), name=kind, **how)
+    if kind in KINDS:
+        made.verify()  # as when it is loaded, which also finds out how its attention is computed
+    return made
 
 
 def prompts(count: int, longest: int = 30) -> list[list[int]]:
@@ -44,25 +47,27 @@ def generated_by_transformers(model: Any, prompt: list[int], tokens: int, **how:
     return [int(token) for token in out[0, len(prompt) :]]
 
 
-def generated_by_slots(runner: Any, sequences: list[Sequence], slots: int, piece: int = 256) -> None:
+def generated_by_slots(runner: Any, sequences: list[Sequence], slots: int, length: int = 256) -> None:
     """Everything joins and leaves as in the engine, without its thread."""
     scheduler = Scheduler(slots)
     for sequence in sequences:
         scheduler.add(sequence)
     while scheduler.busy:
+        piece = None
         if (new := scheduler.admit()) is not None:
             row = len(scheduler.running)
             if not new.read:
                 new.read = new.recalled = runner.recall(row, new)
-            end = min(len(new.prompt), new.read + piece)
-            token = runner.prefill(row, new, end)
-            new.read = end
-            if token is not None:
-                scheduler.begin()
-                accepted(runner, scheduler, new, token)
+            piece = Piece(row, new, min(len(new.prompt), new.read + length))
         running = list(scheduler.running)
-        for each, token in zip(running, runner.step(0, running) if running else [], strict=True):
+        tokens, first = runner.step(0, running, piece)
+        for each, token in zip(running, tokens, strict=True):
             accepted(runner, scheduler, each, token)
+        if piece:
+            piece.sequence.read = piece.end
+        if piece and first is not None:
+            scheduler.begin()
+            accepted(runner, scheduler, piece.sequence, first)
 
 
 def accepted(runner: Any, scheduler: Scheduler, sequence: Sequence, token: int) -> None:
@@ -102,7 +107,7 @@ def test_greedy_output_is_that_of_generate_token_for_token(tiny: Any, kind: str,
 def test_a_prompt_read_in_pieces_beside_others_gives_the_same_tokens(tiny: Any, kind: str) -> None:
     model, stock = runner(tiny, kind), tiny.causal(kind)
     wanted = [sequence(number, prompt, 8) for number, prompt in enumerate(prompts(7, 45))]
-    generated_by_slots(model, wanted, slots=3, piece=7)
+    generated_by_slots(model, wanted, slots=3, length=7)
     for each in wanted:
         assert each.generated == generated_by_transformers(stock, each.prompt, 8)
 
@@ -166,7 +171,7 @@ def test_a_sampled_reply_depends_on_its_seed_and_not_on_its_batchmates(tiny: Any
 def test_sampling_keeps_to_the_likeliest_tokens(tiny: Any) -> None:
     import torch
 
-    from processors.inference.model import choose
+    from processors.inference.drawing import choose
 
     logits = torch.tensor([0.0, 5.0, 4.0, 3.0, -9.0])
     drawn = {choose(logits, sequence(0, [0], 1, temperature=1.0, top_k=3, seed=seed)) for seed in range(300)}
@@ -183,7 +188,7 @@ def test_sampling_keeps_to_the_likeliest_tokens(tiny: Any) -> None:
 def test_a_large_share_is_drawn_as_often_as_its_chance_says(tiny: Any) -> None:
     import torch
 
-    from processors.inference.model import choose
+    from processors.inference.drawing import choose
 
     logits = torch.log(torch.tensor([0.7, 0.2, 0.1]))
     drawn = [choose(logits, sequence(0, [0], 1, temperature=1.0, seed=seed)) for seed in range(4000)]
@@ -218,11 +223,11 @@ def test_memory_that_was_poisoned_does_not_reach_the_next_in_its_row(tiny: Any) 
 
     model = runner(tiny, "llama")
     sick = sequence(0, prompts(1, 60)[0], 40)
-    model.prefill(0, sick, len(sick.prompt))
+    model.step(0, [], Piece(0, sick, len(sick.prompt)))
     with torch.inference_mode():
         for layer in model._layers:
-            layer._k[0] = torch.nan
-            layer._v[0] = torch.nan
+            layer.keys[0] = torch.nan
+            layer.values[0] = torch.nan
     sick.generated = [3]
     with pytest.raises(ArithmeticError):
         model.step(0, [sick])
@@ -240,11 +245,42 @@ def test_the_flat_head_leaves_every_logit_where_it_was(tiny: Any) -> None:
     with torch.inference_mode():
         before = stock(input_ids=ids).logits
         runner(tiny, "qwen2")
-        from processors.inference.model import _flatten_head
+        from processors.inference.linear import straighten
 
-        _flatten_head(stock)
+        straighten(stock)
         assert torch.equal(stock(input_ids=ids).logits, before)
         assert torch.allclose(stock(input_ids=ids, logits_to_keep=1).logits, before[:, -1:], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_weights_of_eight_bits_leave_the_scores_nearly_where_they_were(tiny: Any, kind: str) -> None:
+    import torch
+
+    if not any(torch.cpu.get_capabilities().get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
+        pytest.skip("this processor has no VNNI")
+    # Given a model with and without, and its head among what has eight bits
+    whole, small = runner(tiny, kind), runner(tiny, kind, int8=True)
+    assert small.describe()["dtype"] == "int8"
+    assert small.describe()["parameters"] == whole.describe()["parameters"]
+    assert type(small._model.get_output_embeddings()).__name__ == "Int8"
+    asked = [sequence(number, prompt, 8) for number, prompt in enumerate(prompts(6))]
+    for each in asked:
+        # Then the scores point the same way, and are not the same
+        with torch.inference_mode():
+            logits = [model._pass(0, [], Piece(0, each, len(each.prompt)))[0] for model in (whole, small)]
+        assert 0.99 < torch.cosine_similarity(*logits, dim=0) < 0.999999
+    # And rows are served together as with any other weights: what a token comes to does not depend on its batchmates
+    again = [sequence(number, prompt, 8) for number, prompt in enumerate(prompts(6))]
+    generated_by_slots(small, asked, slots=3)
+    for each in again:
+        generated_by_slots(small, [each], slots=1)
+    assert [each.generated for each in again] == [each.generated for each in asked]
+
+
+def test_eight_bits_are_refused_where_the_processor_has_no_instruction_for_them(tiny: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
+    with pytest.raises(ConfigurationError, match=r"inference\.dtype = 'int8' needs a processor with VNNI"):
+        runner(tiny, "llama", int8=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.inference.scheduler import Scheduler, Sequence
+from processors.inference.scheduler import APART, Scheduler, Sequence, runs
 
 
 def sequence(number: int, tokens: int = 3) -> Sequence:
@@ -59,3 +61,25 @@ def test_whatever_happens_the_rows_have_no_hole_and_moves_carry_everybody(happen
         assert [rows[row] for row in range(len(held))] == held
         assert [scheduler.row(each) for each in held] == list(range(len(held)))
         assert len(held) <= slots
+
+
+def test_a_long_row_does_not_tax_the_short_ones() -> None:
+    # Neighbours of like lengths are computed together, and nobody as if they were as long as the one who is far longer
+    assert runs([]) == []
+    assert runs([300]) == [(0, 1)]
+    assert runs([300, 310, 290, 305]) == [(0, 4)]
+    assert runs([300, 310, 4000, 290, 305]) == [(0, 2), (2, 3), (3, 5)]
+    assert runs([4000, 4000, 10]) == [(0, 2), (2, 3)]
+
+
+@given(st.lists(st.integers(1, 4096), max_size=8))
+def test_rows_are_cut_into_runs_as_cheaply_as_can_be(lengths: list[int]) -> None:
+    def cost(cuts: list[tuple[int, int]]) -> int:
+        return sum(max(lengths[first:last]) * (last - first) + APART for first, last in cuts)
+
+    found = runs(lengths)
+    assert [row for first, last in found for row in range(first, last)] == list(range(len(lengths)))
+    inner = range(1, len(lengths))
+    for chosen in itertools.chain.from_iterable(itertools.combinations(inner, count) for count in range(len(lengths))):
+        ends = [0, *chosen, len(lengths)]
+        assert cost(found) <= cost(list(itertools.pairwise(ends)))
