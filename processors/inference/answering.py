@@ -12,11 +12,12 @@ import zlib
 import msgspec
 
 from processors.inference import events, prompt, texts
-from processors.inference.actions import Detected, Words
+from processors.inference.actions import Detected
 from processors.inference.answers import plain
 from processors.inference.arrivals import Arrival
 from processors.inference.generation import Line, Refused, Request, Sampling
 from processors.inference.replies import Exchange, Source, Spoken, heard, typing
+from processors.inference.slots import Words
 from streams.errors import Retry
 
 TYPING = "typing"
