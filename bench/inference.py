@@ -229,11 +229,11 @@ def _manager(model: Any, asked: Sequence[Asked], _threads: int) -> list[float]:
 async def _engine(model: Any, threads: int) -> AsyncIterator[Ask]:
     """The engine of Cauce over this model; a prompt is its tokens' numbers in words."""
     from processors.inference.engine import Threaded
-    from processors.inference.generation import Line, Request, Sampling
+    from processors.inference.generation import Line, Request, Sampling, Tool
     from processors.inference.model import Model
 
     class Numbers(Model):
-        def encode(self, lines: Sequence[Line], max_tokens: int) -> list[int]:
+        def encode(self, lines: Sequence[Line], max_tokens: int, tools: Sequence[Tool]) -> list[int]:
             return [int(word) for word in lines[-1].content.split()]
 
         def decode(self, tokens: Sequence[int]) -> str:
