@@ -7,6 +7,7 @@ does not know; a day is told from the day on which it was said, which the caller
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Sequence
 from datetime import date, datetime, tzinfo
@@ -21,6 +22,9 @@ Synonyms = Sequence[tuple[str, "regex.Pattern[str]"]]
 """Of a slot of kind `values`: canonical value and a pattern of its synonyms."""
 
 MAX_CHARS = 4096
+
+_MOST_WHOLE = 2**53
+"""From here on the numbers of JSON, and of n8n, are not exact."""
 
 
 class Words(NamedTuple):
@@ -96,10 +100,18 @@ def found(slot: Slot, values: Synonyms, lines: Sequence[Line]) -> Any:
     return next((value for value in each if value is not None), None)
 
 
+def exact(number: int | float) -> int | float | None:
+    """A number that JSON carries as it is, whole where it can be; None for any other."""
+    if isinstance(number, float) and not math.isfinite(number):
+        return None
+    whole = int(number)
+    return (whole if number == whole else number) if abs(whole) <= _MOST_WHOLE else None
+
+
 def _number(plain: str) -> int | float | None:
     if (whole := number(plain)) is not None:
-        return whole
+        return exact(whole)
     try:
-        return float(plain.replace(",", "."))
+        return exact(float(plain.replace(",", ".")))
     except ValueError:
         return None
