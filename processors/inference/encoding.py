@@ -84,7 +84,9 @@ class Encoding:
             return self._joined(lines)
         talk = self._alternate([Line(line.role, self.defuse(line.content)) for line in lines])
         tokens = self._tokens(self._render(talk, tools))
-        harmless = self._tokens(self._render([Line(line.role, _HARMLESS) for line in talk], tools))
+        # No two alike: there are templates that tell the newest line by its words.
+        plain = [Line(line.role, _HARMLESS * count) for count, line in enumerate(talk, 1)]
+        harmless = self._tokens(self._render(plain, tools))
         if self._controls(tokens) == self._controls(harmless):
             return tokens
         return self._spliced(talk, tools)
@@ -182,12 +184,15 @@ class Encoding:
         return [token for token in tokens if token in self.control]
 
     def _render(self, talk: Sequence[Line], tools: Sequence[Tool] = ()) -> str:
+        return self._applied([{"role": line.role, "content": line.content} for line in talk], tools)
+
+    def _applied(self, messages: list[dict[str, Any]], tools: Sequence[Tool], *, prompt: bool = True) -> str:
         rendered: str = self._tokenizer.apply_chat_template(
-            [{"role": line.role, "content": line.content} for line in talk],
+            messages,
             chat_template=self._template,
             tools=[tool.schema() for tool in tools] or None,
             tokenize=False,
-            add_generation_prompt=True,
+            add_generation_prompt=prompt,
             enable_thinking=False,  # templates that know it answer at once instead of thinking aloud
         )
         return rendered
@@ -201,13 +206,29 @@ class Encoding:
         return True
 
     def _probe(self) -> list[Tool]:
-        """A tool that the template shows; nothing where it knows none.  Some raise where they cannot show it."""
+        """A tool that the template shows; nothing where it shows none, or has calls that nobody here could read."""
         parameters = {"type": "object", "properties": _PROPERTIES}
         probe = Tool(name=_placeholder(), description=_HARMLESS, parameters=parameters)
         try:
-            return [probe] if probe.name in self._frame([probe]) else []
-        except Exception:
+            return [probe] if probe.name in self._frame([probe]) and self._legible(probe) else []
+        except Exception:  # some raise where they cannot show it
             return []
+
+    def _legible(self, tool: Tool) -> bool:
+        """Whether a call can be read as the template writes it, which is how the model was taught to."""
+        if getattr(self._tokenizer, "response_template", None) is not None:
+            return True
+        function = {"name": tool.name, "arguments": {"x": _HARMLESS}}
+        called = {"id": "x" * 9, "type": "function", "function": function}  # Mistral wants nine letters
+        asked = {"role": "user", "content": _HARMLESS}
+        answered = {"role": "assistant", "content": "", "tool_calls": [called]}
+        before = self._applied([asked], [tool])
+        after = self._applied([asked, answered], [tool], prompt=False)
+        same = next(
+            (at for at, (one, other) in enumerate(zip(before, after, strict=False)) if one != other), len(before)
+        )
+        read = calls.hear(after[same:]).calls
+        return any((call.name, call.arguments) == (tool.name, function["arguments"]) for call in read)
 
     def _frame(self, tools: Sequence[Tool] = ()) -> str:
         """All that the template writes of its own."""

@@ -97,6 +97,39 @@ def test_a_template_that_cannot_show_a_tool_has_none(tiny: Any) -> None:
     assert not Encoding(tiny.byte_level(raises, QWEN)).tools
 
 
+@pytest.mark.parametrize("call", [
+    "<|tool_call>call:{{ call.function.name }}{x:1}<tool_call|>",  # Gemma 4
+    "<tool_call>{{ call.function.name }}<arg_key>x</arg_key></tool_call>",  # GLM
+    '[{{ call.function.name }}(x="x")]',  # LFM
+    "",
+])  # fmt: skip
+def test_a_template_whose_calls_nobody_here_could_read_has_none(tiny: Any, call: str) -> None:
+    end = tiny.HERMES.index("{% endfor %}<|im_end|>\n{% endif %}{% endfor %}")
+    begin = tiny.HERMES.rindex("\n<tool_call>\n")
+    other = tiny.HERMES[:begin] + call + tiny.HERMES[end:]
+    assert Encoding(tiny.byte_level(tiny.HERMES, QWEN)).tools
+    assert not Encoding(tiny.byte_level(other, QWEN)).tools
+    # But where its tokenizer says how
+    stock = tiny.byte_level(other, QWEN)
+    stock.response_template = {"start_anchor": "x", "fields": {"content": {"content": "text"}}}
+    assert Encoding(stock).tools
+
+
+def test_lines_that_are_alike_are_encoded_as_the_stock_template_does(tiny: Any) -> None:
+    """Mistral's newer templates show tools before each line that has the newest one's words."""
+    template = tiny.MISTRAL_TOOLS.replace("tools and loop.last", "tools and message == messages[-1]")
+    stock = tiny.byte_level(template, ("</s>", "<s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[/AVAILABLE_TOOLS]"))
+    model = Encoding(stock)
+    talk = [Line("user", "hola"), Line("assistant", "¡Hola!"), Line("user", "el martes")]
+    expected = stock.apply_chat_template(
+        [{"role": line.role, "content": line.content} for line in talk],
+        tools=[BOOK[0].schema()],
+        add_generation_prompt=True,
+        return_dict=False,
+    )
+    assert model.encode(talk, BOOK) == list(expected)
+
+
 def test_tools_that_leave_no_room_are_not_offered_and_that_is_said_once(tiny: Any, caplog: Any) -> None:
     model = Encoding(tokenizer(tiny, "qwen"))
     for _ in range(2):
