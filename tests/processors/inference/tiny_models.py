@@ -32,7 +32,7 @@ HERMES = (
 
 LLAMA = (
     "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>\n\n"
-    "{% if tools and message == (messages | selectattr('role', 'equalto', 'user') | first) %}Answer with JSON of a call, such as "
+    "{% if tools and message == (messages | selectattr('role', 'equalto', 'user') | first) %}Answer with a call:\n"
     '{"name": function name, "parameters": dictionary}.\n\n'
     "{% for tool in tools %}{{ tool | tojson(indent=4) }}\n\n{% endfor %}{% endif %}"
     "{% if message.tool_calls %}{% set call = message.tool_calls[0].function %}"
