@@ -246,3 +246,41 @@ def test_the_tokenizers_own_reading_goes_first(tiny: Any) -> None:
     # What it cannot read is read as everybody's
     assert heard("Claro «book{»").calls == ()
     assert [call.name for call in heard(f"«book{{» {CALLS['qwen']}").calls] == ["book"]
+
+
+async def test_tools_are_read_once_for_everybody(tiny: Any) -> None:
+    from processors.inference.engine import Threaded
+    from processors.inference.model import Model
+
+    runner = Model(tiny.causal("qwen2", 700, 4096), tokenizer(tiny, "qwen"), name="tiny", keep_bytes=1 << 24)
+    tools = len(runner.encode(ASKED, 8, BOOK)) - len(runner.encode(ASKED, 8, ()))
+    engine = Threaded(runner, slots=2)
+    try:
+        recalled = []
+        for words in ("Hola", "¿A qué hora abren?"):
+            asked = Request(lines=[SYSTEM, Line("user", words)], tools=BOOK, max_tokens=8)
+            recalled.append((await engine.generate(asked)).recalled_tokens)
+        assert recalled[0] == 0
+        assert recalled[1] >= tools
+    finally:
+        await engine.close()
+
+
+def test_a_prompt_that_is_too_long_loses_its_oldest_turns_and_no_tool(tiny: Any) -> None:
+    from processors.inference.model import Model
+
+    stock = tokenizer(tiny, "qwen")
+    model = Model(tiny.causal("qwen2", 700, 2048), stock, name="tiny")
+    talk = [SYSTEM, *(Line(role, f"turno {number} " * 9) for number in range(40) for role in ("user", "assistant"))]
+    tokens = model.encode([*talk, Line("user", "el martes")], 200, BOOK)
+    text = stock.decode(tokens)
+    assert len(tokens) <= 2048 - 200
+    assert "Pide cita" in text
+    assert "Eres la recepción." in text
+    assert text.endswith("<|im_start|>user\nel martes<|im_end|>\n<|im_start|>assistant\n")
+    assert "turno 0 " not in text
+    assert "turno 39 " in text
+    # And what is longer than all that is cut, not the tools
+    tokens = model.encode([SYSTEM, Line("user", "palabra " * 3000)], 200, BOOK)
+    assert len(tokens) <= 2048 - 200
+    assert "Pide cita" in stock.decode(tokens)
