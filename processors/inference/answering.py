@@ -136,7 +136,7 @@ async def _generate(exchange: Exchange, within: list[Arrival], asked: Detected |
             return made
         events.generated(generated)
         if generated.calls:
-            _take(exchange, within, made, generated.calls)
+            _take(exchange, within, made, generated.calls, lines)
         if _speak(exchange, made, generated):
             return made
         if not generated.calls:
@@ -144,10 +144,11 @@ async def _generate(exchange: Exchange, within: list[Arrival], asked: Detected |
     return made
 
 
-def _take(exchange: Exchange, within: list[Arrival], made: _Made, calls: tuple[Call, ...]) -> None:
+def _take(exchange: Exchange, within: list[Arrival], made: _Made, calls: tuple[Call, ...], lines: list[Line]) -> None:
     """The action of the turn, after the model's calls."""
     said = Heard.of(_words(within), exchange.here.zone)
-    made.action, verdicts = exchange.here.tools.choose(calls, made.action, said)
+    before = "".join(line.content for line in lines if line.role == "user")
+    made.action, verdicts = exchange.here.tools.choose(calls, made.action, said, before)
     made.called = True
     if any(verdict.outcome == "taken" for verdict in verdicts) and made.action:
         made.own = exchange.here.tools.reply(made.action.name)

@@ -70,7 +70,7 @@ class Tools:
         return self._actions[name].reply if name in self._actions else ""
 
     def choose(
-        self, calls: Sequence[Call], asked: Detected | None, said: Heard
+        self, calls: Sequence[Call], asked: Detected | None, said: Heard, before: str = ""
     ) -> tuple[Detected | None, list[Verdict]]:
         """
         The action of a turn, and what became of each call.
@@ -78,11 +78,13 @@ class Tools:
         Args:
             asked: what the person's words ask for; it stays, and a call of the same action fills slots that they left.
             said: the person's messages of this turn, one at least.
+            before: what the person wrote in former turns, as far as the model has read it.
         """
         fit, verdicts = list[tuple[int, Detected]](), list[Verdict]()
+        written = _bare(before + said.text)
         for place, call in enumerate(calls):
             try:
-                detected = self._judged(call, said)
+                detected = self._judged(call, said, written)
             except _Unfit as why:
                 verdicts.append(Verdict("refused", call.name if call.name in self._actions else None, str(why)))
             else:
@@ -98,12 +100,13 @@ class Tools:
         verdicts[place] = Verdict("taken", chosen.name)
         return Detected(chosen.name, chosen.slots | (asked.slots if asked else {})), verdicts
 
-    def _judged(self, call: Call, said: Heard) -> Detected:
+    def _judged(self, call: Call, said: Heard, written: str) -> Detected:
         if call.flaw:
             raise _Unfit(call.flaw)
         if (action := self._actions.get(call.name)) is None:
             raise _Unfit("there is no such action")
-        if _echoes(call.raw, said.text):
+        # A model that only repeats what the person wrote to have it say so.
+        if len(raw := _bare(call.raw)) >= _LEAST_ECHO and raw in written:
             raise _Unfit("the person wrote it")
         if not call.arguments.keys() <= action.slots.keys():
             raise _Unfit("the action has no such slot")
@@ -133,10 +136,8 @@ def _property(slot: Slot) -> dict[str, Any]:
     return {"type": "number" if slot.kind == "number" else "string", "description": told}
 
 
-def _echoes(raw: str, said: str) -> bool:
-    """Whether a model only repeats what the person wrote to have it say so."""
-    bare = "".join(raw.split())
-    return len(bare) >= _LEAST_ECHO and bare in "".join(said.split())
+def _bare(text: str) -> str:
+    return "".join(text.split())
 
 
 def _filled(slot: Slot, given: Any, values: slots.Synonyms, said: Heard) -> Any:
