@@ -233,11 +233,11 @@ async def _engine(model: Any, threads: int, *, int8: bool = False) -> AsyncItera
     """The engine of Cauce over this model; a prompt is its tokens' numbers in words."""
     from processors.inference import machine
     from processors.inference.engine import Threaded
-    from processors.inference.generation import Line, Request, Sampling
+    from processors.inference.generation import Line, Request, Sampling, Tool
     from processors.inference.model import Model
 
     class Numbers(Model):
-        def encode(self, lines: Sequence[Line], max_tokens: int) -> list[int]:
+        def encode(self, lines: Sequence[Line], max_tokens: int, tools: Sequence[Tool]) -> list[int]:
             return [int(word) for word in lines[-1].content.split()]
 
         def decode(self, tokens: Sequence[int]) -> str:

@@ -43,6 +43,8 @@ GENERATION_TOKENS = Counter(
 
 ANSWERS = Counter("cauce_answers", "First questions looked up among earlier replies: hit, miss.", ["outcome"])
 
+TOOL_CALLS = Counter("cauce_tool_calls", "The model's calls of actions: taken, overruled, refused.", ["outcome"])
+
 DELIVERIES = Counter("cauce_deliveries", "Webhook posts: delivered, retried, buried, unsent, held.", ["outcome"])
 DELIVERY_SECONDS = Histogram("cauce_delivery_seconds", "One webhook post.", buckets=_QUICK)
 BREAKER = Gauge("cauce_breaker_open", "1 while the webhook's breaker is open.", multiprocess_mode="mostrecent")

@@ -80,15 +80,21 @@ class Slot(Table, kw_only=True):
     kind: Literal["text", "date", "time", "number", "values"] = "text"
     values: dict[str, list[str]] = {}
     """For kind `values`: canonical value → synonyms; accents and case are ignored."""
+    description: str = ""
+    """What the model is told to put here."""
 
 
 class Action(Table, kw_only=True):
     """`[[actions]]`"""
 
     name: str
-    patterns: list[str]
+    patterns: list[str] = []
     """Regular expressions, searched in the person's words without regard to case; named groups fill slots."""
     slots: dict[str, Slot] = {}
+    description: str = ""
+    """When the model is to call it, in words for the model; empty: it is not offered."""
+    reply: str = ""
+    """Said where the model calls it without a word; empty: the model is asked for words."""
 
 
 class Texts(Table):
@@ -157,6 +163,8 @@ class Inference(Table):
     """A Jinja template in place of the tokenizer's own."""
     answers: Seconds = Seconds(0)
     """How long a reply serves others who begin with the same question; 0: not at all."""
+    tools: bool = True
+    """Offer the actions that have a description to the model, where it has tools."""
     timeout: Span = Seconds(60)
     """Of a model on another server (MODEL_URL): within which its first token has to come, and each further one."""
 

@@ -20,11 +20,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from streams.errors import ConfigurationError
-from streams.tables import File, Group, Seconds, Stream, Table
+from streams.tables import Action, File, Group, Seconds, Stream, Table
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_TOOL = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""A name that every model server takes."""
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 _BOUNDS = {
     "ge": (operator.ge, "at least"), "gt": (operator.gt, "more than"), "le": (operator.le, "at most"),
@@ -214,6 +216,7 @@ def _check(file: File, name: str) -> None:
                 _fail(name, f"{kind}.{key}", key, "is no name; use lower-case letters, digits, - and _")
     for group in file.groups.values():
         _check_group(group, file, name)
+    _check_actions(file.actions, name)
     device = file.inference.device
     if not re.fullmatch(rf"auto|({'|'.join(_DEVICES)})(:\d+)?", device):
         near = suggest(device.partition(":")[0], ("auto", *_DEVICES))
@@ -222,6 +225,24 @@ def _check(file: File, name: str) -> None:
     if kept < least:
         # Forgotten too early, a reply that a waiting request has taken would be delivered by the webhook as well.
         _fail(name, "wait.keep", kept, f"should be at least egress.expire + wait.max_seconds ({least:.0f} seconds)")
+
+
+def _check_actions(actions: list[Action], name: str) -> None:
+    """Of those that the model may call: its names are the server's business too."""
+    called = set[str]()
+    for action in actions:
+        if not action.patterns and not action.description:
+            why = "has neither `patterns` nor a `description`, so nothing would ever name it"
+            raise ConfigurationError(f"{name}: actions.{action.name} {why}")
+        if not action.description:
+            continue
+        if not _TOOL.fullmatch(action.name):
+            why = "is no name that a model can call; use letters, digits, - and _, at most 64, or no `description`"
+            _fail(name, "actions.name", action.name, why)
+        if action.name in called:
+            why = "has a `description` twice, and a model could not tell one from the other"
+            _fail(name, "actions.name", action.name, why)
+        called.add(action.name)
 
 
 def _check_group(group: Group, file: File, name: str) -> None:

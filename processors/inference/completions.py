@@ -7,20 +7,27 @@ Pure.  Streamed answers are server-sent events (https://html.spec.whatwg.org/mul
 
 from __future__ import annotations
 
+import re
+from collections.abc import Container
 from typing import Any
 
 import msgspec
 
+from processors.inference import calls
+from processors.inference.calls import Heard
 from processors.inference.encoding import broken
-from processors.inference.generation import Generated, Line, Request, until
+from processors.inference.generation import Call, Generated, Line, Request, until
 from processors.inference.prompt import alternate
 
 _LENGTH = ("context_length", "context length", "context size", "context window", "too long")
 _LIMIT = ("exceed", "maximum", "longer than", "must have less than")
 
 
-OPTIONAL = ("repetition_penalty", "top_k", "seed", "stop", "stream_options")
+OPTIONAL = ("repetition_penalty", "top_k", "seed", "stop", "stream_options", "tools")
 """What only some servers know, and others refuse a request for."""
+
+_TOOLS = re.compile(r"\btools?\b", re.IGNORECASE)
+"""vLLM without its flags speaks of «"auto" tool choice»."""
 
 
 class Unreadable(Exception):
@@ -29,6 +36,19 @@ class Unreadable(Exception):
 
 class _Words(msgspec.Struct):
     content: str | None = None
+    tool_calls: Any = None
+    """Looked at by itself, so that one that is no call does not spoil the words."""
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+    """JSON, in pieces where it is streamed; some servers hand over an object."""
+
+
+class _Piece(msgspec.Struct):
+    function: _Function
+    index: int | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -94,8 +114,18 @@ def wished(request: Request) -> dict[str, Any]:
         "stream": True,
         "stream_options": {"include_usage": True},
         **({"stop": list(request.stop)} if request.stop else {}),
+        **({"tools": [tool.schema() for tool in request.tools]} if request.tools else {}),
         **{name: value for name, value in said.items() if value is not None},
     }
+
+
+def unknown(told: str, sent: Container[str]) -> str | None:
+    """The field that a refusal names, of those that were sent and that we can do without."""
+    for name in OPTIONAL:
+        named = _TOOLS if name == "tools" else re.compile(rf"\b{name}\b")
+        if name in sent and named.search(told):
+            return name
+    return None
 
 
 def too_long(told: str) -> bool:
@@ -120,11 +150,52 @@ def shorter(lines: list[Line]) -> list[Line]:
     return [*head, *body[max(kept, starts[1]) :]]
 
 
+class _Calls:
+    """The calls of one answer on their way: a name, and its arguments piece by piece."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+        self._arguments: dict[int, list[str]] = {}
+        self._length = 0
+        self._flawed = False
+
+    def hear(self, pieces: object) -> None:
+        """Whatever shape they have."""
+        try:
+            for piece in msgspec.convert(pieces, list[_Piece]):
+                self._hear(piece)
+        except msgspec.ValidationError:
+            self._flawed = True
+
+    def _hear(self, piece: _Piece) -> None:
+        told, index = piece.function, piece.index
+        if index is None:  # a server that hands calls over whole, or goes on with the newest
+            index = len(self._names) - (not told.name)
+        arguments = told.arguments if isinstance(told.arguments, str) else _json(told.arguments)
+        self._length += len(arguments) + len(told.name or "")
+        if self._length > calls.MOST_CHARS or len(self._names) > calls.MOST_CALLS:
+            self._flawed = True  # and what follows is not kept
+            return
+        self._names[index] = told.name or self._names.get(index, "")
+        if arguments:
+            self._arguments.setdefault(index, []).append(arguments)
+
+    def all(self) -> tuple[Call, ...]:
+        written = [(name, "".join(self._arguments.get(index, []))) for index, name in self._names.items()]
+        given = [calls.given(name, arguments, arguments) for name, arguments in written]
+        return (*given, *([calls.unreadable()] if self._flawed else []))
+
+
+def _json(arguments: dict[str, Any] | None) -> str:
+    return msgspec.json.encode(arguments).decode() if arguments else ""
+
+
 class Answer:
     """One answer on its way."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
+        self._calls = _Calls()
         self._finish: str | None = None
         self._usage = _Usage()
         self.complete = False
@@ -158,14 +229,23 @@ class Answer:
             words = choice.delta or choice.message
             if words is not None and words.content:
                 self._pieces.append(words.content)
+            if words is not None and words.tool_calls:
+                self._calls.hear(words.tool_calls)
             if choice.finish_reason or choice.message is not None:
                 self._finish, self.complete = choice.finish_reason, True  # a message comes whole
 
-    def generated(self, ms: float, stop: tuple[str, ...] = ()) -> Generated:
+    def generated(self, ms: float, stop: tuple[str, ...] = (), *, tools: bool = False) -> Generated:
+        """
+        Args:
+            tools: they were offered; a server that does not read its model's calls leaves them in the words.
+        """
+        text = "".join(self._pieces)
+        heard = calls.hear(text) if tools else Heard(text)
         return Generated(
-            text=until("".join(self._pieces), stop),  # a server that does not know `stop` goes on
+            text=until(heard.words, stop),  # a server that does not know `stop` goes on
             tokens=self._usage.completion_tokens or len(self._pieces),
             prompt_tokens=self._usage.prompt_tokens,
             ms=ms,
             finish="length" if self._finish == "length" else "stop",
+            calls=self._calls.all() + heard.calls if tools else (),
         )

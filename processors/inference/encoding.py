@@ -17,15 +17,21 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from processors.inference.generation import Line
+from processors.inference import calls
+from processors.inference.calls import Heard
+from processors.inference.generation import Line, Tool
 from processors.inference.prompt import alternate
 from processors.inference.weights import first_line
+from streams import log as logs
 from streams.errors import ConfigurationError
+
+log = logs.get("inference")
 
 _MARK_LIKE = re.compile(r"<[^<>\s]{1,60}>|<<[^<>\s]{1,60}>>|\[/?[A-Z_]{2,30}\]")
 """What a template writes around contents: `<|im_end|>`, `<<SYS>>`, `[/INST]`."""
 
 _HARMLESS = "x"
+_PROPERTIES = {"x": {"type": "string", "description": _HARMLESS}}
 
 
 def broken(text: str, marks: re.Pattern[str] = _MARK_LIKE) -> str:
@@ -57,24 +63,58 @@ class Encoding:
         self.control = frozenset((special | like_marks) - {tokenizer.unk_token_id})
         marks = {text for number, text in added.items() if number in self.control}
         marks |= {str(text) for text in tokenizer.all_special_tokens}
+        special |= {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._unsaid = frozenset(number for number in special if added.get(number) not in calls.MARKS)
+        self.tools = False
+        """The template knows tools."""
+        self._offered: tuple[Sequence[Tool], bool] = ((), False)
         self._check()
         if self.chat:
             self._takes_system = self._renders([Line("system", _HARMLESS), Line("user", _HARMLESS)])
             self._takes_opening = self._renders([Line("assistant", _HARMLESS), Line("user", _HARMLESS)])
-            marks |= set(_MARK_LIKE.findall(self._frame()))
+            probe = self._probe()
+            self.tools = bool(probe)
+            marks |= {*_MARK_LIKE.findall(self._frame(probe)), *(calls.MARKS if probe else ())}
         longest_first = sorted((re.escape(mark) for mark in marks if len(mark) > 1), key=len, reverse=True)
         self._marks = re.compile("|".join(longest_first), re.IGNORECASE) if longest_first else None
 
-    def encode(self, lines: Sequence[Line]) -> list[int]:
+    def encode(self, lines: Sequence[Line], tools: Sequence[Tool] = ()) -> list[int]:
         """A prompt's tokens, ending where the assistant is to speak.  An empty list where there is nothing to say."""
         if not self.chat:
             return self._joined(lines)
         talk = self._alternate([Line(line.role, self.defuse(line.content)) for line in lines])
-        tokens = self._tokens(self._render(talk))
-        harmless = self._tokens(self._render([Line(line.role, _HARMLESS) for line in talk]))
+        tokens = self._tokens(self._render(talk, tools))
+        # No two alike: there are templates that tell the newest line by its words.
+        plain = [Line(line.role, _HARMLESS * count) for count, line in enumerate(talk, 1)]
+        harmless = self._tokens(self._render(plain, tools))
         if self._controls(tokens) == self._controls(harmless):
             return tokens
-        return self._spliced(talk)
+        return self._spliced(talk, tools)
+
+    def offered(self, tools: Sequence[Tool], most: int) -> Sequence[Tool]:
+        """These, or nothing where the template knows none or they take more than so many tokens."""
+        if not (tools and self.tools):
+            return ()
+        if self._offered[0] is not tools:
+            talk = [Line("user", _HARMLESS)]
+            tokens = len(self.encode(talk, tools)) - len(self.encode(talk))
+            self._offered = (tools, tokens <= most)
+            if tokens > most:
+                log.warning("tools.too_long", tokens=tokens, most=most)
+        return tools if self._offered[1] else ()
+
+    def hear(self, prompt: Sequence[int], tokens: Sequence[int], tools: Sequence[Tool]) -> Heard:
+        """What was generated after a prompt with these tools.  The tokenizer's own way of reading it goes first."""
+        if getattr(self._tokenizer, "response_template", None) is not None:
+            try:
+                schemas = [tool.schema() for tool in tools]
+                return calls.parsed(
+                    self._tokenizer.parse_response(list(tokens), prefix=self._tokenizer.decode(prompt), tools=schemas)
+                )
+            except Exception:  # noqa: S110 - it takes whole calls only, and a template fails in any way a program can
+                pass
+        said = [token for token in tokens if token not in self._unsaid]
+        return calls.hear(self._tokenizer.decode(said, clean_up_tokenization_spaces=False))
 
     def stops(self) -> frozenset[int]:
         """The tokens that end the assistant's turn: the tokenizer's own, and what the template writes there."""
@@ -123,10 +163,10 @@ class Encoding:
     def _alternate(self, lines: Sequence[Line]) -> list[Line]:
         return alternate(lines, system=self._takes_system, opening=self._takes_opening)
 
-    def _spliced(self, talk: Sequence[Line]) -> list[int]:
+    def _spliced(self, talk: Sequence[Line], tools: Sequence[Tool]) -> list[int]:
         """Template and contents encoded apart.  Right in every case, though a space may fall differently."""
         names = [_placeholder() for _ in talk]
-        frame = self._render([Line(line.role, name) for line, name in zip(talk, names, strict=True)])
+        frame = self._render([Line(line.role, name) for line, name in zip(talk, names, strict=True)], tools)
         contents = dict(zip(names, (line.content for line in talk), strict=True))
         tokens: list[int] = []
         for part in re.split(f"({'|'.join(names)})", frame):
@@ -143,12 +183,16 @@ class Encoding:
     def _controls(self, tokens: Sequence[int]) -> list[int]:
         return [token for token in tokens if token in self.control]
 
-    def _render(self, talk: Sequence[Line]) -> str:
+    def _render(self, talk: Sequence[Line], tools: Sequence[Tool] = ()) -> str:
+        return self._applied([{"role": line.role, "content": line.content} for line in talk], tools)
+
+    def _applied(self, messages: list[dict[str, Any]], tools: Sequence[Tool], *, prompt: bool = True) -> str:
         rendered: str = self._tokenizer.apply_chat_template(
-            [{"role": line.role, "content": line.content} for line in talk],
+            messages,
             chat_template=self._template,
+            tools=[tool.schema() for tool in tools] or None,
             tokenize=False,
-            add_generation_prompt=True,
+            add_generation_prompt=prompt,
             enable_thinking=False,  # templates that know it answer at once instead of thinking aloud
         )
         return rendered
@@ -161,10 +205,35 @@ class Encoding:
             return False
         return True
 
-    def _frame(self) -> str:
+    def _probe(self) -> list[Tool]:
+        """A tool that the template shows; nothing where it shows none, or has calls that nobody here could read."""
+        parameters = {"type": "object", "properties": _PROPERTIES}
+        probe = Tool(name=_placeholder(), description=_HARMLESS, parameters=parameters)
+        try:
+            return [probe] if probe.name in self._frame([probe]) and self._legible(probe) else []
+        except Exception:  # some raise where they cannot show it
+            return []
+
+    def _legible(self, tool: Tool) -> bool:
+        """Whether a call can be read as the template writes it, which is how the model was taught to."""
+        if getattr(self._tokenizer, "response_template", None) is not None:
+            return True
+        function = {"name": tool.name, "arguments": {"x": _HARMLESS}}
+        called = {"id": "x" * 9, "type": "function", "function": function}  # Mistral wants nine letters
+        asked = {"role": "user", "content": _HARMLESS}
+        answered = {"role": "assistant", "content": "", "tool_calls": [called]}
+        before = self._applied([asked], [tool])
+        after = self._applied([asked, answered], [tool], prompt=False)
+        same = next(
+            (at for at, (one, other) in enumerate(zip(before, after, strict=False)) if one != other), len(before)
+        )
+        read = calls.hear(after[same:]).calls
+        return any((call.name, call.arguments) == (tool.name, function["arguments"]) for call in read)
+
+    def _frame(self, tools: Sequence[Tool] = ()) -> str:
         """All that the template writes of its own."""
         talk = [Line("user", _HARMLESS), Line("assistant", _HARMLESS), Line("user", _HARMLESS)]
-        return self._render([*([Line("system", _HARMLESS)] if self._takes_system else []), *talk])
+        return self._render([*([Line("system", _HARMLESS)] if self._takes_system else []), *talk], tools)
 
 
 def _placeholder() -> str:

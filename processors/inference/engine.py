@@ -21,7 +21,8 @@ from collections.abc import Sequence as Series
 from functools import partial
 from typing import Any, Protocol
 
-from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed, until
+from processors.inference.calls import Heard
+from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed, Tool, until
 from processors.inference.scheduler import Finish, Move, Piece, Scheduler, Sequence
 from streams import log as logs
 from streams.errors import CauceError, Retry
@@ -43,7 +44,11 @@ class Runner(Protocol):
     drawing: Drawing
     """How tokens are drawn where a request wishes nothing else."""
 
-    def encode(self, lines: Series[Line], max_tokens: int) -> list[int]:
+    def offered(self, tools: Series[Tool]) -> Series[Tool]:
+        """These, or nothing where it cannot offer them to the model."""
+        ...
+
+    def encode(self, lines: Series[Line], max_tokens: int, tools: Series[Tool]) -> list[int]:
         """The prompt's tokens, leaving room for `max_tokens`.  Raises Refused."""
         ...
 
@@ -53,6 +58,10 @@ class Runner(Protocol):
 
     def decode(self, tokens: Series[int]) -> str:
         """Tokens as text, without control tokens."""
+        ...
+
+    def hear(self, prompt: Series[int], tokens: Series[int], tools: Series[Tool]) -> Heard:
+        """Tokens as words and calls, where these tools were offered."""
         ...
 
     def start(self) -> None:
@@ -94,6 +103,8 @@ class _Job:
         self.future: asyncio.Future[Generated] = self.loop.create_future()
         self.since = time.monotonic()
         self.cancelled = False
+        self.tools: Series[Tool] = ()
+        """Those that the model was offered."""
         self.sequence: Sequence | None = None
 
     def end(self, result: Generated | Exception) -> None:
@@ -231,7 +242,8 @@ class Threaded:
             return
         request = job.request
         try:
-            prompt = self._runner.encode(request.lines, request.max_tokens)
+            job.tools = self._runner.offered(request.tools)
+            prompt = self._runner.encode(request.lines, request.max_tokens, job.tools)
             self._runner.check(prompt)
         except Refused as refused:
             job.end(refused)
@@ -343,17 +355,25 @@ class Threaded:
             return False
         try:
             tail = self._runner.decode(sequence.generated[-max(len(each.encode()) for each in stop) - 1 :])
+            if job.tools and any(each in tail for each in stop):
+                tail = self._hear(job, sequence).words  # within a call it stops nothing
         except Exception:
             return False  # said of the whole reply, at its end
         return any(each in tail for each in stop)
 
+    def _hear(self, job: _Job, sequence: Sequence) -> Heard:
+        if not job.tools:
+            return Heard(self._runner.decode(sequence.generated))
+        return self._runner.hear(sequence.prompt, sequence.generated, job.tools)
+
     def _result(self, job: _Job, sequence: Sequence, finish: Finish) -> Generated | Exception:
         try:
-            text = until(self._runner.decode(sequence.generated), job.request.stop)
+            heard = self._hear(job, sequence)
         except Exception as error:
             return StepFailed(f"the tokens cannot be decoded: {type(error).__name__}")
         return Generated(
-            text=text,
+            text=until(heard.words, job.request.stop),
+            calls=heard.calls,
             tokens=len(sequence.generated),
             prompt_tokens=len(sequence.prompt),
             recalled_tokens=sequence.recalled,

@@ -6,6 +6,7 @@ Ids and numbers only, never what anybody wrote.  streams/log.py knows which of t
 
 from __future__ import annotations
 
+from processors.inference import tools
 from processors.inference.generation import Generated, Refused
 from processors.inference.limits import Verdict
 from processors.inference.replies import Exchange
@@ -59,3 +60,14 @@ def refused(exchange: Exchange, why: Refused) -> None:
 
 def degenerate(exchange: Exchange, generated: Generated, attempt: int) -> None:
     log.warning("generation.degenerate", turn=exchange.turn.id, tokens=generated.tokens, attempt=attempt)
+
+
+def called(exchange: Exchange, verdicts: list[tools.Verdict]) -> None:
+    """What became of a model's calls."""
+    for verdict in verdicts:
+        metrics.TOOL_CALLS.labels(verdict.outcome).inc()
+        told = {"turn": exchange.turn.id, "user_id": exchange.turn.key, "action": verdict.action}
+        if verdict.outcome == "taken":
+            log.info("call.taken", **told)
+        elif verdict.outcome == "refused":
+            log.warning("call.refused", **told, why=verdict.why)

@@ -52,6 +52,29 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(own, **wished)
 
 
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model may ask for, as JSON schema has it."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+    def schema(self) -> dict[str, Any]:
+        """As templates and OpenAI's API take it."""
+        return {"type": "function", "function": msgspec.structs.asdict(self)}
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model asks for; nobody has looked yet whether there is such a thing."""
+
+    name: str = ""
+    arguments: dict[str, Any] = {}
+    raw: str = ""
+    """As it was written."""
+    flaw: str = ""
+    """Why it cannot be read, in fixed words; then the rest is empty."""
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One reply to be generated."""
 
@@ -61,12 +84,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     """Texts before which the reply ends."""
     sampling: Sampling = Sampling()
+    tools: tuple[Tool, ...] = ()
+    """Offered where the model's template, or its server, has tools."""
 
 
 class Generated(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a request."""
 
     text: str
+    """The words; where tools were offered, those around the calls."""
     tokens: int
     prompt_tokens: int = 0
     recalled_tokens: int = 0
@@ -74,6 +100,7 @@ class Generated(msgspec.Struct, frozen=True, kw_only=True):
     ms: float = 0.0
     finish: Literal["stop", "length"] = "stop"
     """`length`: it was cut at `max_tokens` or at the end of the context."""
+    calls: tuple[Call, ...] = ()
 
 
 def until(text: str, stop: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence as Series
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ from transformers.cache_utils import Cache
 
 from processors.inference import machine, weights
 from processors.inference.attention import NAME, WINDOW, Packed, mask_of
+from processors.inference.calls import Heard
 from processors.inference.drawing import choose_all, drawing_of
 from processors.inference.encoding import Encoding
-from processors.inference.generation import Line, Refused
+from processors.inference.generation import Line, Refused, Tool
 from processors.inference.kept import BLOCK, Kept
 from processors.inference.linear import straighten, to_int8
 from processors.inference.prompt import fit
@@ -94,9 +96,12 @@ class Model:
     def start(self) -> None:
         torch.set_num_threads(self._threads)
 
-    def encode(self, lines: Series[Line], max_tokens: int) -> list[int]:
+    def offered(self, tools: Series[Tool]) -> Series[Tool]:
+        return self._encoding.offered(tools, most=self.context_length // 4)
+
+    def encode(self, lines: Series[Line], max_tokens: int, tools: Series[Tool]) -> list[int]:
         room = self.context_length - min(max_tokens, self.context_length // 2)
-        return fit(lines, self._encoding.encode, room)
+        return fit(lines, partial(self._encoding.encode, tools=tools), room)
 
     def check(self, tokens: Series[int]) -> None:
         if not tokens:
@@ -109,6 +114,9 @@ class Model:
     def decode(self, tokens: Series[int]) -> str:
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+    def hear(self, prompt: Series[int], tokens: Series[int], tools: Series[Tool]) -> Heard:
+        return self._encoding.hear(prompt, tokens, tools)
 
     @torch.inference_mode()
     def recall(self, row: int, sequence: Sequence) -> int:
@@ -191,6 +199,7 @@ class Model:
             "parameters": self._parameters,
             "context_length": self.context_length,
             "chat_template": self._encoding.chat,
+            "tools": self._encoding.tools,
         }
 
     @torch.inference_mode()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import time
 from collections.abc import Container, Sequence
 from typing import Any
@@ -25,13 +24,13 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from processors.inference.completions import (
-    OPTIONAL,
     Answer,
     Unreadable,
     messages,
     models,
     shorter,
     too_long,
+    unknown,
     wished,
 )
 from processors.inference.endpoints import Endpoint, Endpoints
@@ -173,7 +172,8 @@ class Remote:
             raise _Away(f"its answer is none: {wrong}", blame=True) from wrong
         if not answer.complete:
             raise _Away("the answer broke off", blame=True)
-        return answer.generated((asyncio.get_running_loop().time() - began) * 1000, request.stop)
+        ms = (asyncio.get_running_loop().time() - began) * 1000
+        return answer.generated(ms, request.stop, tools="tools" in more)
 
     def _declined(self, response: aiohttp.ClientResponse, told: str, sent: Container[str]) -> Exception:
         """What a status other than 200 means, for a request with these fields."""
@@ -181,15 +181,16 @@ class Remote:
         if status in (400, 413, 422):
             if too_long(told):
                 return _TooLong()
-            unknown = next((name for name in OPTIONAL if name in sent and re.search(rf"\b{name}\b", told)), None)
-            if unknown is not None:
-                return _TooMuch(unknown)
+            if (field := unknown(told, sent)) is not None:
+                return _TooMuch(field)
             return Refused(f"the model server answered {status}: {_excerpt(told)}")
         if status in (408, 425, 429, 502, 503, 504):
             return _Away(why, pause=retry_after.seconds(response.headers.get("retry-after"), time.time()))
         if status < 500:
             # Nothing that a person wrote: the key, the address, or the model's name.
             return _Away(why, pause=30.0, refused=True)
+        if "tools" in sent and unknown(told, ("tools",)):  # llama.cpp without its flag, Ollama with some models
+            return _TooMuch("tools")
         return _Away(why, blame=True)
 
     def _session(self) -> aiohttp.ClientSession:

@@ -22,7 +22,7 @@ from processors.inference.resources import Resources
 from streams.effects import Answer, Effects, Output, Turn, Write
 from streams.wire import Reply
 
-Source = Literal["model", "cache", "fallback", "notice", "failure"]
+Source = Literal["model", "cache", "action", "fallback", "notice", "failure"]
 AnswerStatus = Literal["replied", "paused", "failed", "rate_limited"]
 _PHONE = re.compile(r"\+?(\d{7,15})")
 _OURS = ("phone_number_id", "display_phone_number")

@@ -21,6 +21,7 @@ from processors.inference.actions import Detector
 from processors.inference.answers import Answers
 from processors.inference.echo import Echo
 from processors.inference.generation import Engine, open_engine
+from processors.inference.tools import Tools
 from streams import log as logs
 from streams import tables
 from streams.settings import Settings
@@ -56,6 +57,11 @@ class Resources:
     def detector(self) -> Detector:
         return Detector.of(self.topology.actions)
 
+    @cached_property
+    def tools(self) -> Tools:
+        """The actions that are offered to the model."""
+        return Tools(self.topology.actions if self.topology.inference.tools else ())
+
     def describe(self) -> dict[str, Any]:
         return self.engine.describe()
 
@@ -74,7 +80,7 @@ async def opened(group: tables.Group, topology: Topology, settings: Settings, st
     Raises:
         ConfigurationError: MODEL, MODEL_URL or SYSTEM_PROMPT_FILE name what is not there, or a pattern is none.
     """
-    prompt_file, kept = prompt.PromptFile(settings.system_prompt_file), topology.inference.answers
+    prompt_file = prompt.PromptFile(settings.system_prompt_file)
     if settings.timezone is None and time.tzname[0] == "UTC":
         log.warning("timezone.utc", why="TIMEZONE is unset and this machine's is UTC: relative dates may be a day off")
     engine = await asyncio.to_thread(open_engine, settings, topology.inference)
@@ -84,11 +90,21 @@ async def opened(group: tables.Group, topology: Topology, settings: Settings, st
             topology=topology,
             settings=settings,
             rules=prompt_file.text,
-            answers=Answers(stores, kept, settings.model, topology.inference) if kept else None,
+            answers=_answers(stores, topology, settings),
             outbound=group.writes[0] if group.writes else "outbound",
         )
         _ = here.detector  # a pattern that is none is to be said now, not with the first message
+        if here.tools.offered and engine.describe().get("tools") is False:
+            log.warning("tools.none", why="the chat template of this model knows no tools; patterns alone find actions")
         log.info("service.ready", model=settings.model)
         yield here
     finally:
         await engine.close()
+
+
+def _answers(stores: Any, topology: Topology, settings: Settings) -> Answers | None:
+    """A reply also depends on the actions that its model might have called instead."""
+    if not topology.inference.answers:
+        return None
+    described = [action for action in topology.actions if action.description]
+    return Answers(stores, topology.inference.answers, settings.model, topology.inference, described)

@@ -21,6 +21,11 @@ _LOOP = re.compile(r"(.{1,80}?)\1{4,}", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?…](?=[\s\"»)]|$)")
 
 
+def aloud(text: str) -> str:
+    """Without what a reasoning model says to itself."""
+    return _THOUGHTS.sub("", text)
+
+
 def tidy(text: str, *, cut: bool) -> str:
     """
     The text as it is sent.
@@ -30,7 +35,7 @@ def tidy(text: str, *, cut: bool) -> str:
         cut: it was cut at the token limit: the half sentence at its end is dropped if whole ones make a third of it.
     """
     # A lone surrogate or U+FFFD is half a character that the last token did not finish.
-    text = _THOUGHTS.sub("", text).encode("utf-8", "ignore").decode().replace("\x00", "").rstrip("\ufffd").strip()
+    text = aloud(text).encode("utf-8", "ignore").decode().replace("\x00", "").rstrip("\ufffd").strip()
     if cut and (ends := [match.end() for match in _SENTENCE_END.finditer(text)]) and ends[-1] * 3 >= len(text):
         return text[: ends[-1]]
     return text

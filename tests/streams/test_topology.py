@@ -42,6 +42,15 @@ def test_the_file_that_ships_is_accepted() -> None:
         (BASE.replace("groups.g", "groups.G!").replace("[groups.G!]", '[groups."G!"]'), "groups.G! = 'G!' is no name"),
         ("[streems.inbound]", "there is no table 'streems'; did you mean 'streams'?"),
         ("[[actions]]\npatterns = []", "actions[0].name is missing"),
+        ('[[actions]]\nname = "x"', "actions.x has neither `patterns` nor a `description`"),
+        (
+            '[[actions]]\nname = "pedir cita"\ndescription = "x"',
+            "actions.name = 'pedir cita' is no name that a model can",
+        ),
+        (
+            '[[actions]]\nname = "x"\ndescription = "x"\n[[actions]]\nname = "x"\ndescription = "y"',
+            "actions.name = 'x' has a `description` twice",
+        ),
         ("streams = 3", "streams = 3"),
         ('inference.temperature = "hot"', "inference.temperature = 'hot' should be a number"),
         ('inference.dtype = "float61"', "inference.dtype = 'float61' is not accepted; write one of 'auto', 'float32'"),

@@ -103,6 +103,9 @@ def test_numbers_are_numbers_where_they_can_be_read() -> None:
     assert slots("somos tres", action) == {"count": 3}
     assert slots("somos 2,5", action) == {"count": 2.5}
     assert slots("somos muchos", action) == {"count": "muchos"}
+    # One that JSON cannot carry as it is stays text
+    assert slots("somos nan", action) == {"count": "nan"}
+    assert slots(f"somos {'9' * 30}", action) == {"count": "9" * 30}
 
 
 def test_a_group_that_no_slot_declares_is_text() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from processors.inference.engine import Died, Threaded
-from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed
+from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed, Tool
 from processors.inference.scheduler import Move, Piece, Sequence
 from streams.errors import Retry
 
@@ -44,7 +44,10 @@ class Counting:
     def start(self) -> None:
         return None
 
-    def encode(self, lines: Series[Line], max_tokens: int) -> list[int]:
+    def offered(self, tools: Series[Tool]) -> Series[Tool]:
+        return ()
+
+    def encode(self, lines: Series[Line], max_tokens: int, tools: Series[Tool]) -> list[int]:
         return [int(word) for word in lines[-1].content.split()]
 
     def check(self, tokens: Series[int]) -> None:

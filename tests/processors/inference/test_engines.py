@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from aiohttp.test_utils import unused_port
@@ -20,6 +21,7 @@ from processors.inference.remote import served
 from processors.inference.weights import DEMO
 from streams.settings import Settings
 from streams.tables import Inference
+from tests.processors.inference.taught import ASKED, BOOK, taught
 
 pytestmark = [pytest.mark.slow]
 
@@ -29,8 +31,14 @@ HELLO = [Line("system", "Eres la recepción de una clínica."), Line("user", "Ho
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """`transformers serve`, a server of models by others, with the model that ships."""
+    with serving(DEMO) as url:
+        yield url
+
+
+@contextmanager
+def serving(model: Path) -> Iterator[str]:
     port = unused_port()
-    command = [Path(sys.executable).with_name("transformers"), "serve", DEMO, "--port", str(port), "--device", "cpu"]
+    command = [Path(sys.executable).with_name("transformers"), "serve", model, "--port", str(port), "--device", "cpu"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
@@ -132,6 +140,31 @@ async def test_a_limit_of_tokens_is_kept(settings: Settings) -> None:
     async with opened(settings) as engine:
         said = await engine.generate(Request(lines=HELLO, max_tokens=4, sampling=Sampling(temperature=0.0)))
         assert (said.finish, said.tokens) == ("length", 4)
+
+
+async def test_tools_change_nothing_for_a_model_that_has_none(settings: Settings) -> None:
+    async with opened(settings) as engine:
+        greedy = Sampling(temperature=0.0)
+        plain = await engine.generate(Request(lines=HELLO, sampling=greedy))
+        offered = await engine.generate(Request(lines=HELLO, sampling=greedy, tools=BOOK))
+        assert (offered.text, offered.calls) == (plain.text, ())
+
+
+@pytest.fixture(scope="module")
+def calling(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return taught(tiny, tmp_path_factory.mktemp("taught"))
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+async def test_a_model_that_was_taught_to_call_calls_where_it_is_offered_tools(calling: Path, where: str) -> None:
+    with serving(calling) if where == "there" else nullcontext() as url:
+        settings = Settings(model=str(calling), model_url=(url,) if url else ())
+        async with opened(settings) as engine:
+            greedy = Sampling(temperature=0.0)
+            offered = await engine.generate(Request(lines=ASKED, sampling=greedy, tools=BOOK))
+            plain = await engine.generate(Request(lines=ASKED, sampling=greedy))
+    assert [(call.name, call.arguments) for call in offered.calls] == [("book", {"date": "el martes"})]
+    assert (offered.text.strip(), plain.text, plain.calls) == ("Claro.", "Hola", ())
 
 
 async def test_the_server_says_what_it_serves(server: str) -> None:

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
-from processors.inference.actions import Detector, Words
+from processors.inference.actions import Detected, Detector, Words
+from processors.inference.generation import Call
+from processors.inference.slots import Heard
+from processors.inference.tools import Tools
 from streams import topology
 
 SHIPPED = Detector.of(topology.load(Path(__file__).parents[3] / "streams.toml").actions)
@@ -71,13 +74,27 @@ def test_what_the_page_says_is_found_is_found() -> None:
 
 
 def test_the_pages_own_action_works() -> None:
-    (written,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    written, _ = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     own = Detector.of(topology.parse(tomllib.loads(written) | {"streams": {}, "groups": {}}).actions)
     found = own.detect([Words("¿Ya están mis análisis de sangre del martes?", SUNDAY)], zone=UTC)
     assert found is not None
     assert (found.name, found.slots) == ("results", {"date": "2025-10-07", "kind": "sangre"})
     (node,) = json.loads(re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)[0])["nodes"]
     assert node["parameters"]["rules"]["values"][0]["conditions"]["conditions"][0]["rightValue"] == "book"
+
+
+def test_the_pages_action_for_the_model_works() -> None:
+    _, written = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    (action,) = topology.parse(tomllib.loads(written) | {"streams": {}, "groups": {}}).actions
+    tools, said = Tools([action]), Heard.of([Words("¿Ya salió lo mío?", SUNDAY)], UTC)
+    assert tools.offered[0].parameters["properties"]["kind"]["description"] == "El examen: sangre, orina."
+    call = Call(name="results", arguments={"kind": "el hemograma", "taken": "ayer"})
+    assert tools.choose([call], None, said)[0] == Detected("results", {"kind": "sangre", "taken": "2025-10-04"})
+    assert tools.reply("results")
+
+
+def test_no_action_that_ships_is_the_models_to_call() -> None:
+    assert Tools(topology.load(Path(__file__).parents[3] / "streams.toml").actions).offered == ()
 
 
 @pytest.mark.parametrize(

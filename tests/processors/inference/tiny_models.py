@@ -18,6 +18,41 @@ MISTRAL = (
     "{% else %} {{ message.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"
 )
 
+HERMES = (
+    "{% if tools %}<|im_start|>system\n{% if messages[0].role == 'system' %}{{ messages[0].content }}\n\n{% endif %}"
+    "# Tools\n<tools>{% for tool in tools %}\n{{ tool | tojson }}{% endfor %}\n</tools>\n"
+    'For each call write\n<tool_call>\n{"name": <name>, "arguments": <arguments>}\n</tool_call><|im_end|>\n{% endif %}'
+    "{% for message in messages %}{% if not (tools and loop.first and message.role == 'system') %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}{% for call in message.tool_calls or [] %}\n"
+    '<tool_call>\n{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}\n'
+    "</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Qwen's: what it has of tools stands in the system's turn."""
+
+LLAMA = (
+    "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>\n\n"
+    "{% if tools and message == (messages | selectattr('role', 'equalto', 'user') | first) %}Answer with a call:\n"
+    '{"name": function name, "parameters": dictionary}.\n\n'
+    "{% for tool in tools %}{{ tool | tojson(indent=4) }}\n\n{% endfor %}{% endif %}"
+    "{% if message.tool_calls %}{% set call = message.tool_calls[0].function %}"
+    '{"name": "{{ call.name }}", "parameters": {{ call.arguments | tojson }}}'
+    "{% else %}{{ message.content | trim }}{% endif %}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+"""Llama 3's: it stands before what the person said first."""
+
+MISTRAL_TOOLS = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if message.role == 'user' %}{% if tools and loop.last %}[AVAILABLE_TOOLS] {{ tools | tojson }}"
+    "[/AVAILABLE_TOOLS]{% endif %}[INST] {{ message.content }} [/INST]"
+    "{% elif message.tool_calls %}[TOOL_CALLS] [{% for call in message.tool_calls %}{{ (call.function | tojson)[:-1] }}"
+    """, "id": "{{ call.id[:9] }}"}{% endfor %}]{{ eos_token }}"""
+    "{% else %} {{ message.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
 TEXTS = [
     "hola necesito una cita",
     "¿Para qué especialidad?",
