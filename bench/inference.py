@@ -229,7 +229,7 @@ def _manager(model: Any, asked: Sequence[Asked], _threads: int) -> list[float]:
 
 
 @contextlib.asynccontextmanager
-async def _engine(model: Any, threads: int, *, int8: bool = False) -> AsyncIterator[Ask]:
+async def opened(model: Any, threads: int, *, int8: bool = False, keep_bytes: int = 1 << 30) -> AsyncIterator[Ask]:
     """The engine of Cauce over this model; a prompt is its tokens' numbers in words."""
     from processors.inference import machine
     from processors.inference.engine import Threaded
@@ -244,7 +244,7 @@ async def _engine(model: Any, threads: int, *, int8: bool = False) -> AsyncItera
             return " ".join(map(str, tokens))
 
     machine.hold_memory()  # as when a model is loaded
-    runner = Numbers(model, _Tokenizer(), name="random", threads=threads, keep_bytes=1 << 30, int8=int8)
+    runner = Numbers(model, _Tokenizer(), name="random", threads=threads, keep_bytes=keep_bytes, int8=int8)
     engine = Threaded(runner, slots=16)
 
     async def ask(each: Asked) -> list[int]:
@@ -263,7 +263,7 @@ async def _engine(model: Any, threads: int, *, int8: bool = False) -> AsyncItera
 
 def _slots(model: Any, asked: Sequence[Asked], threads: int, *, int8: bool = False) -> list[float]:
     async def story() -> list[float]:
-        async with _engine(model, threads, int8=int8) as ask:
+        async with opened(model, threads, int8=int8) as ask:
             began = time.monotonic()
 
             async def one(each: Asked) -> float:
@@ -289,7 +289,7 @@ def _turns(model: Any, threads: int) -> Figures:
 
     async def story() -> Figures:
         found: Figures = {}
-        async with _engine(model, threads) as ask:
+        async with opened(model, threads) as ask:
             for name, others in (("", 0), (" beside 8", 8)):
                 busy = [asyncio.create_task(ask(Asked(tokens(200), 400))) for _ in range(others)]
                 await asyncio.sleep(8 if others else 0)  # until they are generated

@@ -1,0 +1,185 @@
+"""
+`python -m bench.talks`: what people and operators notice of the engine while many talk with it.
+
+    python -m bench.talks                               the shape of Qwen2.5-0.5B, 50 people with ten turns each
+    python -m bench.talks --shape small --people 200
+    python -m bench.talks --int8                        with weights of eight bits
+
+Three processes, one after the other: `step` is one request alone, beside what the memory of this machine could give at
+best; `kept` are the conversations as they are served, `cold` the same with nothing kept from one turn to the next.  In
+`kept` and `cold` the event loop is asked every 5 ms how late it is.  The weights are random, as in bench/inference.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import quantiles
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from bench.inference import SHAPES, Ask, Asked, Figures, opened, shaped
+
+KEPT_BYTES = 256 << 20
+EVERY = 0.005
+"""Seconds between two looks at the loop."""
+
+
+def main() -> None:
+    options = _options()
+    if options.alone:
+        print(json.dumps(_ALONE[options.alone](options)))
+        return
+    console = Console()
+    console.print(
+        f"{options.shape}, {'int8' if options.int8 else 'bfloat16'}, {options.threads} threads; "
+        f"{options.people} people with {options.turns} turns each"
+    )
+    found: dict[str, Figures] = {}
+    for name in _ALONE:
+        command = [sys.executable, "-m", "bench.talks", *sys.argv[1:], "--alone", name]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+    found["kept / cold"] = {
+        row: found["kept"][row] / found["cold"][row] for row in ("replies/s", "a reply, p50 s", "a reply, p99 s")
+    }
+    for name, figures in found.items():
+        table = Table(name, "", show_header=True)
+        for row, value in figures.items():
+            table.add_row(row, f"{value:.3g}" if value < 1_000 else f"{value:,.0f}")
+        console.print(table)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.talks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=SHAPES, default=SHAPES[0])
+    parser.add_argument("--people", type=int, default=50)
+    parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of torch")
+    parser.add_argument("--int8", action="store_true", help="weights of eight bits")
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _step(options: argparse.Namespace) -> Figures:
+    """One token of one request, against all weights read once as fast as this machine reads memory."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    model = shaped(options.shape, "bfloat16")
+    size = sum(weight.numel() for weight in model.parameters()) * (1 if options.int8 else 2)
+    much = torch.ones(1 << 28)  # 1 GiB: beyond any cache
+    much.sum()
+    read = min(_seconds(much.sum) for _ in range(5)) / much.nbytes
+    tokens = 60
+
+    async def story() -> float:
+        async with opened(model, options.threads, int8=options.int8, keep_bytes=0) as ask:
+            await ask(Asked([1] * 64, 2))
+            took = []
+            for _ in range(3):
+                began = time.monotonic()
+                await ask(Asked([1] * 64, 1))
+                first = time.monotonic()
+                await ask(Asked([1] * 64, tokens + 1))
+                took.append((time.monotonic() - first - (first - began)) / tokens)
+            return min(took)
+
+    step = asyncio.run(story())
+    bound = size * read
+    return {
+        "memory, GB/s": 1e-9 / read,
+        "all weights read once, ms": bound * 1e3,
+        "a token of one request, ms": step * 1e3,
+        "× the bound": step / bound,
+    }
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _talks(options: argparse.Namespace, keep_bytes: int) -> Figures:
+    import torch
+
+    torch.set_num_threads(options.threads)
+    model = shaped(options.shape, "bfloat16")
+    draw = random.Random(3)  # noqa: S311 - no secret
+    vocabulary = int(model.config.vocab_size)
+    here, late, took, sizes = psutil.Process(), list[float](), list[float](), list[int]()
+    over = asyncio.Event()
+
+    def tokens(least: int, most: int) -> list[int]:
+        return [draw.randrange(vocabulary) for _ in range(draw.randint(least, most))]
+
+    async def watch() -> None:
+        while not over.is_set():
+            due = time.perf_counter() + EVERY
+            await asyncio.sleep(EVERY)
+            late.append(time.perf_counter() - due)
+
+    async def person(ask: Ask) -> None:
+        talk = tokens(80, 120)  # the system prompt and a greeting
+        for _ in range(options.turns):
+            talk += tokens(8, 40)
+            began = time.monotonic()
+            talk += await ask(Asked(list(talk), draw.randint(10, 40)))
+            took.append(time.monotonic() - began)
+            sizes.append(here.memory_info().rss)
+
+    async def story() -> float:
+        async with opened(model, options.threads, int8=options.int8, keep_bytes=keep_bytes) as ask:
+            await ask(Asked(tokens(200, 200), 8))
+            watching = asyncio.create_task(watch())
+            began = time.monotonic()
+            at_once = asyncio.Semaphore(16)
+
+            async def one() -> None:
+                async with at_once:
+                    await person(ask)
+
+            await asyncio.gather(*(one() for _ in range(options.people)))
+            seconds = time.monotonic() - began
+            over.set()
+            await watching
+            return seconds
+
+    seconds = asyncio.run(story())
+    turns = options.people * options.turns
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    early = max(sizes[: turns // 5])
+    return {
+        "replies/s": turns / seconds,
+        "a reply, p50 s": quantiles(took, n=2)[0],
+        "a reply, p99 s": quantiles(took, n=100)[98],
+        "event loop late, p50 ms": quantiles(late, n=2)[0] * 1e3,
+        "event loop late, p99 ms": quantiles(late, n=100)[98] * 1e3,
+        "weights + kept + 1 GB, MB": (weights + keep_bytes + (1 << 30)) / 1e6,
+        f"memory after {turns // 5} turns, MB": early / 1e6,
+        f"after {turns} turns, MB": max(sizes) / 1e6,
+    }
+
+
+_ALONE: dict[str, Callable[[argparse.Namespace], Figures]] = {
+    "step": _step,
+    "kept": lambda options: _talks(options, KEPT_BYTES),
+    "cold": lambda options: _talks(options, 0),
+}
+
+
+if __name__ == "__main__":
+    main()
