@@ -107,7 +107,7 @@ async def _engine_alone(folder: str, options: argparse.Namespace) -> float:
     from streams.settings import Settings
     from streams.tables import Inference
 
-    rules = _RULES.read_text(encoding="utf-8")  # noqa: ASYNC240 - nothing else runs yet
+    rules = _RULES.read_text(encoding="utf-8")
     how = Inference()
     engine = Threaded(load(Settings(model=folder), how), slots=how.slots)
 
