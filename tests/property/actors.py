@@ -127,7 +127,7 @@ class Worker:
 
     async def beat(self) -> None:
         try:
-            lost, _ = await self.turns.beat([work.grant.token for work in self.work])
+            lost, *_ = await self.turns.beat([work.grant.token for work in self.work])
         except Unavailable:
             return
         self.work = [work for work in self.work if work.grant.token not in lost]
