@@ -45,15 +45,15 @@ class Ending(msgspec.Struct, frozen=True):
     """The end to take where the key of `unless` is there."""
 
 
-def noted(progress: str, superseded: int) -> str:
-    """A turn's progress as Redis keeps it."""
+def keep_progress(progress: str, superseded: int) -> str:
+    """A turn's progress as Redis keeps it, with how often the turn was superseded."""
     return f"{progress}{_TIMES}{superseded}" if superseded or _TIMES in progress else progress
 
 
-def told(note: str) -> tuple[str, int]:
-    """What `noted` was given."""
-    progress, found, superseded = note.rpartition(_TIMES)
-    return (progress, int(superseded)) if found else (note, 0)
+def read_progress(kept: str) -> tuple[str, int]:
+    """What `keep_progress` was given."""
+    progress, found, superseded = kept.rpartition(_TIMES)
+    return (progress, int(superseded)) if found else (kept, 0)
 
 
 def ending(
@@ -103,8 +103,8 @@ def ending(
 
 def _given_back(turn: Turn, park: Park | Join) -> dict[str, Any]:
     if isinstance(park, Join):
-        return {"superseded": True, "progress": noted(turn.progress, turn.superseded + 1)}
-    kept = {} if park.progress is None else {"progress": noted(park.progress, turn.superseded)}
+        return {"superseded": True, "progress": keep_progress(turn.progress, turn.superseded + 1)}
+    kept = {} if park.progress is None else {"progress": keep_progress(park.progress, turn.superseded)}
     return {"delay_ms": park.delay_ms, "at_door": park.at_door, **kept}
 
 

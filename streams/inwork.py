@@ -34,7 +34,7 @@ class _Work:
     handling: asyncio.Future[Effects | None] | None = None
     """The handler; None once its result is known, or nobody waits for it any more."""
     given_up: Literal["", "late", "lost", "superseded"] = ""
-    """Why the handler was cancelled, and its result counts no more."""
+    """Why the handler was cancelled; its result counts no more, unless it has made one though superseded."""
     failed_to_commit: bool = False
     in_place: bool = True
     """It still has the place of a turn whose handler works."""

@@ -19,7 +19,7 @@ import msgspec
 from streams import wire
 from streams.connection import Argument, Store
 from streams.effects import Handler, Message, Output, Turn
-from streams.endings import Ending, entry, told
+from streams.endings import Ending, entry, read_progress
 from streams.errors import CauceError
 from streams.groups import Registration
 from streams.scripts import script
@@ -197,8 +197,8 @@ class Turns:
         return Taken(grants, read, next_due_ms, cursor.decode(), now_ms, held, bool(more))
 
     def _grant(self, reply: list[Any], now_ms: int) -> Grant:
-        key, token, note, found, state, meter_ms = reply
-        progress, superseded = told(note.decode())
+        key, token, kept, found, state, meter_ms = reply
+        progress, superseded = read_progress(kept.decode())
         messages = [_message(id, count, flat) for id, _, _, count, flat in found]
         turn = Turn(
             group=self.group.name,

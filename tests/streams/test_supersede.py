@@ -11,12 +11,12 @@ import pytest
 from protocol import a_consumer, a_topology, bodies, end, kill, nothing, redis_ms, say
 from waiting import until
 
-from streams import endings, metrics
+from streams import metrics
 from streams.bell import Bell
 from streams.connection import Argument, Store
 from streams.doors import Doors
 from streams.effects import Answer, Effects, Handler, Metering, Output, Turn
-from streams.endings import ending
+from streams.endings import ending, keep_progress, read_progress
 from streams.errors import ConfigurationError, Retry
 from streams.fate import Join
 from streams.handlers import find
@@ -131,7 +131,7 @@ async def test_how_often_is_known_to_whoever_goes_on_whatever_a_handler_keeps(ea
 @pytest.mark.parametrize("progress", ["", "typing", "1-0/2", "\x1f", "a\x1f7"])
 @pytest.mark.parametrize("superseded", [0, 1, 12])
 def test_progress_is_kept_as_it_was_beside_the_count(progress: str, superseded: int) -> None:
-    assert endings.told(endings.noted(progress, superseded)) == (progress, superseded)
+    assert read_progress(keep_progress(progress, superseded)) == (progress, superseded)
 
 
 async def test_a_message_is_metered_once_however_often_its_turn_is_superseded(each_store: Store) -> None:
