@@ -106,8 +106,10 @@ async def test_a_group_that_finishes_its_turns_tells_nobody(each_store: Store) -
     mine = (await turns.take(5, 100, 1)).grants[0]
     await say(each_store, "+1", "and")
     await turns.take(5, 100, 1)
-    assert await told(each_store, turns) == []
     assert (await turns.beat([mine.token])).newer == []
+    named = await each_store.command("KEYS", f"*{turns.consumer}*")
+    assert named == [turns._heartbeat.encode()]
+    assert b"newer" not in await each_store.command("HGET", "group:g:hints", "n:+1")
 
 
 async def test_how_often_is_known_to_whoever_goes_on_whatever_a_handler_keeps(each_store: Store) -> None:
@@ -173,6 +175,16 @@ async def test_nobody_is_interrupted_for_what_the_turn_could_not_hold(
     if joins:
         await join(turns, mine)
         assert bodies((await turns.take(5, 100, 1)).grants[0]) == first + second
+
+
+async def test_what_was_deleted_meanwhile_takes_no_room_in_the_turn(each_store: Store) -> None:
+    turns = await a_consumer(each_store, turn_max_chars=10, **SUPERSEDE)
+    entry = await say(each_store, "+1", "nine char")
+    mine = (await turns.take(5, 100, 1)).grants[0]
+    await each_store.command("XDEL", "inbound", entry)
+    await say(each_store, "+1", "nine char")
+    await turns.take(5, 100, 1)
+    assert await told(each_store, turns) == [mine.token]
 
 
 async def test_what_no_meter_counts_interrupts_nobody_and_silences_no_message_before_it(each_store: Store) -> None:
@@ -418,20 +430,65 @@ async def _all_read(store: Store) -> bool:
 
 async def test_a_worker_without_a_free_place_reads_on_and_makes_a_place_of_what_it_leaves(store: Store) -> None:
     # Given a worker of one place, and somebody in it
-    scribe = Scribe()
+    scribe, now = Scribe(), await redis_ms(store)
     async with working(store, scribe.handle, concurrency=1, **SUPERSEDE):
-        await say(store, "+1", "asked")
+        await say(store, "+1", "asked", id=f"{now - 100}-0")
         assert await scribe.next() == ["asked"]
         # When others write, and then that person again
-        await say(store, "+2", "other")
+        await say(store, "+2", "other", id=f"{now - 50}-0")
         await until(lambda: _all_read(store))
         await say(store, "+1", "and")
         # Then who has waited longest has the place
-        assert await scribe.next(SOON) == ["other"]
+        assert await scribe.next() == ["other"]
         scribe.go_on.set()
-        assert await scribe.next(SOON) == ["asked", "and"]
+        assert await scribe.next() == ["asked", "and"]
         await until(settled(store))
     assert len(await replies(store)) == 2
+
+
+async def test_a_place_that_becomes_free_while_it_reads_on_is_taken_at_once_and_by_one_call(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a worker of one place, which is taken, that neither beats nor ends its sleep by itself
+    monkeypatch.setattr("streams.housekeeping.BEAT", 600)
+    monkeypatch.setattr("streams.bell.BLOCK_MS", 600_000)
+    scribe, rooms = Scribe(), list[int]()
+    async with working(store, scribe.handle, concurrency=1, **SUPERSEDE) as worker:
+        await say(store, "+1", "asked")
+        assert await scribe.next() == ["asked"]
+        await say(store, "+2", "other")
+        await until(lambda: _all_read(store))
+        await until(lambda: asyncio.sleep(0, worker._bell.asleep))
+        take = worker._turns.take
+
+        async def counted(room: int, *more: Any) -> Taken:
+            rooms.append(room)
+            return await take(room, *more)
+
+        worker._turns.take = counted  # type: ignore[method-assign]
+        scribe.go_on.set()
+        assert await scribe.next(SOON) == ["other"]
+        assert rooms[0] == 1
+        await until(settled(store))
+
+
+async def test_a_worker_far_behind_reads_no_further_than_it_has_places(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given more than one take brings, and a worker of one place
+    monkeypatch.setattr("streams.worker.READ_COUNT", 2)
+    for number in range(6):
+        await say(store, f"+{number}", "asked")
+    scribe = Scribe()
+    async with working(store, scribe.handle, concurrency=1, **SUPERSEDE) as worker:
+        await scribe.next()
+        calls = worker._turns._calls
+        for _ in range(5):
+            await worker._turns.beat(worker._in_work.tokens())
+        assert worker._turns._calls == calls
+        scribe.go_on.set()
+        await until(settled(store))
+    assert len(await replies(store)) == 6
 
 
 async def test_a_worker_without_a_free_place_that_finishes_its_turns_reads_nothing(store: Store) -> None:
@@ -626,6 +683,7 @@ async def test_a_handler_that_acts_outside_redis_is_not_to_be_cancelled(tmp_path
     top.path = tmp_path / "streams.toml"
     with pytest.raises(ConfigurationError) as caught:
         find(top.groups["g"], top)
+    assert find(a_topology(handler="posts:post").groups["g"], top).outside
     assert str(caught.value) == (
         "streams.toml: groups.g.on_new_message = 'supersede' is not for 'posts:post', which acts outside Redis: "
         "cancelled, it may have acted already; write 'finish'"
