@@ -1,8 +1,9 @@
 -- beat: a consumer is alive, and names the leases it holds.
 --
 -- KEYS  1 leases  2 due  3 attempts  4 hints  5 consumers  6 heartbeat
--- ARGV  1 msgpack: {consumer, seen, held = {token, …}, ttl_ms, box}
--- Returns {lost, next_due_ms or -1}: the named tokens that are no longer in force (the worker cancels them).
+-- ARGV  1 msgpack: {consumer, seen, held = {token, …}, ttl_ms, box, supersede}
+-- Returns {lost, next_due_ms or -1, newer}: the named tokens that are no longer in force (the worker cancels them), and
+--   with `supersede` those whose turns are superseded, as take.lua has told their holder.
 --
 -- A lease granted by a call whose answer the consumer has seen, and which it does not name, was lost on the way and
 -- would mute its key for good: it becomes due again, its attempt taken back, for it never started.
@@ -14,7 +15,7 @@ redis.call('HDEL', hints, '')
 
 -- with boxes.lua
 
-local held, in_force = {}, {}
+local held, in_force, newer = {}, {}, {}
 for _, token in ipairs(a.held) do held[token] = true end
 local flat = redis.call('HGETALL', leases)
 for i = 1, #flat, 2 do
@@ -23,6 +24,9 @@ for i = 1, #flat, 2 do
   if owner == a.consumer then
     if held[token] then
       in_force[token] = true
+      if a.supersede and string.find(redis.call('HGET', hints, 'n:' .. key) or '', ':newer$') then
+        newer[#newer + 1] = token
+      end
     elseif tonumber(call) <= a.seen then
       redis.call('HDEL', leases, key)
       for _, member in ipairs(redis.call('ZRANGE', a.box .. key, 0, tonumber(size) - 1)) do
@@ -43,4 +47,4 @@ for _, token in ipairs(a.held) do
   if not in_force[token] then lost[#lost + 1] = token end
 end
 local upcoming = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
-return {lost, upcoming[2] and math.max(0, tonumber(upcoming[2]) - now) or -1}
+return {lost, upcoming[2] and math.max(0, tonumber(upcoming[2]) - now) or -1, newer}

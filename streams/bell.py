@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from streams.connection import Argument, Store, order
@@ -24,9 +24,17 @@ _PAUSE = 0.5
 
 
 class Bell:
-    """Rings for one consumer of one group."""
+    """
+    Rings for one consumer of one group.
 
-    def __init__(self, store: Store, group: Group, consumer: str) -> None:
+    Args:
+        newer: told of each lease of ours whose turn is superseded, by whoever has read the message that does it.
+    """
+
+    def __init__(
+        self, store: Store, group: Group, consumer: str, newer: Callable[[str], None] = lambda _token: None
+    ) -> None:
+        self._newer = newer
         self._store = store
         self._follower = store.follower()
         self._stream = store.keys.stream(group.reads)
@@ -108,6 +116,8 @@ class Bell:
             newest = entries[-1][0]
             if name == self._own:
                 self._own_last = newest
+                for token in [fields["newer"] for _, fields in entries if "newer" in fields]:
+                    self._newer(token.decode())
             elif name == self._others:
                 self._others_last = newest
             else:
@@ -125,7 +135,7 @@ class Bell:
         """By an entry that the read follows, which cannot come too early for it."""
         try:
             added, _ = await self._store.pipeline(
-                [("XADD", self._own, "MAXLEN", 1, "*", "ring", 1), ("EXPIRE", self._own, 3600)]
+                [("XADD", self._own, "MAXLEN", "~", 1000, "*", "ring", 1), ("EXPIRE", self._own, 3600)]
             )
         except Unavailable as error:
             added = error

@@ -62,7 +62,12 @@ class Turn(msgspec.Struct, kw_only=True):
     state: dict[str, bytes | None] = {}
     """What the handler's `recall` names, read in the same act that granted the turn."""
     progress: str = ""
-    """What an earlier attempt left in `Effects.progress` or `Retry(progress=…)`."""
+    """
+    What an earlier attempt left in `Retry(progress=…)`, or had set here when the turn was superseded: what is set while
+    it is handled is kept then.
+    """
+    superseded: int = 0
+    """How often it was cancelled so far, to be handled anew with what came meanwhile (`on_new_message`)."""
     resources: Any = None
     """What the handler's lifespan yielded."""
     now_ms: int = 0

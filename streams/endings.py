@@ -14,11 +14,14 @@ import msgspec
 from streams import wire
 from streams.effects import Effects, Output, Turn, Write
 from streams.errors import CauceError
-from streams.fate import Park
+from streams.fate import Join, Park
 from streams.keys import Keys, shard_of
 from streams.tables import Group
 
 _pack = msgspec.msgpack.Encoder().encode
+
+_TIMES = "\x1f"
+"""What stands between a handler's progress and how often its turn was superseded."""
 
 
 class NotAllowed(CauceError):
@@ -42,6 +45,17 @@ class Ending(msgspec.Struct, frozen=True):
     """The end to take where the key of `unless` is there."""
 
 
+def keep_progress(progress: str, superseded: int) -> str:
+    """A turn's progress as Redis keeps it, with how often the turn was superseded."""
+    return f"{progress}{_TIMES}{superseded}" if superseded or _TIMES in progress else progress
+
+
+def read_progress(kept: str) -> tuple[str, int]:
+    """What `keep_progress` was given."""
+    progress, found, superseded = kept.rpartition(_TIMES)
+    return (progress, int(superseded)) if found else (kept, 0)
+
+
 def ending(
     keys: Keys,
     group: Group,
@@ -51,7 +65,7 @@ def ending(
     *,
     effects: Effects | None = None,
     bury: str | None = None,
-    park: Park | None = None,
+    park: Park | Join | None = None,
     uncounted: bool = False,
 ) -> Ending:
     """
@@ -79,14 +93,19 @@ def ending(
     if bury is not None:
         plain["bury"] = bury
     if park is not None:
-        plain |= {"delay_ms": park.delay_ms, "at_door": park.at_door}
-        uncounted = uncounted or not park.counted
-        if park.progress is not None:
-            plain["progress"] = park.progress
+        plain |= _given_back(turn, park)
+        uncounted = uncounted or isinstance(park, Join) or not park.counted
     if uncounted:
         plain["uncount"] = [message.id for message in turn.messages]
     packed = _pack(plain)
     return Ending(packed, blobs, touched, len(ids), len(packed) + sum(map(len, blobs)), instead)
+
+
+def _given_back(turn: Turn, park: Park | Join) -> dict[str, Any]:
+    if isinstance(park, Join):
+        return {"superseded": True, "progress": keep_progress(turn.progress, turn.superseded + 1)}
+    kept = {} if park.progress is None else {"progress": keep_progress(park.progress, turn.superseded)}
+    return {"delay_ms": park.delay_ms, "at_door": park.at_door, **kept}
 
 
 _BODY = 5

@@ -29,6 +29,10 @@ class Park(msgspec.Struct, frozen=True):
     """Due at once when a request claims it."""
 
 
+class Join(msgspec.Struct, frozen=True):
+    """Superseded: again with what has come since, at the end of its window.  It was no attempt."""
+
+
 class Burial(msgspec.Struct, frozen=True):
     """Never again: to the dead letters."""
 
@@ -41,7 +45,7 @@ class Burial(msgspec.Struct, frozen=True):
     """It was not handled this time, so this start is no attempt."""
 
 
-Fate = Settle | Park | Burial
+Fate = Settle | Park | Join | Burial
 
 JITTER = 0.2
 """Backoff is stretched or shrunk by up to this share, so that what failed together does not return together."""
@@ -52,6 +56,17 @@ def before(starts: Sequence[int], attempts: int) -> Burial | None:
     if starts[0] > attempts:
         return Burial(why=f"its worker died or lost it {attempts} times", exhausted_only=True, unrun=True)
     return None
+
+
+def overtaken(superseded: int, most: int, *, suspect: bool) -> Join | None:
+    """
+    Whether a turn in work makes way for what has come of its key since.
+
+    Args:
+        superseded: how often it has already; `most` times, and whoever writes on and on is answered all the same.
+        suspect: it has to be alone in its turn, so nothing could join it.
+    """
+    return Join() if superseded < most and not suspect else None
 
 
 def after(error: BaseException | None, *, attempt: int, attempts: int, backoff: Sequence[float], luck: float) -> Fate:

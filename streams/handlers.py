@@ -36,6 +36,11 @@ def find(group: Group, topology: Topology) -> Handler:
         raise ConfigurationError(f"{where} {module_name} fails on import: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     if isinstance(found, Handler):
+        if found.outside and group.on_new_message == "supersede":
+            raise ConfigurationError(
+                f"{topology.path.name}: groups.{group.name}.on_new_message = 'supersede' is not for {group.handler!r}, "
+                "which acts outside Redis: cancelled, it may have acted already; write 'finish'"
+            )
         return found
     if found is None:
         public = [each for each in vars(module) if not each.startswith("_")]

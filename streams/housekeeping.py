@@ -16,7 +16,7 @@ from typing import Any
 from streams import log, metrics, wire
 from streams.connection import Store
 from streams.errors import CauceError, Unavailable
-from streams.turns import HEARTBEAT_MS, Turns
+from streams.turns import HEARTBEAT_MS, Beaten, Turns
 from streams.watch import Consumer, Watch
 
 BEAT = 3.0
@@ -63,31 +63,27 @@ class Housekeeping:
     async def run(
         self,
         held: Callable[[], list[str]],
-        lose: Callable[[str], None],
-        ring_in: Callable[[int], None],
+        told: Callable[[Beaten], None],
     ) -> None:
         """
         Go the rounds until cancelled.
 
         Args:
             held: the tokens of the leases we hold now.
-            lose: called with each of them that is no longer ours, or was settled while we named it.
-            ring_in: called with the milliseconds until the next key is due.
+            told: called with what each beat brought; what was settled while we named it is lost, too.
         """
         # Apart: whatever holds up a look at the others must not hold up our own sign of life.
         async with asyncio.TaskGroup() as rounds:
-            rounds.create_task(self._beats(held, lose, ring_in))
+            rounds.create_task(self._beats(held, told))
             rounds.create_task(self._looks())
 
-    async def _beats(
-        self, held: Callable[[], list[str]], lose: Callable[[str], None], ring_in: Callable[[int], None]
-    ) -> None:
+    async def _beats(self, held: Callable[[], list[str]], told: Callable[[Beaten], None]) -> None:
         while True:
             if not self._working():
                 # The model's thread is dead, say: whoever watches this process starts it anew.
                 raise Broken(f"the resources of group {self._turns.group.name} no longer work")
             try:
-                await self._beat(held, lose, ring_in)
+                await self._beat(held, told)
                 wait = _jittered(BEAT)
             except Unavailable as error:
                 self._log.debug("round.skipped", why=str(error))
@@ -111,15 +107,10 @@ class Housekeeping:
     def _forget(self) -> None:
         self._missing, self._steady_since = set(), float("inf")
 
-    async def _beat(
-        self, held: Callable[[], list[str]], lose: Callable[[str], None], ring_in: Callable[[int], None]
-    ) -> None:
-        named = held()
-        lost, next_due_ms = await self._turns.beat(named)
+    async def _beat(self, held: Callable[[], list[str]], told: Callable[[Beaten], None]) -> None:
+        beaten = await self._turns.beat(held())
         self._beaten = asyncio.get_running_loop().time()
-        for token in lost:
-            lose(token)
-        ring_in(next_due_ms)
+        told(beaten)
         if self._describe is not None:
             key = self._store.keys.of("model", self._turns.consumer)
             # A full Redis refuses it, and the beat has been heard all the same.

@@ -33,8 +33,8 @@ class _Work:
     began: float
     handling: asyncio.Future[Effects | None] | None = None
     """The handler; None once its result is known, or nobody waits for it any more."""
-    given_up: Literal["", "late", "lost"] = ""
-    """Why the handler was cancelled, and its result counts no more."""
+    given_up: Literal["", "late", "lost", "superseded"] = ""
+    """Why the handler was cancelled; its result counts no more, unless it has made one though superseded."""
     failed_to_commit: bool = False
     in_place: bool = True
     """It still has the place of a turn whose handler works."""
@@ -104,6 +104,15 @@ class InWork:
         self._log.warning("lease.lost", token=token)
         self._give_up(work, "lost")
 
+    def supersede(self, token: str) -> None:
+        """Something of its key has come that its handler does not know of: handle all anew, where fate has it so."""
+        work = self._works.get(token)
+        if work is None or work.handling is None:
+            return  # it has been made
+        turn = work.grant.turn
+        if fate.overtaken(turn.superseded, self._group.supersede_max, suspect=work.grant.suspect):
+            self._give_up(work, "superseded")
+
     async def idle(self, seconds: float) -> None:
         """Return when nothing is in work, or after so many seconds."""
         self._idle.clear()
@@ -139,7 +148,7 @@ class InWork:
                 return
             self._give_up(work, "late")
 
-    def _give_up(self, work: _Work, why: Literal["late", "lost"]) -> None:
+    def _give_up(self, work: _Work, why: Literal["late", "lost", "superseded"]) -> None:
         if work.handling is not None and not work.given_up:
             work.given_up = why
             work.handling.cancel()
@@ -153,7 +162,7 @@ class InWork:
         error = TimeoutError("the handler cancelled itself") if handling.cancelled() else handling.exception()
         if work.handling is None:
             return  # it was left behind
-        if work.given_up:
+        if work.given_up and (error or work.given_up != "superseded"):
             self._let_go(work)
         else:
             self._close(work, None if error else handling.result(), error)
@@ -161,6 +170,8 @@ class InWork:
     def _let_go(self, work: _Work) -> None:
         if work.given_up == "lost":
             self._gone(work, "failed")
+        elif work.given_up == "superseded":
+            self._guarded(work, lambda: self._commit(work, "superseded", self._joined(work.grant)))
         else:
             self._close(work, None, TimeoutError(f"deadline of {self._group.deadline:g} s passed"))
 
@@ -245,6 +256,11 @@ class InWork:
         level = self._log.warning if verdict.counted else self._log.debug
         level("turn.parked", turn=turn.id, attempt=turn.attempt, wait_s=verdict.delay_ms / 1000, why=verdict.why)
         return "parked", self._ending(grant, [], park=verdict)
+
+    def _joined(self, grant: Grant) -> Ending:
+        turn = grant.turn
+        self._log.info("turn.superseded", turn=turn.id, messages=len(turn.messages), times=turn.superseded + 1)
+        return self._ending(grant, [], park=fate.Join())
 
     def _buried(self, grant: Grant, burial: fate.Burial) -> Ending:
         turn, unrun = grant.turn, int(burial.unrun)

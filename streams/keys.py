@@ -37,7 +37,7 @@ TABLE: dict[str, Kind] = {
     "digest": Kind("digest", "string", "ingress", "for good; one key", False),
     "waiting": Kind("waiting:<stream>", "hash", "append", "until settled; while a request may wait", False),
     "door": Kind("door:<entry>", "hash", "settle, claim", "`wait.keep`", True),
-    "bell": Kind("bell:<name>", "stream", "append, settle, claim, sweep, worker", "1 h; about 1,000 entries", False),
+    "bell": Kind("bell:<name>", "stream", "scripts, worker", "1 h; about 1,000 entries", False),
     "groups": Kind("groups", "hash", "worker", "until `cauce group drop`", False),
     "group.cursor": Kind("group:<group>:cursor", "string", "take", "as the group", False),
     "group.box": Kind("group:<group>:box:<key>", "sorted set", "take, settle", "until its entries are settled", True),

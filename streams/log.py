@@ -41,7 +41,7 @@ EACH_MESSAGE = frozenset(
     {
         "conversation.created", "conversation.saved", "conversation.recalled", "conversation.ttl_extended",
         "rate_limit.ok", "message.accepted", "message.duplicate", "delivery.sent",
-        "reply.shown", "call.taken",
+        "reply.shown", "call.taken", "turn.superseded",
     }
 )  # fmt: skip
 """Events of every message or turn: `info` of these is debug in production."""

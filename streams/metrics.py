@@ -31,7 +31,7 @@ APPEND_MESSAGES = Histogram("cauce_append_messages", "Messages in one write to R
 INGRESS_WORKERS = Gauge("cauce_ingress_workers", "Processes of the ingress that listen.", multiprocess_mode="livesum")
 WAITING = Gauge("cauce_waiting_requests", "Requests that wait for their reply.", multiprocess_mode="livesum")
 
-TURNS = Counter("cauce_turns", "Turns: settled, parked, buried, refused, failed.", ["group", "outcome"])
+TURNS = Counter("cauce_turns", "Turns: settled, parked, superseded, buried, refused, failed.", ["group", "outcome"])
 TURN_SECONDS = Histogram("cauce_turn_seconds", "From a turn's start to its commit.", ["group"], buckets=_SLOW)
 SKIPPED = Counter("cauce_skipped", "Entries that a group lost by falling too far behind.", ["group"])
 LOOP_LAG = Gauge("cauce_loop_lag_seconds", "How late the event loop was lately.", multiprocess_mode="livemax")
@@ -73,7 +73,7 @@ class View(Protocol):
 
 
 def turn(group: str, outcome: str, seconds: float) -> None:
-    """Count and time one turn, which ended so: settled, parked, buried, refused, failed."""
+    """Count and time one turn, which ended so: settled, parked, superseded, buried, refused, failed."""
     count, times = _of_turns(group, outcome)
     count.inc()
     times.observe(seconds)

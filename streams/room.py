@@ -69,6 +69,7 @@ class Room:
         self._free = self._places = places
         self._sharers = sharers
         self._given = asyncio.Event()
+        self._rings: set[Callable[[], None]] = set()
 
     def some(self) -> int:
         """
@@ -83,6 +84,22 @@ class Room:
         """These are free again."""
         self._free += places
         self._given.set()
+        for ring in self._rings:
+            ring()
+
+    @property
+    def full(self) -> bool:
+        """None is free."""
+        return self._free == 0
+
+    @contextlib.contextmanager
+    def ringing(self, ring: Callable[[], None]) -> Iterator[None]:
+        """While the context is open, `ring` is called when somebody gives some back."""
+        self._rings.add(ring)
+        try:
+            yield
+        finally:
+            self._rings.discard(ring)
 
     @property
     def shared(self) -> bool:

@@ -5,7 +5,7 @@
 --         stream the effects name (declared, so that a cluster slot under way answers TRYAGAIN before anything is done)
 -- ARGV  1 msgpack: {group, box, door, bell, keep_ms, dead_max, answers, turns, blobs}; answers: this group replies to requests
 --         that wait on the stream; a turn is {key, token, ids, effects?, bury?, delay_ms?, at_door?, uncount?, progress?,
---         unless?}, effects is
+--         unless?, superseded?}, effects is
 --         {writes = {{key, blob or false, ttl_ms}}, outputs = {{stream, answers, {'key', …, 'type', …, 'body', blob, …}}},
 --         answer?}, a blob the number of one of its turn's; blobs: how many each turn has
 --       2… the blobs of all turns: values and bodies, as they are
@@ -145,6 +145,13 @@ local function commit(turn, effects)
   return sound
 end
 
+-- Does a request wait for one of these?
+local function waited_for(ids)
+  for _, value in ipairs(someone_waits and redis.call('HMGET', waiting, unpack(ids)) or {}) do
+    if tonumber(string.match(value or '0', '^%d+')) > now then return true end
+  end
+end
+
 -- What is left in the box becomes due: after the delay, at the end of its window, or now.
 local function due_at(turn)
   local key, hint, woken = turn.key, nil, nil
@@ -157,9 +164,12 @@ local function due_at(turn)
     redis.call('HSET', hints, 'p:' .. key, turn.at_door and 'door' or '1')
     return now + turn.delay_ms
   elseif hint and not turn.delay_ms then
+    local at, first = string.match(hint, '^(%d+):(%d+)')
+    if turn.superseded and waited_for(turn.uncount) then at = '0' end
     -- A request waits for it: what comes later is not to restart its window.
-    if string.match(hint, '^0:') then redis.call('HSET', hints, 'h:' .. key, '1') end
-    return math.max(now, tonumber(string.match(hint, '^%d+')))
+    if at == '0' then redis.call('HSET', hints, 'h:' .. key, '1')
+    elseif turn.superseded then redis.call('HSET', hints, 'h:' .. key, first) end
+    return math.max(now, tonumber(at))
   end
   return now
 end

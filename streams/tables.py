@@ -55,6 +55,10 @@ class Group(Table, kw_only=True):
     turn_max: Handful = 50
     """Messages in a turn; the rest form the next one."""
     turn_max_chars: Count = 16_000
+    on_new_message: Literal["finish", "supersede"] = "finish"
+    """Of a key whose turn is in work: it is finished, or cancelled, to be handled anew together with the message."""
+    supersede_max: Count = 3
+    """How often that may happen before what a turn was begun for is answered."""
     concurrency: Handful = 16
     """Turns one worker handles at once."""
     processes: Processes = 1

@@ -5,7 +5,8 @@
 --       of the group: 6 name  7 heartbeat's ms  8 box prefix  9 order  10 debounce_ms  11 debounce_max_ms  12 turn_max
 --       13 turn_chars  14 whether it sees replayed entries, 1 or 0  15 dead_max  16 suspect_after
 --       of its meter: 17 prefix, '' for none  18 window_ms  19 which of the state kinds exempts a key, 0 for none
---       20 how many state kinds it recalls  21… their prefixes, then the entry types that are not metered
+--       20 where turns may be superseded, the prefix of bells, else ''
+--       21 how many state kinds it recalls  22… their prefixes, then the entry types that are not metered
 --       Strings one by one, for of a call with one message to unpack them from one is a tenth.
 -- Returns {'ok', now_ms, read, next_due_ms or -1, turns, cursor, suspects that are due and were not taken, 1 where the
 --   stream may hold more}; a turn is {key, token, progress, entries, state, ms until its meter's window ends}, an entry
@@ -19,9 +20,10 @@ local a = {
   suspects = tonumber(ARGV[5]), group = ARGV[6], ttl_ms = ARGV[7], box = ARGV[8], order = ARGV[9],
   debounce_ms = tonumber(ARGV[10]), debounce_max_ms = tonumber(ARGV[11]), turn_max = tonumber(ARGV[12]),
   turn_chars = tonumber(ARGV[13]), replay = ARGV[14] == '1', dead_max = ARGV[15], suspect_after = tonumber(ARGV[16]),
-  meter = ARGV[17], window_ms = ARGV[18], unless = tonumber(ARGV[19]), recall = tonumber(ARGV[20]),
+  meter = ARGV[17], window_ms = ARGV[18], unless = tonumber(ARGV[19]), bells = ARGV[20],
+  recall = tonumber(ARGV[21]),
 }
-local RECALL = 20 -- the arguments behind it are the prefixes of state
+local RECALL = 21 -- the arguments behind it are the prefixes of state
 local stream, cursor, leases, due, attempts, hints, consumers, heartbeat, dead =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local time = redis.call('TIME')
@@ -55,24 +57,7 @@ local function fields_of(flat)
   return fields
 end
 
-local function well_formed() -- https://www.unicode.org/versions/Unicode16.0.0/core-spec/chapter-3/#G27506, table 3-7
-  return {'^[%z\1-\127]+', '^[\194-\223][\128-\191]', '^\224[\160-\191][\128-\191]',
-  '^[\225-\236\238\239][\128-\191][\128-\191]', '^\237[\128-\159][\128-\191]',
-  '^\240[\144-\191][\128-\191][\128-\191]', '^[\241-\243][\128-\191][\128-\191][\128-\191]',
-  '^\244[\128-\143][\128-\191][\128-\191]'}
-end
-local function is_utf8(text)
-  local at, found, patterns = 1, nil, well_formed()
-  while at <= #text do
-    found = nil
-    for _, pattern in ipairs(patterns) do
-      found = found or select(2, string.find(text, pattern, at))
-    end
-    if not found then return false end
-    at = found + 1
-  end
-  return true
-end
+-- with utf8.lua
 
 -- A key that is no text names nobody; left in a box it would stop every worker that takes it.
 local function bury(id, flat)
@@ -89,7 +74,6 @@ local function body_of(flat)
   end
   return ''
 end
-local function characters(text) return select(2, string.gsub(text, '[^\128-\191]', '')) end
 
 -- When a key's turn may start: each message restarts the wait, which is bounded from the first.  Where the clock was set
 -- back and ids lie ahead of it, it is bounded from now, and what `at` has become by then is not put off any more.
@@ -105,10 +89,25 @@ local function noted(note)
   return tonumber(starts), tonumber(crashes), count, first, progress
 end
 
+local just_read = {} -- what this very call has read, which need not be read again
+local function of_box(key, limit)
+  local ids = redis.call('ZRANGE', a.box .. key, 0, limit - 1)
+  for i, member in ipairs(ids) do ids[i] = unboxed(member) end
+  return ids
+end
+
+local function uncounted_types()
+  local types = {}
+  for i = RECALL + a.recall + 1, #ARGV do types[ARGV[i]] = true end
+  return types
+end
+-- with superseding.lua
+
 -- A key in work keeps in hint `n` when its next turn may start, `at:first`; at 0 is at once, whatever comes later.
-local function schedule_next(key, brought)
+-- Behind it `:newer` where that supersedes the turn in work, for the next beat, should nobody hear the bell.
+local function schedule_next(key, brought, token)
   local hint = any_hints() and redis.call('HGET', hints, 'n:' .. key)
-  local at, first = string.match(hint or '', '^(%d+):(%d+)$')
+  local at, first, newer = string.match(hint or '', '^(%d+):(%d+)(.*)$')
   for i, id in ipairs(brought.ids) do
     local ms = ms_of(id)
     first = first or string.format('%.0f', ms)
@@ -116,14 +115,17 @@ local function schedule_next(key, brought)
       at = string.format('%.0f', window(tonumber(first), ms, tonumber(at)))
     end
   end
-  hint_at('n:' .. key, at .. ':' .. first)
+  if a.bells ~= '' and supersedes(key, brought, token) then newer = ':newer' end
+  hint_at('n:' .. key, at .. ':' .. first .. (newer or ''))
 end
 
 -- When a key that is not in work is due, with what was brought; `at`: when it was until now, or nil.
 local function due_at(key, brought, at)
   -- A key that waits for a retry keeps waiting: an earlier start would overtake what failed.
   if any_hints() and redis.call('HEXISTS', hints, 'p:' .. key) == 1 then return at end
-  local hurried, first = any_hints() and redis.call('HEXISTS', hints, 'h:' .. key) == 1, nil
+  -- Where its turn was superseded, hint `h` says when the first of the messages came for which it was.
+  local hint = any_hints() and redis.call('HGET', hints, 'h:' .. key) or ''
+  local hurried, first = hint == '1', hint ~= '1' and tonumber(hint)
   for i, id in ipairs(brought.ids) do
     local ms = ms_of(id)
     if brought.hurry and brought.hurry[i] then
@@ -146,7 +148,7 @@ local function lay(names, brought, nobody_due)
   for i, key in ipairs(names) do
     tell(brought[key].members, 'ZADD', a.box .. key)
     if leased[i] then
-      schedule_next(key, brought[key])
+      schedule_next(key, brought[key], leased[i])
     elseif nobody_due and not scores[i] and #fresh < a.room and (a.debounce_ms == 0 or brought[key].hurry) then
       fresh[#fresh + 1] = key
     else
@@ -160,13 +162,6 @@ local function lay(names, brought, nobody_due)
   end
   tell(dues, 'ZADD', due)
   return fresh, #dues > 0
-end
-
-local just_read = {} -- what this very call has read, which need not be read again
-local function of_box(key, limit)
-  local ids = redis.call('ZRANGE', a.box .. key, 0, limit - 1)
-  for i, member in ipairs(ids) do ids[i] = unboxed(member) end
-  return ids
 end
 
 -- The entries of a turn, of these ids the oldest; those that are gone from the stream are acknowledged.
@@ -203,10 +198,7 @@ end
 local not_metered
 local function metered(key, fields, state)
   if a.meter == '' or fields.replayed or fields.origin or state[a.unless] then return '' end
-  if not not_metered then
-    not_metered = {}
-    for i = RECALL + a.recall + 1, #ARGV do not_metered[ARGV[i]] = true end
-  end
+  not_metered = not_metered or uncounted_types()
   if not_metered[fields.type or ''] then return '' end
   local count = redis.pcall('INCR', a.meter .. key)
   if type(count) ~= 'number' then return '' end

@@ -258,5 +258,14 @@ def _check_group(group: Group, file: File, name: str) -> None:
         _fail(name, f"{where}.when_full", "skip", "is only for a group that writes nothing; this one has `writes`")
     if group.debounce > group.debounce_max:
         _fail(name, f"{where}.debounce", group.debounce, f"is longer than debounce_max ({group.debounce_max:g})")
+    if group.on_new_message == "supersede":
+        _check_supersede(group, f"{where}.on_new_message", name)
     if not re.fullmatch(r"start|now|\d+-\d+", group.from_):
         _fail(name, f"{where}.from", group.from_, 'is not "start", "now" or an entry id such as "1728123456789-0"')
+
+
+def _check_supersede(group: Group, where: str, name: str) -> None:
+    if group.order == "none":
+        _fail(name, where, "supersede", 'needs order = "key"; without order each message is a turn of its own')
+    if group.turn_max == 1:
+        _fail(name, where, "supersede", "needs turn_max of 2 at least; a turn of one message can hold no other")

@@ -12,14 +12,14 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from streams import wire
 from streams.connection import Argument, Store
 from streams.effects import Handler, Message, Output, Turn
-from streams.endings import Ending, entry
+from streams.endings import Ending, entry, read_progress
 from streams.errors import CauceError
 from streams.groups import Registration
 from streams.scripts import script
@@ -56,6 +56,17 @@ class Grant(msgspec.Struct):
     """How often each message has been started, this time included."""
     suspect: bool
     """Its first message was in work when a worker died, more than once."""
+
+
+class Beaten(NamedTuple):
+    """What a beat brought."""
+
+    lost: set[str]
+    """Leases, of those named, that are ours no more."""
+    newer: list[str]
+    """Leases, of those named, whose turns are superseded."""
+    next_due_ms: int
+    """Until the next key's time comes; -1 for none."""
 
 
 class Taken(msgspec.Struct):
@@ -120,11 +131,13 @@ class Turns:
         answering = topology.answering(group.reads)
         self._answers = answering is not None and answering.name == group.name
         self._suspect_after = min(SUSPECT_AFTER, max(1, group.attempts - 1))
+        self._supersedes = group.on_new_message == "supersede"
         self._take_args = self._taking()
 
     def _taking(self) -> list[Argument]:
         """The arguments of a take that are the group's, as take.lua numbers them."""
         group, handler, metering = self.group, self._handler, self._handler.metering
+        bells = self._store.keys.of("bell") + ":" if self._supersedes else ""
         meter: list[Argument] = ["", 0, 0]
         if metering:
             exempt = 1 + handler.recall.index(metering.unless) if metering.unless else 0
@@ -133,7 +146,7 @@ class Turns:
             group.name, HEARTBEAT_MS, self._box, group.order,
             int(group.debounce * 1000), int(group.debounce_max * 1000), group.turn_max, group.turn_max_chars,
             int(group.replay), self._dead_max, self._suspect_after,
-            *meter,
+            *meter, bells,
             len(handler.recall), *map(self._prefix, handler.recall),
             *(metering.skip_types if metering else ()),
         ]  # fmt: skip
@@ -184,7 +197,8 @@ class Turns:
         return Taken(grants, read, next_due_ms, cursor.decode(), now_ms, held, bool(more))
 
     def _grant(self, reply: list[Any], now_ms: int) -> Grant:
-        key, token, progress, found, state, meter_ms = reply
+        key, token, kept, found, state, meter_ms = reply
+        progress, superseded = read_progress(kept.decode())
         messages = [_message(id, count, flat) for id, _, _, count, flat in found]
         turn = Turn(
             group=self.group.name,
@@ -192,7 +206,8 @@ class Turns:
             messages=messages,
             attempt=found[0][1],
             state=dict(zip(self._handler.recall, state, strict=True)),
-            progress=progress.decode(),
+            progress=progress,
+            superseded=superseded,
             now_ms=now_ms,
             meter_ms=meter_ms,
             shard=self._store.keys.shard if self._store.keys.shards > 1 else None,
@@ -233,22 +248,20 @@ class Turns:
         )
         return [_REFUSED[done]() if done in _REFUSED else (done == 1, due) for done, due in reply]
 
-    async def beat(self, held: Sequence[str]) -> tuple[set[str], int]:
-        """
-        Say that we live, and which leases we hold.
-
-        Returns:
-            those of them that are lost, and the milliseconds until the next key is due (-1 for none).
-        """
-        args = {"consumer": self.consumer, "seen": self._seen, "held": held, "ttl_ms": HEARTBEAT_MS, "box": self._box}
+    async def beat(self, held: Sequence[str]) -> Beaten:
+        """Say that we live, and which leases we hold."""
+        args = {
+            "consumer": self.consumer, "seen": self._seen, "held": held, "ttl_ms": HEARTBEAT_MS, "box": self._box,
+            "supersede": self._supersedes,
+        }  # fmt: skip
         # Impatient: a beat into a dead connection has to be repeated over another one while the heartbeat still lives.
-        lost, next_due_ms = await self._store.run(
+        lost, next_due_ms, newer = await self._store.run(
             _BEAT,
             [*self._some("leases", "due", "attempts", "hints", "consumers"), self._heartbeat],
             [_pack(args)],
             silence=BEAT_SILENCE,
         )
-        return {token.decode() for token in lost}, next_due_ms
+        return Beaten({token.decode() for token in lost}, [token.decode() for token in newer], next_due_ms)
 
     async def ahead(self, turn: Turn, output: Output) -> None:
         """Append an entry before its turn ends.  Raises Unavailable, and what `endings.entry` raises."""

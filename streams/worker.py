@@ -24,7 +24,7 @@ from streams.inwork import InWork
 from streams.room import Room
 from streams.tables import Group
 from streams.topology import Topology
-from streams.turns import Gone, Grant, Taken, Turns
+from streams.turns import Beaten, Gone, Grant, Taken, Turns
 from streams.watch import Watch
 
 READ_COUNT = 200
@@ -64,7 +64,7 @@ class Worker:
         self._log = log.get(group.name)
         self._turns = Turns(store, topology, group, handler)
         self._committer = Committer(self._turns)
-        self._bell = Bell(store, group, self._turns.consumer)
+        self._bell = Bell(store, group, self._turns.consumer, lambda token: self._in_work.supersede(token))
         self._housekeeping = Housekeeping(store, self._turns, Watch(store, topology), resources)
         self._in_work = InWork(
             store.keys,
@@ -79,6 +79,7 @@ class Worker:
         self._waking: set[asyncio.Task[None]] = set()
         self._room = room or Room(group.concurrency)
         self._room.suspects.rings.append(self._bell.ring)
+        self._last: Taken | None = None
         self._stopping = asyncio.Event()
         self.opened = asyncio.Event()
         """Set once the group exists and this consumer reads it."""
@@ -112,7 +113,7 @@ class Worker:
         """
         background = [
             asyncio.create_task(self._committer.run()),
-            asyncio.create_task(self._housekeeping.run(self._in_work.tokens, self._in_work.lose, self._bell.ring_in)),
+            asyncio.create_task(self._housekeeping.run(self._in_work.tokens, self._beaten)),
         ]
         failing = getattr(self._resources, "failed", None)
         failed = [asyncio.create_task(failing())] if failing is not None else []
@@ -140,7 +141,7 @@ class Worker:
                 last = None
             room = self._room.some()
             if room == 0:
-                await self._room.wait()
+                await self._full()
                 continue
             taken, patient = None, last is not None and not self._bell.rung
             try:
@@ -154,6 +155,22 @@ class Worker:
                     await asyncio.sleep(0)
             all_of_it = taken and not taken.more and len(taken.grants) < room
             last = taken if all_of_it and not (patient and taken and taken.held) else None
+
+    async def _full(self) -> None:
+        """
+        Until a place is free.
+
+        Where turns may be superseded we read on meanwhile: nobody else may, and what came could be for one of ours.
+        But not where we are far behind, for what comes now is then read in its turn.
+        """
+        last = self._last
+        if self.group.on_new_message == "finish" or last is None or last.more:
+            await self._room.wait()
+            return
+        with self._room.ringing(self._bell.ring):
+            await self._bell.wait(last.cursor, last.now_ms)
+        if self._room.full and not self._stopping.is_set():
+            await self._taken(0, None)
 
     async def _taken(self, room: int, last: Taken | None) -> Taken | None:
         """What Redis gives us; None where it cannot now. With `last`, when there may be more than was left by then."""
@@ -173,6 +190,7 @@ class Worker:
             return None
         if taken is None:
             return None
+        self._last = taken
         self._bell.ring_in(taken.next_due_ms)
         if not self.opened.is_set():
             self.opened.set()
@@ -211,6 +229,13 @@ class Worker:
                 await self._turns.ahead(turn, output)
         except (Unavailable, TimeoutError) as error:  # what is worth nothing later is not waited for
             self._log.debug("ahead.lost", turn=turn.id, why=str(error))
+
+    def _beaten(self, beaten: Beaten) -> None:
+        for token in beaten.lost:
+            self._in_work.lose(token)
+        for token in beaten.newer:
+            self._in_work.supersede(token)
+        self._bell.ring_in(beaten.next_due_ms)
 
     def _due(self, ms: int) -> None:
         if not self._stopping.is_set():

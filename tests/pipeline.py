@@ -176,6 +176,16 @@ def group_of(name: str) -> str:
     return name.rstrip("0123456789")
 
 
+def superseding(folder: Path) -> Path:
+    """The shipped file, but a reply is given up for what its person writes meanwhile."""
+    shipped = (ROOT / "streams.toml").read_text(encoding="utf-8")
+    assert shipped.count("[groups.inference]\n") == 1
+    copy = folder / "superseding.toml"
+    asked = '[groups.inference]\non_new_message = "supersede"\n'
+    copy.write_text(shipped.replace("[groups.inference]\n", asked), encoding="utf-8")
+    return copy
+
+
 def _extended(config: Path, folder: Path, placement: str, streams: str) -> Path:
     """A copy of the file, with something before and behind it."""
     copy = folder / "streams.toml"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Server
-from pipeline import SECRET, pipeline, texts
+from pipeline import SECRET, pipeline, superseding, texts
 from standardwebhooks import Webhook
+from waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +44,27 @@ async def test_a_request_that_waits_gets_the_reply_and_the_webhook_does_not(own_
         # What comes after it goes by the webhook, alone
         await whole.say(ANA, "Gracias", "m2")
         assert texts(await whole.sink.received(1)) == ["Gracias"]
+
+
+async def test_who_asks_again_while_answered_is_answered_once_to_both(own_server: Server, short_path: Path) -> None:
+    async def in_work() -> bool:
+        return bool(await whole.store.command("HLEN", "group:inference:leases"))
+
+    config = superseding(short_path)
+    names = ["ingress", "inference", "inference2", "egress"]
+    async with pipeline(own_server, *names, config=config, MODEL="echo?latency=2", DEBOUNCE="5") as whole:
+        # Given a request that waits for its reply, and one more of the same person
+        first = asyncio.create_task(whole.say(ANA, "Una cita", "m1", Prefer="wait=20"))
+        await until(in_work)
+        second = await whole.say(ANA, "para el martes", "m2", Prefer="wait=20")
+        # Then one has the text, without a window, and the other is told who
+        assert (second["status"], second["reply"]) == ("replied", "Una cita\npara el martes")
+        merged = await first
+        assert (merged["status"], merged["into"]) == ("merged", second["entry_id"])
+        history = await whole.conversation(ANA)
+        assert history is not None
+        assert [each["role"] for each in history["messages"]] == ["user", "user", "assistant"]
+        assert whole.sink.requests == []
 
 
 async def test_what_is_typed_within_the_window_is_answered_once(own_server: Server) -> None:

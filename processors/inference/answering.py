@@ -87,6 +87,7 @@ async def _say_typing(exchange: Exchange, within: list[Arrival]) -> None:
     """Once for a turn, however often it is tried while a model is away."""
     turn = exchange.turn
     if turn.ahead and turn.attempt == 1 and turn.progress != TYPING and "typing" in exchange.here.topology.egress.types:
+        turn.progress = TYPING  # before, for it may be superseded while it is said
         await turn.ahead(typing(exchange, within))
 
 

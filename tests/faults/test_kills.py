@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from conftest import Server
-from pipeline import Pipeline, pipeline
+from pipeline import Pipeline, pipeline, superseding
 from waiting import until
 
 pytestmark = pytest.mark.slow
 
 ANA = "+59112345678"
 PROMISED = 15.0
+ATTEMPTS = "group:inference:attempts"
 
 
 async def in_work(whole: Pipeline, group: str) -> None:
@@ -56,6 +58,32 @@ async def test_inference_killed_within_the_window_still_answers_the_burst_once(o
         await whole.start("inference")
         [delivery] = await whole.sink.received(1, seconds=PROMISED)
         assert json.loads(delivery.body)["in_reply_to"] == ["m0", "m1", "m2"]
+
+
+async def test_inference_killed_though_it_was_superseded_answers_both_messages_once(
+    own_server: Server, short_path: Path
+) -> None:
+    names = ["ingress", "inference", "inference2", "egress"]
+    config = superseding(short_path)
+    async with pipeline(own_server, *names, config=config, MODEL="echo?latency=2", DEBOUNCE="0.3") as whole:
+        # Given a reply that was given up for a second message, and both workers killed
+        await whole.say(ANA, "una cita", "m1")
+        await in_work(whole, "inference")
+        await whole.say(ANA, "para el martes", "m2")
+        await until(lambda: _noted(whole, "\x1f1"))
+        await whole.kill("inference")
+        await whole.kill("inference2")
+        await whole.start("inference")
+        # Then one reply answers both
+        [delivery] = await whole.sink.received(1, seconds=PROMISED + 2)
+        assert json.loads(delivery.body)["in_reply_to"] == ["m1", "m2"]
+        await whole.say(ANA, "gracias", "m3", Prefer="wait=20")
+        assert len(whole.sink.requests) == 1
+        assert await whole.store.command("XLEN", "inbound.dead") == 0
+
+
+async def _noted(whole: Pipeline, progress: str) -> bool:
+    return any(note.decode().endswith(progress) for note in await whole.store.command("HVALS", ATTEMPTS))
 
 
 async def test_egress_killed_in_the_middle_of_a_delivery_repeats_it_with_the_same_id(own_server: Server) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from streams import fate
+from streams.connection import entries
 from streams.doors import release
 from streams.effects import Answer, Effects, Handler, Metering, Output, Turn, Write
 from streams.endings import Ending, ending
@@ -46,7 +47,7 @@ def a_topology() -> Topology:
             "wait": {"keep": TTL},
             "groups": {
                 "answers": {"reads": "inbound", "writes": ["outbound"], "turn_max": 3, "debounce": "2s",
-                            "debounce_max": "5s", **common},
+                            "debounce_max": "5s", "on_new_message": "supersede", "supersede_max": 2, **common},
                 "archive": {"reads": "inbound", **common},
                 "egress": {"reads": "outbound", "turn_max": 1, **common},
             },
@@ -127,10 +128,23 @@ class Worker:
 
     async def beat(self) -> None:
         try:
-            lost, _ = await self.turns.beat([work.grant.token for work in self.work])
+            beaten = await self.turns.beat([work.grant.token for work in self.work])
         except Unavailable:
             return
-        self.work = [work for work in self.work if work.grant.token not in lost]
+        self.work = [work for work in self.work if work.grant.token not in beaten.lost]
+        self._supersede(beaten.newer)
+
+    async def listen(self) -> None:
+        """To its bell, from its beginning: what it has acted on is passed over."""
+        rung = entries(await self._store.command("XRANGE", f"bell:{self.turns.consumer}", "-", "+"))
+        self._supersede([fields["newer"].decode() for _, fields in rung])
+
+    def _supersede(self, tokens: list[str]) -> None:
+        for work in self.work:
+            if work.grant.token in tokens and work.end is None:
+                most, times = self.group.supersede_max, work.grant.turn.superseded
+                if join := fate.overtaken(times, most, suspect=work.grant.suspect):
+                    work.end = self._ending(work.grant, [], park=join)
 
     async def _effects(self, turn: Turn, how: str, rightful: bool) -> Effects | None:
         if how == "fails":

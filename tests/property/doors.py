@@ -101,12 +101,16 @@ class Front:
         if ours:
             del self.waiting[str(entry)]
 
+    def waited_for(self, ids: list[str]) -> list[str]:
+        """Those of them for which a request waits."""
+        self.expire()
+        return [id for id in ids if id in self.waiting and self.waiting[id].deadline > self.now()]
+
     def settle(self, turn: dict[str, Any]) -> str | None:
         """A turn ends: the entry whose door its reply is for, if somebody waits."""
-        self.expire()
         effects, winner = turn.get("effects"), None
         if effects and effects.get("answer"):
-            alive = [id for id in turn["ids"] if id in self.waiting and self.waiting[id].deadline > self.now()]
+            alive = self.waited_for(turn["ids"])
             winner = alive[-1] if alive else None
         if winner:
             has_text = any(output[1] for output in effects["outputs"])
@@ -186,9 +190,11 @@ class Promises:
         return self.groups[call.keys[0].split(":")[1]]
 
     def _settled(self, group: GroupModel, turn: dict[str, Any], blobs: list[bytes], reply: list[int]) -> None:
-        if not group.settle(turn, reply):
+        answering = group is self.front.answering
+        waited_for = answering and self.front.waited_for(turn.get("uncount", []))
+        if not group.settle(turn, reply, bool(waited_for)):
             return
-        door = self.front.settle(turn) if group is self.front.answering else None
+        door = self.front.settle(turn) if answering else None
         for _, blob, _ in turn.get("effects", {}).get("writes", []):
             group.state[turn["key"]] = blobs[blob - 1]
         for _, answers, flat in turn.get("effects", {}).get("outputs", []):

@@ -60,6 +60,7 @@ def _questions(group: GroupModel) -> list[tuple[str | int, ...]]:
         ("HKEYS", f"{name}:consumers"),
         ("XPENDING", group.group.reads, group.group.name),
         *(("ZRANGE", f"{name}:box:{person}", 0, -1) for person in PEOPLE),
+        *(("XRANGE", f"bell:{each}", "-", "+") for each in group.bells),
         # Asked for, what is over is gone for good, also where the clock is set back afterwards.
         *(("EXISTS", f"{name}:heartbeat:{each}") for each in group.heartbeats),
     ]
@@ -67,7 +68,11 @@ def _questions(group: GroupModel) -> list[tuple[str | int, ...]]:
 
 def _compare_group(group: GroupModel, answers: list[Any]) -> None:
     leases, due, notes, cursor, known, pending = answers[:6]
-    boxes, beating = answers[6 : 6 + len(PEOPLE)], answers[6 + len(PEOPLE) :]
+    boxes, answers = answers[6 : 6 + len(PEOPLE)], answers[6 + len(PEOPLE) :]
+    bells, beating = answers[: len(group.bells)], answers[len(group.bells) :]
+    group.bells = {each: bell for each, bell in group.bells.items() if group.now() <= bell[0]}
+    found = [[fields["newer"].decode() for _, fields in entries(bell)] for bell in bells if bell]
+    assert found == [tokens for _, tokens in group.bells.values()], "whose turn is superseded is told, each time"
     assert [bool(each) for each in beating] == [group.alive(each) for each in group.heartbeats], "heartbeats"
     group.heartbeats = {each: at for each, at in group.heartbeats.items() if group.alive(each)}
     assert _pairs(leases) == {key: lease.token for key, lease in group.leases.items()}, "leases"

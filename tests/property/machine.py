@@ -29,6 +29,7 @@ GROUPS = ["answers", "archive", "egress"]
 TROUBLE = [
     "a worker beats",
     "a worker beats",
+    "a worker listens",
     "a worker starts",
     "a worker says goodbye",
     "one who lives is thought dead",
@@ -96,6 +97,14 @@ class Pipeline(RuleBasedStateMachine):
         else:
             self.do(self.stage.claim(which, stop=what == "gives up"), weather)
 
+    @rule(
+        who=WHO, person=PEOPLE, count=st.sampled_from([1, 1, 2, 3]), takes=MOSTLY, beats=st.booleans(), weather=WEATHER
+    )
+    def somebody_writes_while_answered(
+        self, who: int, person: str, count: int, takes: bool, beats: bool, weather: Weather
+    ) -> None:
+        self.do(self.stage.interrupt(who, person, count, takes, beats), weather)
+
     # workers
 
     @precondition(lambda self: self.stage.able())
@@ -150,6 +159,8 @@ class Pipeline(RuleBasedStateMachine):
         match what:
             case "a worker beats":
                 self.do(self.stage.worker(who).beat(), weather)
+            case "a worker listens":
+                self.do(self.stage.worker(who).listen())
             case "one who lives is thought dead":
                 self.do(self.stage.sweep_wrongly(who))
             case "a worker starts":

@@ -17,6 +17,9 @@ from streams.turns import HEARTBEAT_MS
 
 Fields = dict[str, str]
 
+BELL_MS = 3_600_000
+"""How long a bell is kept after it last rang."""
+
 
 class Note(msgspec.Struct):
     """What is remembered of an entry that has been started."""
@@ -81,6 +84,12 @@ class GroupModel:
         self._woken: set[str] = set()
         self._next: dict[str, tuple[int, int]] = {}
         """Keys in work: when the next turn may start (0: at once), and when the first of its messages came."""
+        self._newer: set[str] = set()
+        """Keys in work whose turn is superseded by what has come."""
+        self._burst: dict[str, int] = {}
+        """Keys whose turn was superseded: when the first of the messages came for which it was."""
+        self.bells: dict[str, tuple[int, list[str]]] = {}
+        """Of each consumer: when its bell is forgotten, and the tokens that it has named."""
 
     # take
 
@@ -119,7 +128,7 @@ class GroupModel:
         """What is new; the keys of which nothing was known, where nobody was due: they go first, as they came."""
         new = self.entries.after(self.cursor)[:count]
         assert read == len(new), "it reads what is there, up to its count"
-        known = {*self.leases, *self.due}
+        known, brought = {*self.leases, *self.due}, dict[str, None]()
         somebody_due = any(at <= self.now() for at in self.due.values())
         fresh = []
         for id in new:
@@ -129,7 +138,22 @@ class GroupModel:
             self.boxes.setdefault(fields["key"], []).append(id)
             self._schedule(fields["key"], order(id)[0], "now" in fields)
             self.cursor = id
+            brought[fields["key"]] = None
+        for key in brought:
+            self._supersede(key)
         return [key for key in fresh if not somebody_due and (not self.group.debounce or key in self._hurried)]
+
+    def _supersede(self, key: str) -> None:
+        """Its holder is told, unless one turn could not hold all."""
+        if self.group.on_new_message != "supersede" or key not in self.leases:
+            return
+        bodies = [self.entries.rows[id]["body"] for id in self.boxes[key]]
+        if len(bodies) > self.group.turn_max or sum(map(len, bodies)) > self.group.turn_max_chars:
+            return
+        self._newer.add(key)
+        lease = self.leases[key]
+        _, rung = self.bells.get(lease.owner, (0, []))
+        self.bells[lease.owner] = self.now() + BELL_MS, [*rung, lease.token]
 
     def window(self, first_ms: int, last_ms: int, at: int | None) -> int:
         debounce, most = int(self.group.debounce * 1000), int(self.group.debounce_max * 1000)
@@ -148,7 +172,8 @@ class GroupModel:
         elif not self.group.debounce:
             self.due.setdefault(key, min(ms, self.now()))
         elif key not in self._hurried:
-            self.due[key] = self.window(order(self.boxes[key][0])[0], ms, self.due.get(key))
+            first = self._burst.get(key, order(self.boxes[key][0])[0])
+            self.due[key] = self.window(first, ms, self.due.get(key))
 
     def _grant(self, fresh: list[str], room: int, suspects: int) -> list[tuple[str, list[str]]]:
         """Oldest due first; all that waits of a key is one turn; a suspect is alone."""
@@ -186,21 +211,28 @@ class GroupModel:
         self._parked.pop(key, None)
         self._woken.discard(key)
         self._hurried.discard(key)
+        self._burst.pop(key, None)
+        self._newer.discard(key)
 
     def _told(self, turns: list[Any]) -> None:
         """What a worker learns of its turns."""
         for key, _, progress, rows, state, _ in turns:
             notes = [self.notes[row[0].decode()] for row in rows]
             assert [(row[1], row[2]) for row in rows] == [(note.starts, note.crashes) for note in notes]
-            assert progress.decode() == notes[0].progress
+            assert progress.decode() == notes[0].progress, "what was kept, and how often it was superseded"
             if told := [row[3].decode() for row in rows if row[3]]:
                 assert told == [note.count for note in notes], "each message is counted once"
             assert state in ([self.state.get(key.decode())], []), "it recalls what the last turn wrote"
 
     # settle, park
 
-    def settle(self, turn: dict[str, Any], reply: list[int]) -> bool:
-        """Whether it was carried out; `ended` says the rest."""
+    def settle(self, turn: dict[str, Any], reply: list[int], waited_for: bool) -> bool:
+        """
+        Whether it was carried out; `ended` says the rest.
+
+        Args:
+            waited_for: a request waits for one of its messages.
+        """
         key, ids = turn["key"], turn["ids"]
         lease = self.leases.get(key)
         ours = lease is not None and lease.token == turn["token"] and set(ids) <= set(self.boxes.get(key, []))
@@ -219,12 +251,13 @@ class GroupModel:
         for id in ids:
             self.boxes[key].remove(id)
             self.notes.pop(id, None)
-        assert reply[1] == self._reschedule(turn)
+        assert reply[1] == self._reschedule(turn, waited_for)
         return True
 
-    def _reschedule(self, turn: dict[str, Any]) -> int:
+    def _reschedule(self, turn: dict[str, Any], waited_for: bool) -> int:
         key = turn["key"]
-        at, _ = self._next.pop(key, (-1, 0))
+        at, first = self._next.pop(key, (-1, 0))
+        self._newer.discard(key)
         woken = key in self._woken
         self._woken.discard(key)
         if not self.boxes[key]:
@@ -236,9 +269,12 @@ class GroupModel:
                 due += turn["delay_ms"]
                 self._parked[key] = turn["at_door"]
         elif at >= 0:
+            at = 0 if "superseded" in turn and waited_for else at
             due = max(due, at)
             if at == 0:
                 self._hurried.add(key)
+            elif "superseded" in turn:
+                self._burst[key] = first
         self.due[key] = due
         return due - self.now()
 
@@ -248,6 +284,8 @@ class GroupModel:
         consumer, held = told["consumer"], set(told["held"])
         lost = held - {lease.token for lease in self.leases.values() if lease.owner == consumer}
         assert {token.decode() for token in reply[0]} == lost, "a worker learns which leases it has lost"
+        newer = {lease.token for key, lease in self.leases.items() if key in self._newer} & held
+        assert {token.decode() for token in reply[2]} == newer - lost, "and which turns are superseded"
         for key, lease in list(self.leases.items()):
             if lease.owner == consumer and lease.token not in held and lease.call <= told["seen"]:
                 del self.leases[key]
@@ -269,6 +307,7 @@ class GroupModel:
             del self.leases[key]
             self._return(key, lease, **({"starts": -1} if told["leaving"] else {"crashes": 1}))
             self._next.pop(key, None)
+            self._newer.discard(key)
             self._woken.discard(key)
         self.calls.pop(dead, None)
         self.heartbeats.pop(dead, None)

@@ -78,6 +78,26 @@ MUTATIONS = {
     "starts are not counted": Mutation(turns, "_TAKE", "starts = starts + 1", ""),
     "a retry is metered again": Mutation(turns, "_TAKE", "if starts == 0 and first == '' then", "if true then"),
     "the window starts anew for ever": Mutation(turns, "_TAKE", "math.min(first_ms + a.debounce_max_ms, ", "math.min("),
+    "nobody is told that a turn is superseded": Mutation(
+        turns, "_TAKE", "redis.call('XADD', bell, 'MAXLEN', '~', 1000, '*', 'newer', token)", ""
+    ),
+    "a turn is superseded by what it cannot hold": Mutation(
+        turns, "_TAKE", "if not counts or #ids > a.turn_max then", "if not counts then"
+    ),
+    "a beat does not know what is superseded": Mutation(turns, "_TAKE", "then newer = ':newer' end", "then end"),
+    "a beat does not say what is superseded": Mutation(turns, "_BEAT", "newer[#newer + 1] = token", ""),
+    "a superseded turn is parked": Mutation(
+        turns, "_SETTLE", "if turn.delay_ms and", "if turn.superseded then turn.delay_ms = 0 end if turn.delay_ms and"
+    ),
+    "the window of what came ends with that of what was superseded": Mutation(
+        turns, "_SETTLE", "elseif turn.superseded then redis.call('HSET', hints, 'h:' .. key, first) end", "end"
+    ),
+    "who waits sits out the window of what came later": Mutation(
+        turns, "_SETTLE", "if turn.superseded and waited_for(turn.uncount) then at = '0' end", ""
+    ),
+    "who waits no more is not made to sit out a window": Mutation(
+        turns, "_SETTLE", "if tonumber(string.match(value or '0', '^%d+')) > now then return true end", "return true"
+    ),
     "leases that were lost on the way stay": Mutation(
         turns, "_BEAT", "elseif tonumber(call) <= a.seen then", "elseif false then"
     ),

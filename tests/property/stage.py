@@ -191,9 +191,13 @@ class Stage:
         """Take; `in_time`: when the next key's time has come."""
         worker = self.able()[who % len(self.able())]
         model = self.promises.groups[worker.group.name]
-        if in_time and model.due:
-            self.server.set(max(self.server.now_ms, min(min(model.due.values()), self.server.now_ms + 60_000)))
+        if in_time:
+            self._until_due(model)
         await worker.take(room, count)
+
+    def _until_due(self, model: GroupModel) -> None:
+        if model.due:
+            self.server.set(max(self.server.now_ms, min(min(model.due.values()), self.server.now_ms + 60_000)))
 
     async def handle(self, who: int, how: str, commit: bool) -> None:
         worker = self.busy()[who % len(self.busy())]
@@ -217,6 +221,21 @@ class Stage:
         await worker.take(9, 99)
         for work in worker.work:
             await self._handle(worker, work, "does well")
+        await worker.commit()
+
+    async def interrupt(self, who: int, person: str, count: int, takes: bool, beats: bool) -> None:
+        """Whose turn is in work writes again; somebody reads it, and whoever has the turn learns of it."""
+        workers = [each for each in self.workers if each.group.name == "answers"]
+        worker, reader = workers[who % len(workers)], workers[who // 3 % len(workers)]
+        if not worker.work:
+            await self.write(person, 1, together=False)
+            self._until_due(self.promises.groups["answers"])
+            await worker.take(3, 9)
+        if worker.work:
+            await self.write(worker.work[who // 7 % len(worker.work)].grant.turn.key, count, together=False)
+        if takes:
+            await reader.take(who % 3, 99)
+        await (worker.beat() if beats else worker.listen())
         await worker.commit()
 
     async def crash(self, who: int, takes: bool, swept: bool) -> None:

@@ -63,3 +63,11 @@ def test_a_turn_that_killed_its_worker_too_often_is_not_run_again() -> None:
     burial = fate.before([6, 2], attempts=5)
     assert burial is not None
     assert burial.exhausted_only
+
+
+def test_a_turn_makes_way_so_often_and_then_no_more() -> None:
+    assert [fate.overtaken(times, 2, suspect=False) for times in range(4)] == [fate.Join(), fate.Join(), None, None]
+
+
+def test_a_suspect_makes_way_for_nobody_for_nobody_may_join_it() -> None:
+    assert fate.overtaken(0, 3, suspect=True) is None

@@ -75,3 +75,12 @@ async def test_a_suspect_is_alone_in_its_process(stores: Stores, elsewhere: int,
         worker.stop()
     await asyncio.gather(*running)
     await stores.close()
+
+
+def test_whoever_reads_on_without_a_place_is_rung_for_when_there_is_one_and_not_afterwards() -> None:
+    room, rung = Room(2), list[int]()
+    assert (room.some(), room.full, room.some(), room.full) == (1, False, 1, True)
+    with room.ringing(lambda: rung.append(1)):
+        room.back(1)
+    room.back(1)
+    assert (rung, room.full) == ([1], False)

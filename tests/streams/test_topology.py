@@ -12,6 +12,8 @@ from streams.errors import ConfigurationError
 
 BASE = '[streams.inbound]\n[streams.outbound]\n[groups.g]\nreads = "inbound"\nhandler = "a:b"\n'
 
+SUPERSEDE = 'on_new_message = "supersede"\n'
+
 
 def parse(text: str) -> topology.Topology:
     return topology.parse(tomllib.loads(text))
@@ -34,6 +36,12 @@ def test_the_file_that_ships_is_accepted() -> None:
         (BASE + 'backoff = ["1s", "x"]', "groups.g.backoff[1] = 'x' is no duration"),
         (BASE + 'processes = "two"', "groups.g.processes = 'two' should be a whole number"),
         (BASE + "proceses = 2", "[groups.g] has no key 'proceses'; did you mean 'processes'?"),
+        (BASE + 'on_new_message = "superseed"', "groups.g.on_new_message = 'superseed' is not accepted; write one of"),
+        (BASE + 'on_new_message = "superseed"', "'finish', 'supersede'; did you mean 'supersede'?"),
+        (BASE + "on_new_mesage = 1", "[groups.g] has no key 'on_new_mesage'; did you mean 'on_new_message'?"),
+        (BASE + SUPERSEDE + 'order = "none"', "groups.g.on_new_message = 'supersede' needs order = \"key\"; without"),
+        (BASE + SUPERSEDE + "turn_max = 1", "groups.g.on_new_message = 'supersede' needs turn_max of 2 at least"),
+        (BASE + 'supersede_max = "3"', "groups.g.supersede_max = '3' should be a whole number"),
         (BASE + 'attempts = "5"', "groups.g.attempts = '5' should be a whole number"),
         (BASE + "debounce = 11", "groups.g.debounce = 11.0 is longer than debounce_max (10)"),
         (BASE + 'from = "monday"', 'groups.g.from = \'monday\' is not "start", "now" or an entry id'),
@@ -89,6 +97,7 @@ def test_the_environments_debounce_is_for_groups_that_answer() -> None:
         ("groups.g.turn_max = 0", "at least 1"),
         ("groups.g.turn_max = 1001", "at most 1000"),
         ("groups.g.turn_max_chars = 0", "at least 1"),
+        ("groups.g.supersede_max = 0", "at least 1"),
         ("groups.g.deadline = 0", "more than 0"),
         ("history.max_messages = 0", "at least 1"),
         ("history.max_messages = -1", "at least 1"),

@@ -129,3 +129,44 @@ async def test_a_paused_person_is_recorded_and_not_counted(store: Store) -> None
     assert now["status"] == "paused"
     assert [one["type"] for one in await sent(store)] == ["handover"]
     assert await store.command("GET", f"rate_limit:{ANA}") is None
+
+
+async def test_who_writes_on_is_answered_once_counted_once_and_told_once_that_it_is_written(store: Store) -> None:
+    # Given somebody whose reply is being generated, of which the webhook is told
+    engine, top = Held(), topology.parse({"egress": {"types": ["reply", "typing"]}})
+    async with inference(store, Resources(engine=engine, topology=top), on_new_message="supersede"):
+        await post(store, "Quiero una cita", 1)
+        await engine.asked.wait()
+        engine.asked.clear()
+        # When they write on
+        await post(store, "para el martes", 2)
+        await engine.asked.wait()
+        engine.go_on.set()
+        now = await until(says(3), store)
+
+    assert [one["content"] for one in now["messages"]] == [
+        "Quiero una cita", "para el martes", "Quiero una cita\npara el martes",
+    ]  # fmt: skip
+    assert [(one["type"], one["in_reply_to"]) for one in await sent(store)] == [
+        ("typing", ["msg_1"]), ("reply", ["msg_1", "msg_2"]),
+    ]  # fmt: skip
+    assert await store.command("GET", f"rate_limit:{ANA}") == b"2"
+
+
+async def test_what_says_nothing_leaves_a_reply_in_work_alone(store: Store) -> None:
+    engine = Held()
+    async with inference(store, Resources(engine=engine), on_new_message="supersede"):
+        await post(store, "Hola", 1)
+        await engine.asked.wait()
+        engine.asked.clear()
+        for number, kind in enumerate(("reaction", "staff", "unsupported"), start=2):
+            body = wire.encode(Inbound(user_id=ANA, message_id=f"msg_{number}", text="👍", kind=kind))
+            await store.command("XADD", "inbound", "*", "key", ANA, "type", kind, "v", "1", "trace", "", "body", body)
+        [newest] = await store.command("XREVRANGE", "inbound", "+", "-", "COUNT", "1")
+        async with asyncio.timeout(20):
+            while await store.command("GET", "group:inference:cursor") != newest[0]:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+        assert not engine.asked.is_set()
+        engine.go_on.set()
+        await until(says(2), store)
+    assert (await sent(store))[0]["in_reply_to"] == ["msg_1"]
