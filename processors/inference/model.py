@@ -13,37 +13,29 @@ import random
 from collections.abc import Sequence as Series
 from typing import Any
 
-import msgspec
 import torch
 import transformers
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 from processors.inference import machine, weights
-from processors.inference.encoding import Encoding
-from processors.inference.generation import Drawing, Line, Refused
+from processors.inference.generation import Drawing
 from processors.inference.kept import BLOCK, Kept
-from processors.inference.prompt import fit
 from processors.inference.rows import Layer, Saved, Window
 from processors.inference.scheduler import Move, Sequence
+from processors.inference.words import Words
 from streams.errors import ConfigurationError
 from streams.settings import Settings
 from streams.tables import Inference
 
-MAX_CONTEXT = 4096
-"""Tokens of prompt and reply together, whatever the model could hold: sixteen people's memory has to fit."""
-
 _LARGE = 100_000_000
 """Parameters from which a CPU computes in bfloat16 where it can."""
-
-_SMALL = 10_000_000
-"""Parameters up to which one thread is enough."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Model:
-    """See `engine.Runner`."""
+class Model(Words):
+    """See `engine.Runner`; how it reads and writes, `Words` knows."""
 
     def __init__(
         self,
@@ -55,45 +47,30 @@ class Model:
         template: str | None = None,
         keep_bytes: int = 0,
     ) -> None:
+        config = model.config.get_text_config()
+        super().__init__(
+            tokenizer,
+            template=template,
+            config=config.to_dict(),
+            generation=model.generation_config.to_dict(),
+            vocabulary=int(model.get_input_embeddings().num_embeddings),
+        )
         self._model = model.eval()
-        self._tokenizer = tokenizer
         self._name = name
-        self._encoding = Encoding(tokenizer, template)
         takes = inspect.signature(model.forward).parameters
         self._keeps_last = "logits_to_keep" in takes
         # Its name since transformers 5.24; the older one warns there, and is the only one before.
         self._cache_name = "cache" if "cache" in takes else "past_key_values"
-        self._vocabulary = int(model.get_input_embeddings().num_embeddings)
         self._window = Window()
-        self._layers = [Layer(self._window) for _ in range(model.config.get_text_config().num_hidden_layers)]
+        self._layers = [Layer(self._window) for _ in range(config.num_hidden_layers)]
         self._cache = Cache(layers=list(self._layers))
         self._kept = Kept[Saved](keep_bytes)
-        self.context_length = _context_length(model.config.get_text_config())
-        self.stops = self._encoding.stops() | _eos(model)
-        self.drawing = _drawing(model.generation_config)
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
-        # A core is left to the rest; a small model loses more by waiting for its threads than they compute.
-        self._threads = threads or (1 if self._parameters < _SMALL else max(1, machine.cores() - 1))
+        self._threads = threads or machine.threads(self._parameters)
         _flatten_head(model)
 
     def start(self) -> None:
         torch.set_num_threads(self._threads)
-
-    def encode(self, lines: Series[Line], max_tokens: int) -> list[int]:
-        room = self.context_length - min(max_tokens, self.context_length // 2)
-        return fit(lines, self._encoding.encode, room)
-
-    def check(self, tokens: Series[int]) -> None:
-        if not tokens:
-            raise Refused("the prompt is empty; the model has nothing to continue")
-        if len(tokens) >= self.context_length:
-            raise Refused(f"the prompt has {len(tokens)} tokens; the model's context ends at {self.context_length}")
-        if not 0 <= min(tokens) <= max(tokens) < self._vocabulary:
-            raise Refused(f"the prompt has a token that is none of the model's {self._vocabulary}")
-
-    def decode(self, tokens: Series[int]) -> str:
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
 
     @torch.inference_mode()
     def recall(self, row: int, sequence: Sequence) -> int:
@@ -182,7 +159,7 @@ class Model:
             "device": str(self._model.device),
             "parameters": self._parameters,
             "context_length": self.context_length,
-            "chat_template": self._encoding.chat,
+            "chat_template": self.chat,
         }
 
     @torch.inference_mode()
@@ -319,32 +296,6 @@ def _quarter_of_free(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) // 4
     return machine.free_memory() // 4
-
-
-def _context_length(config: Any) -> int:
-    """Up to where positions, and what the layers look back on, mean the same for every sequence of a batch."""
-    lengths = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "sliding_window")]
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("dynamic", "longrope"):
-        lengths.append(rope.get("original_max_position_embeddings"))
-    return min([MAX_CONTEXT, *(length for length in lengths if isinstance(length, int) and length > 0)])
-
-
-_CHAT = Drawing(temperature=0.7, top_p=0.9, top_k=50, repetition_penalty=1.1)
-"""For a model whose author says nothing: neither monotonous nor wild."""
-
-
-def _drawing(config: Any) -> Drawing:
-    """What the model's generation_config.json says; a model that is meant to be greedy is."""
-    if config.do_sample is False:
-        return Drawing(repetition_penalty=config.repetition_penalty or 1.0)
-    said = {name: getattr(config, name, None) for name in ("temperature", "top_p", "top_k", "repetition_penalty")}
-    return msgspec.structs.replace(_CHAT, **{name: value for name, value in said.items() if value is not None})
-
-
-def _eos(model: Any) -> frozenset[int]:
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    return frozenset([ends] if isinstance(ends, int) else ends or [])
 
 
 def _flatten_head(model: Any) -> None:
