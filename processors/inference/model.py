@@ -240,8 +240,8 @@ def load(settings: Settings, inference: Inference) -> Model:
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call] # a library without annotations
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        tokenizer = _from_pretrained(transformers.AutoTokenizer, place)
-        model = _from_pretrained(transformers.AutoModelForCausalLM, place, use_safetensors=True, dtype="auto")
+        tokenizer = from_pretrained(transformers.AutoTokenizer, place)
+        model = from_pretrained(transformers.AutoModelForCausalLM, place, use_safetensors=True, dtype="auto")
         model = model.to(device=device, dtype=_dtype(inference.dtype, model, device))
     except Exception as error:  # whatever a foreign folder makes its reader raise, it is the name that is wrong
         raise weights.unusable(settings, place, error) from error
@@ -258,7 +258,8 @@ def load(settings: Settings, inference: Inference) -> Model:
     return loaded
 
 
-def _from_pretrained(kind: Any, place: weights.Place, **how: Any) -> Any:
+def from_pretrained(kind: Any, place: weights.Place, **how: Any) -> Any:
+    """What a class of transformers makes of a place; the hub is asked only for what is not on this machine."""
     how |= {"token": place.token, "cache_dir": place.cache, "trust_remote_code": False}
     try:
         return kind.from_pretrained(place.name, local_files_only=True, **how)

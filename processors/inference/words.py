@@ -54,6 +54,8 @@ class Words:
         self.drawing = drawing(generation)
 
     def encode(self, lines: Series[Line], max_tokens: int) -> list[int]:
+        if not lines:
+            raise Refused("the prompt is empty; the model has nothing to continue")
         room = self.context_length - min(max_tokens, self.context_length // 2)
         return fit(lines, self._encoding.encode, room)
 
