@@ -25,6 +25,7 @@ import transformers
 from processors.inference import echo, graph, weights
 from processors.inference.model import from_pretrained
 from processors.inference.quietly import openvino, openvino_genai
+from processors.inference.tokenizer import Tokenizer
 from streams.errors import ConfigurationError
 from streams.settings import Settings
 
@@ -35,6 +36,8 @@ Say = Callable[[str], None]
 
 _BESIDES = 64 << 20
 """Bytes: the graph, the tokenizer."""
+
+_TEXT = "¿Qué tal?  Mi niña (4 años) tiene 38,5 °C…\n\t¿Puedo ir el martes, 13:30? 🙏 </s> <|im_end|>"
 
 _NEAR = {"int8": 0.25, "float16": 0.05, "float32": 0.02}
 """How far below the model's own choice a token may lie, of the distance between that and the average token."""
@@ -68,6 +71,7 @@ def export(settings: Settings, name: str, to: Path | None, kind: str, say: Say) 
         _write(model, tokenizer, part, kind, name, say)
         say("[4/4] comparing it with the model")
         compare(model, part, kind, name)
+        compare_words(tokenizer, part, name)
         part.rename(folder)
     except OSError as error:
         raise ConfigurationError(f"{folder} cannot be written: {error.strerror or error}{_more(error)}") from error
@@ -170,6 +174,20 @@ def compare(model: Any, folder: Path, kind: str, name: str) -> None:
             raise ValueError(f"its tokens lie {below:.2f} below the model's own")
     except (RuntimeError, ValueError, IndexError) as error:
         raise _no_decoder(name, model, error) from error
+
+
+def compare_words(tokenizer: Any, folder: Path, name: str) -> None:
+    """Raises ConfigurationError: without transformers a text has other tokens."""
+    try:
+        own = Tokenizer(folder)
+        for marks in (True, False):
+            if own.encode(_TEXT, add_special_tokens=marks) != tokenizer.encode(_TEXT, add_special_tokens=marks):
+                raise ValueError("a text has other tokens")
+    except Exception as error:  # a foreign tokenizer fails in any way a library can
+        raise ConfigurationError(
+            f"{name!r}: its tokenizer cannot be read without transformers ({weights.first_line(error)}); "
+            "choose another model"
+        ) from error
 
 
 def _said(folder: Path, prompt: list[int]) -> list[int]:

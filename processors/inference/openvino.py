@@ -19,7 +19,7 @@ import msgspec
 import numpy
 
 from processors.inference import machine, weights
-from processors.inference.door import Door, Job
+from processors.inference.door import Door, Job, Speech
 from processors.inference.generation import Drawing, Refused, StepFailed
 from processors.inference.quietly import openvino, openvino_genai
 from processors.inference.tokenizer import Tokenizer
@@ -60,6 +60,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     """Of the weights; what is computed in, OpenVINO chooses by the device unless `inference.dtype` says so."""
     device: str
     parameters: int
+    chat_template: bool
 
 
 class Paged(Door[Running]):
@@ -71,9 +72,9 @@ class Paged(Door[Running]):
         slots: how many are in it at once; who else comes waits here, where a step that fails does not reach them.
     """
 
-    def __init__(self, pipeline: Any, words: Words, about: About, *, slots: int) -> None:
-        super().__init__(words)
-        self._pipeline, self._words, self._about, self._slots = pipeline, words, about, slots
+    def __init__(self, pipeline: Any, speech: Speech, about: About, *, slots: int) -> None:
+        super().__init__(speech)
+        self._pipeline, self._about, self._slots = pipeline, about, slots
         self._waiting: deque[Job[Running]] = deque()
         self._running: list[Job[Running]] = []
         self._alone: deque[Job[Running]] = deque()
@@ -83,8 +84,7 @@ class Paged(Door[Running]):
     def describe(self) -> dict[str, Any]:
         return msgspec.structs.asdict(self._about) | {
             "engine": "openvino",
-            "context_length": self._words.context_length,
-            "chat_template": self._words.chat,
+            "context_length": self._speech.context_length,
             "slots": self._slots,
         }
 
@@ -128,7 +128,7 @@ class Paged(Door[Running]):
         running = _of(job)
         running.tokens = []
         self._running.append(job)
-        how = self._wish(job.request.sampling.over(self._words.drawing), running.max_tokens)
+        how = self._wish(job.request.sampling.over(self._speech.drawing), running.max_tokens)
         ids = openvino.Tensor(numpy.array([running.prompt], dtype=numpy.int64))
         running.handle = self._pipeline.add_request(running.number, ids, how)
 
@@ -143,9 +143,9 @@ class Paged(Door[Running]):
             if how.top_k:
                 wish.top_k = how.top_k
         # One has to be named, although none counts where a model has none.
-        wish.stop_token_ids = set(self._words.stops) or {0}
+        wish.stop_token_ids = set(self._speech.stops) or {0}
         wish.eos_token_id = min(wish.stop_token_ids)
-        wish.ignore_eos = not self._words.stops
+        wish.ignore_eos = not self._speech.stops
         return wish
 
     def _look_at(self, job: Job[Running], *, alone: bool) -> None:
@@ -184,7 +184,7 @@ class Paged(Door[Running]):
                 running.tokens += output.generated_ids
                 if output.finish_reason == openvino_genai.GenerationFinishReason.LENGTH:
                     finish = "length"
-        if running.tokens and running.tokens[-1] in self._words.stops:
+        if running.tokens and running.tokens[-1] in self._speech.stops:
             running.tokens.pop()
         return finish
 
@@ -243,7 +243,7 @@ def load(settings: Settings, inference: Inference) -> Paged:
     """
     folder, device = Path(weights.find(settings).name), _device(inference.device)
     try:
-        shape = Shape.of(openvino.Core().read_model(folder / weights.EXPORTED))
+        shape = Shape.of(folder)
         config = _json(folder / "config.json")
         words = Words(
             Tokenizer(folder),
@@ -252,22 +252,33 @@ def load(settings: Settings, inference: Inference) -> Paged:
             generation=_json(folder / "generation_config.json") if (folder / "generation_config.json").exists() else {},
             vocabulary=shape.vocabulary,
         )
-        properties: dict[str, Any] = {}
-        if device == "CPU":
-            properties["INFERENCE_NUM_THREADS"] = inference.threads or machine.threads(shape.parameters)
-        if inference.dtype != "auto":
-            properties["INFERENCE_PRECISION_HINT"] = _PRECISIONS[inference.dtype]
-        room = _room(inference, words.context_length, shape)
-        pipeline = openvino_genai.ContinuousBatchingPipeline(folder, room, device, properties)
-    except ConfigurationError:
+        pipeline = pipelined(folder, shape, inference, device, words.context_length)
+    except ConfigurationError:  # of the chat template
         raise
     except Exception as error:  # whatever a foreign folder makes its reader raise, it is the folder that is wrong
         raise ConfigurationError(
             f"environment: MODEL = {settings.model!r}: OpenVINO cannot open it ({type(error).__name__}: "
             f"{weights.first_line(error)}); make it anew with `cauce model export`"
         ) from error
-    about = About(name=settings.model, dtype=shape.dtype, device=device, parameters=shape.parameters)
+    about = About(
+        name=settings.model,
+        dtype=shape.dtype,
+        device=device,
+        parameters=shape.parameters,
+        chat_template=words.chat,
+    )
     return Paged(pipeline, words, about, slots=inference.slots)
+
+
+def pipelined(folder: Path, shape: Shape, inference: Inference, device: str, context_length: int) -> Any:
+    """The pipeline over a folder, as [inference] wishes it."""
+    properties: dict[str, Any] = {}
+    if device == "CPU":
+        properties["INFERENCE_NUM_THREADS"] = inference.threads or machine.threads(shape.parameters)
+    if inference.dtype != "auto":
+        properties["INFERENCE_PRECISION_HINT"] = _PRECISIONS[inference.dtype]
+    room = _room(inference, context_length, shape)
+    return openvino_genai.ContinuousBatchingPipeline(folder, room, device, properties)
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -281,7 +292,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: int
 
     @classmethod
-    def of(cls, model: Any) -> Shape:
+    def of(cls, folder: Path) -> Shape:
+        model = openvino.Core().read_model(folder / weights.EXPORTED)
         counts: dict[str, int] = {}
         for node in model.get_ops():
             if node.get_type_name() == "Constant" and len(node.get_output_shape(0)) > 1:

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from typer.testing import CliRunner
 
-from streams import cli
+from streams import check, cli
 from streams.errors import ConfigurationError
 from streams.settings import Settings
 
@@ -72,6 +72,18 @@ def test_a_graph_that_says_something_else_is_refused(tmp_path: Path, tiny: Modul
 def test_what_cannot_be_exported_is_said_in_one_line(tmp_path: Path, name: str, kind: str, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         made(tmp_path / "out", name, kind)
+
+
+def test_a_tokenizer_that_reads_otherwise_without_transformers_is_refused(
+    exported: Path, tmp_path: Path, tiny: ModuleType
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"its tokenizer cannot be read without transformers .*other tokens"):
+        export.compare_words(tiny.byte_level(), exported, "another")
+
+
+def test_check_knows_what_was_exported(exported: Path) -> None:
+    told = [finding for finding in check.model(Settings(model=str(exported))) if finding.subject == "MODEL"]
+    assert [finding.verdict for finding in told] == ["good"]
 
 
 def test_nothing_is_overwritten_and_nothing_exported_twice(exported: Path, tmp_path: Path) -> None:
