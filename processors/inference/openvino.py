@@ -34,8 +34,8 @@ log = logs.get("inference")
 PIECE = 256
 """Tokens that are computed in a step: all who are being answered have one, the rest are read of prompts."""
 
-BLOCK = 32
-"""Tokens of which keys and values lie together; a GPU's are smaller, which wastes nothing."""
+_BLOCKS = {"CPU": 32}
+"""Tokens of which keys and values lie together, by device; 16 elsewhere."""
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
@@ -130,7 +130,11 @@ class Paged(Door[Running]):
         self._running.append(job)
         how = self._wish(job.request.sampling.over(self._speech.drawing), running.max_tokens)
         ids = openvino.Tensor(numpy.array([running.prompt], dtype=numpy.int64))
-        running.handle = self._pipeline.add_request(running.number, ids, how)
+        try:
+            # A number of its own each time: whoever was taken out is still known by the old one.
+            running.handle = self._pipeline.add_request(next(self._numbers), ids, how)
+        except Exception as error:
+            self._give_up(job, error)
 
     def _wish(self, how: Drawing, max_tokens: int) -> Any:
         wish = openvino_genai.GenerationConfig()
@@ -198,13 +202,16 @@ class Paged(Door[Running]):
         alone = len(self._running) == 1
         for job in list(self._running):
             if alone:
-                self._leave(job)
-                log.error("engine.request_failed", tokens=len(_of(job).prompt), why=type(error).__name__)
-                job.end(StepFailed(f"the model failed in a step of this request: {type(error).__name__}"))
+                self._give_up(job, error)
             else:
                 self._take_out(job)
                 self._alone.append(job)
         self._count_failure(error)
+
+    def _give_up(self, job: Job[Running], error: Exception) -> None:
+        log.error("engine.request_failed", tokens=len(_of(job).prompt), why=f"{type(error).__name__}: {error}"[:300])
+        self._leave(job)
+        job.end(StepFailed(f"the model failed in a step of this request: {type(error).__name__}"))
 
     def _take_out(self, job: Job[Running]) -> None:
         self._running.remove(job)
@@ -277,7 +284,7 @@ def pipelined(folder: Path, shape: Shape, inference: Inference, device: str, con
         properties["INFERENCE_NUM_THREADS"] = inference.threads or machine.threads(shape.parameters)
     if inference.dtype != "auto":
         properties["INFERENCE_PRECISION_HINT"] = _PRECISIONS[inference.dtype]
-    room = _room(inference, context_length, shape)
+    room = _room(inference, context_length, shape, _BLOCKS.get(device, 16))
     return openvino_genai.ContinuousBatchingPipeline(folder, room, device, properties)
 
 
@@ -311,7 +318,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _room(inference: Inference, context_length: int, shape: Shape) -> Any:
+def _room(inference: Inference, context_length: int, shape: Shape, block: int) -> Any:
     """
     How much the pipeline may hold: keys and values of those in it, and of what was said before, share one memory.
 
@@ -321,7 +328,7 @@ def _room(inference: Inference, context_length: int, shape: Shape) -> Any:
     room = openvino_genai.SchedulerConfig()
     room.enable_prefix_caching = keep > 0
     budget = keep or machine.free_memory() // 4
-    room.num_kv_blocks = max(budget // (shape.token_bytes * BLOCK), math.ceil(context_length / BLOCK) + 1)
+    room.num_kv_blocks = max(budget // (shape.token_bytes * block), math.ceil(context_length / block) + 1)
     room.max_num_seqs = inference.slots
     room.max_num_batched_tokens = max(PIECE, inference.slots)
     return room

@@ -93,6 +93,20 @@ async def test_a_step_that_fails_takes_only_the_guilty_with_it(exported: Path) -
             assert wish in said.text
 
 
+async def test_a_wish_that_the_pipeline_does_not_take_harms_nobody_else(exported: Path) -> None:
+    async with opened(exported) as engine:
+        wrong = asked("Hola", sampling=Sampling(temperature=1.0, top_p=7.0))
+        questions = [
+            asked("Hola, quiero una cita con cardiología"),
+            wrong,
+            asked("Hola, quiero una cita con pediatría"),
+        ]
+        first, failed, last = await asyncio.gather(*map(engine.generate, questions), return_exceptions=True)
+        assert isinstance(failed, StepFailed)
+        assert "cardiología" in first.text
+        assert "pediatría" in last.text
+
+
 async def test_a_pipeline_that_fails_in_every_step_ends_the_worker(exported: Path) -> None:
     async with opened(exported) as engine:
         engine._pipeline = Failing(engine._pipeline, 0)
