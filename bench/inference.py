@@ -145,7 +145,7 @@ def _measured(name: str, options: argparse.Namespace) -> Figures:
 
         run = openvino.engine if name == "openvino" else openvino.direct
         folder = openvino.exported(model, options.shape, options.weights)
-        model = openvino.opened(folder, options.threads, options.dtype)
+        model = openvino.opened(name, folder, options.threads, options.dtype)
     else:
         run = {"one": _one, "padded": _padded, "manager": _manager, "slots": _slots}[name]
     run(model, workload(2, vocabulary, seed=2), options.threads)  # nobody is measured while it warms up

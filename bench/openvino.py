@@ -16,8 +16,10 @@ from typing import Any
 import numpy
 
 from processors.inference import graph
+from processors.inference.exchange import Open, Process
 from processors.inference.generation import Drawing, Line, Request
-from processors.inference.openvino import About, Paged, Shape, pipelined
+from processors.inference.openvino import About, Paged
+from processors.inference.pipeline import opened as pipelined
 from processors.inference.quietly import openvino, openvino_genai
 from processors.inference.weights import EXPORTED
 from streams.tables import Inference
@@ -56,18 +58,32 @@ class _Numbers:
         return " ".join(map(str, tokens))
 
 
-def opened(folder: Path, threads: int, dtype: Any) -> Any:
-    """The pipeline, as our engine sets it up."""
-    how = Inference(threads=threads, slots=SLOTS, dtype=dtype, keep_mb=2048)
-    return pipelined(folder, Shape.of(folder), how, "CPU", CONTEXT)
+def _how(folder: Path, threads: int, dtype: Any) -> Open:
+    return Open(str(folder), Inference(threads=threads, slots=SLOTS, dtype=dtype, keep_mb=2048), CONTEXT)
 
 
-def engine(pipeline: Any, asked: Sequence[Any], _threads: int) -> list[float]:
+def opened(name: str, folder: Path, threads: int, dtype: Any) -> Any:
+    """What answers, ready: a process with the pipeline for the engine, or the pipeline."""
+    how = _how(folder, threads, dtype)
+    return Process(how) if name == "openvino" else pipelined(how)[0]
+
+
+class _Lent:
+    """A process that outlives its engine, for the next run."""
+
+    def __init__(self, process: Process) -> None:
+        self.step = process.step
+
+    def close(self) -> None:
+        return None
+
+
+def engine(process: Process, asked: Sequence[Any], _threads: int) -> list[float]:
     """Seconds until each reply is there, by the engine of Cauce."""
 
     async def story() -> list[float]:
         about = About(name="random", dtype="", device="CPU", parameters=0, chat_template=False)
-        paged = Paged(pipeline, _Numbers(), about, slots=SLOTS)
+        paged = Paged(_Lent(process), _Numbers(), about, slots=SLOTS)
         began = time.monotonic()
 
         async def one(each: Any) -> float:

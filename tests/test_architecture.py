@@ -38,6 +38,7 @@ ONLY_IN = {
     "transformers": f"processors/inference/model.py processors/inference/rows.py {EXPORT} processors/inference/demo/",
     "tokenizers": "processors/inference/tokenizer.py processors/inference/demo/",
     "jinja2": "processors/inference/tokenizer.py",
+    "processors.inference.quietly": f"processors/inference/pipeline.py {EXPORT}",
     "openvino": "processors/inference/quietly.py",
     "openvino_genai": "processors/inference/quietly.py",
     "redis": "streams/connection.py streams/routes.py",

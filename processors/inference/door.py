@@ -181,7 +181,7 @@ class Door(ABC, Generic[Work]):
         """Free what a request holds, and forget it."""
 
     def _put_down(self) -> None:
-        """After the last step, whoever is still in work."""
+        """After the last step, when all have been told."""
         return None
 
     def _run(self) -> None:
@@ -196,7 +196,6 @@ class Door(ABC, Generic[Work]):
             log.exception("engine.died", why=type(error).__name__)
         finally:
             self._over = why
-            self._put_down()
             left = [*self._jobs.values(), *self._unread()]
             for loop, watch in self._watching if why != _CLOSED else ():
                 with contextlib.suppress(RuntimeError):  # that loop has closed
@@ -204,6 +203,7 @@ class Door(ABC, Generic[Work]):
             for job in left:
                 job.end(Retry(why, counted=False))  # one each: an exception keeps its own traceback
             self._jobs.clear()
+            self._put_down()
 
     def _unread(self) -> list[Job[Work]]:
         jobs = []

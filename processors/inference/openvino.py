@@ -2,28 +2,26 @@
 The engine on OpenVINO: a folder that `cauce model export` made, run by OpenVINO GenAI's continuous batching.
 
 Which tokens are computed in a step, where keys and values lie, and what is known already of a prompt's beginning is the
-pipeline's to say; who is in it is decided here.  It gets tokens, never text, so that what a person writes stays text
-(encoding.py).  It needs neither torch nor transformers.
+pipeline's to say, in its process (pipeline.py); who is in it is decided here.  It gets tokens, never text, so that what
+a person writes stays text (encoding.py).  Nothing of this needs torch or transformers.
 """
 
 from __future__ import annotations
 
-import contextlib
+import importlib.util
 import json
-import math
 from collections import deque
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
-import numpy
 
-from processors.inference import machine, weights
+from processors.inference import weights
 from processors.inference.door import Door, Job, Speech
-from processors.inference.generation import Drawing, Refused, StepFailed
-from processors.inference.quietly import openvino, openvino_genai
+from processors.inference.exchange import Failed, News, Open, Opened, Process, Put, Stepped, Turn, Unopened
+from processors.inference.generation import Refused, StepFailed
 from processors.inference.tokenizer import Tokenizer
-from processors.inference.words import Words
+from processors.inference.words import Words, context_length
 from streams import log as logs
 from streams.errors import ConfigurationError
 from streams.settings import Settings
@@ -31,25 +29,26 @@ from streams.tables import Inference
 
 log = logs.get("inference")
 
-PIECE = 256
-"""Tokens that are computed in a step: all who are being answered have one, the rest are read of prompts."""
 
-_BLOCKS = {"CPU": 32}
-"""Tokens of which keys and values lie together, by device; 16 elsewhere."""
+class Steps(Protocol):
+    """The pipeline, wherever it is."""
 
-_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+    def step(self, turn: Turn) -> Stepped | Failed: ...
+
+    def close(self) -> None: ...
 
 
 class Running(msgspec.Struct, eq=False):
     """A request in the pipeline, or on its way there."""
 
     number: int
+    """Of the job."""
     prompt: list[int]
     max_tokens: int
     tokens: list[int] = []
-    """Of the reply, as far as they have been read."""
-    handle: Any = None
-    """The pipeline's; None while it waits."""
+    """Of the reply, so far."""
+    inside: int = 0
+    """The number by which the pipeline knows it; a new one each time that it is put in."""
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,17 +67,20 @@ class Paged(Door[Running]):
     See `generation.Engine`.
 
     Args:
-        pipeline: a ContinuousBatchingPipeline, this engine's alone.
+        steps: this engine's alone.
         slots: how many are in it at once; who else comes waits here, where a step that fails does not reach them.
     """
 
-    def __init__(self, pipeline: Any, speech: Speech, about: About, *, slots: int) -> None:
+    def __init__(self, steps: Steps, speech: Speech, about: About, *, slots: int) -> None:
         super().__init__(speech)
-        self._pipeline, self._about, self._slots = pipeline, about, slots
+        self._steps, self._about, self._slots = steps, about, slots
         self._waiting: deque[Job[Running]] = deque()
-        self._running: list[Job[Running]] = []
+        self._running: dict[int, Job[Running]] = {}
+        """By the pipeline's number."""
         self._alone: deque[Job[Running]] = deque()
         """Who was in a step that failed, so that only the guilty goes, or had no room beside the others."""
+        self._out: list[int] = []
+        """Who is to be taken out with the next step."""
         self.open()
 
     def describe(self) -> dict[str, Any]:
@@ -95,77 +97,54 @@ class Paged(Door[Running]):
 
     @property
     def _busy(self) -> bool:
-        # Somebody who has left is still in the pipeline until its next step.
-        return bool(self._jobs) or self._pipeline.has_non_finished_requests()
+        return bool(self._jobs or self._out)
 
     def _admit(self, number: int, job: Job[Running], prompt: list[int], max_tokens: int) -> None:
         job.work = Running(number, prompt, max_tokens)
         self._waiting.append(job)
 
     def _step(self) -> None:
-        try:
-            self._fill()
-            if self._pipeline.has_non_finished_requests():
-                self._pipeline.step()
-        except Exception as error:
-            self._failed(error)
+        put = self._fill()
+        if not (self._running or self._out):
             return
-        if self._running:
-            self._failures = 0
-        together = list(self._running)
-        for job in together:
-            self._look_at(job, alone=len(together) == 1)
+        turn, self._out = Turn(self._out, put), []
+        stepped, alone = self._steps.step(turn), len(self._running) == 1
+        if isinstance(stepped, Failed):
+            self._failed(stepped.why)
+            return
+        self._failures = 0
+        for news in stepped.news:
+            self._hear(news, alone=alone)
 
-    def _fill(self) -> None:
+    def _fill(self) -> list[Put]:
         if self._alone:
-            if not self._running:
-                self._put_in(self._alone.popleft())
-            return
-        while self._waiting and len(self._running) < self._slots:
-            self._put_in(self._waiting.popleft())
+            return [] if self._running else [self._put_in(self._alone.popleft())]
+        count = min(self._slots - len(self._running), len(self._waiting))
+        return [self._put_in(self._waiting.popleft()) for _ in range(count)]
 
-    def _put_in(self, job: Job[Running]) -> None:
+    def _put_in(self, job: Job[Running]) -> Put:
         running = _of(job)
-        running.tokens = []
-        self._running.append(job)
-        how = self._wish(job.request.sampling.over(self._speech.drawing), running.max_tokens)
-        ids = openvino.Tensor(numpy.array([running.prompt], dtype=numpy.int64))
-        try:
-            # A number of its own each time: whoever was taken out is still known by the old one.
-            running.handle = self._pipeline.add_request(next(self._numbers), ids, how)
-        except Exception as error:
-            self._give_up(job, error)
+        running.tokens, running.inside = [], next(self._numbers)
+        self._running[running.inside] = job
+        drawing = job.request.sampling.over(self._speech.drawing)
+        return Put(running.inside, running.prompt, running.max_tokens, drawing, self._speech.stops)
 
-    def _wish(self, how: Drawing, max_tokens: int) -> Any:
-        wish = openvino_genai.GenerationConfig()
-        wish.max_new_tokens = max_tokens
-        wish.repetition_penalty = how.repetition_penalty
-        wish.do_sample = how.temperature > 0
-        if wish.do_sample:
-            wish.temperature, wish.top_p = how.temperature, how.top_p
-            wish.rng_seed = how.seed % 2**64
-            if how.top_k:
-                wish.top_k = how.top_k
-        # One has to be named, although none counts where a model has none.
-        wish.stop_token_ids = set(self._speech.stops) or {0}
-        wish.eos_token_id = min(wish.stop_token_ids)
-        wish.ignore_eos = not self._speech.stops
-        return wish
-
-    def _look_at(self, job: Job[Running], *, alone: bool) -> None:
+    def _hear(self, news: News, *, alone: bool) -> None:
+        job = self._running[news.number]
         running = _of(job)
-        status = running.handle.get_status()
-        going_on = status == openvino_genai.GenerationStatus.RUNNING
-        if going_on and not job.request.stop:
-            return
-        finish = self._read(running)
-        if going_on:
-            if self._says_stop(job.request.stop, running.tokens):
-                self._end(job, "stop")
-        elif status == openvino_genai.GenerationStatus.FINISHED:
-            self._end(job, finish)
-        else:
-            self._crowded_out(job, alone=alone)
+        running.tokens += news.tokens
+        if running.tokens and running.tokens[-1] in self._speech.stops:
+            running.tokens.pop()
+        match news.state:
+            case "running":
+                if self._says_stop(job.request.stop, running.tokens):
+                    self._end(job, "stop")
+            case "stop" | "length":
+                self._end(job, news.state)
+            case "crowded":
+                self._crowded_out(job, alone=alone)
+            case "failed":
+                self._give_up(job, "the pipeline does not take it")
 
     def _crowded_out(self, job: Job[Running], *, alone: bool) -> None:
         """The pipeline had no room for its keys and values, and has dropped it."""
@@ -180,49 +159,36 @@ class Paged(Door[Running]):
             self._leave(job)
             job.end(Refused("the prompt does not fit into the memory for keys and values; raise inference.keep_mb"))
 
-    def _read(self, running: Running) -> Literal["stop", "length"]:
-        """Take over the tokens that have come; how it ended, where it has."""
-        finish: Literal["stop", "length"] = "stop"
-        while running.handle.can_read():  # else `read` waits, for a step that this thread itself would have to do
-            for output in running.handle.read().values():
-                running.tokens += output.generated_ids
-                if output.finish_reason == openvino_genai.GenerationFinishReason.LENGTH:
-                    finish = "length"
-        if running.tokens and running.tokens[-1] in self._speech.stops:
-            running.tokens.pop()
-        return finish
-
     def _end(self, job: Job[Running], finish: Literal["stop", "length"]) -> None:
         running = _of(job)
         self._leave(job)
         job.end(self._result(job, len(running.prompt), running.tokens, finish))
 
-    def _failed(self, error: Exception) -> None:
-        log.warning("engine.step_failed", requests=len(self._running), why=f"{type(error).__name__}: {error}"[:300])
+    def _failed(self, why: str) -> None:
+        log.warning("engine.step_failed", requests=len(self._running), why=why)
         alone = len(self._running) == 1
-        for job in list(self._running):
+        for job in list(self._running.values()):
             if alone:
-                self._give_up(job, error)
+                self._give_up(job, why)
             else:
                 self._take_out(job)
                 self._alone.append(job)
-        self._count_failure(error)
+        self._count_failure(RuntimeError(why))
 
-    def _give_up(self, job: Job[Running], error: Exception) -> None:
-        log.error("engine.request_failed", tokens=len(_of(job).prompt), why=f"{type(error).__name__}: {error}"[:300])
+    def _give_up(self, job: Job[Running], why: str) -> None:
+        log.error("engine.request_failed", tokens=len(_of(job).prompt), why=why)
         self._leave(job)
-        job.end(StepFailed(f"the model failed in a step of this request: {type(error).__name__}"))
+        job.end(StepFailed(f"the model failed in a step of this request: {why}"))
 
     def _take_out(self, job: Job[Running]) -> None:
-        self._running.remove(job)
-        running = _of(job)
-        if running.handle is not None:
-            running.handle.cancel()  # where it has ended already, that changes nothing
-            running.handle = None
+        inside = _of(job).inside
+        del self._running[inside]
+        self._out.append(inside)  # where it has ended already, that changes nothing
 
     def _leave(self, job: Job[Running]) -> None:
-        del self._jobs[_of(job).number]
-        if job in self._running:
+        running = _of(job)
+        del self._jobs[running.number]
+        if self._running.get(running.inside) is job:
             self._take_out(job)
         elif job in self._alone:
             self._alone.remove(job)
@@ -230,10 +196,7 @@ class Paged(Door[Running]):
             self._waiting.remove(job)
 
     def _put_down(self) -> None:
-        for job in list(self._running):
-            self._take_out(job)
-        with contextlib.suppress(Exception):  # it complains on standard error of whoever is left in it
-            self._pipeline.step()
+        self._steps.close()
 
 
 def _of(job: Job[Running]) -> Running:
@@ -247,102 +210,50 @@ def load(settings: Settings, inference: Inference) -> Paged:
 
     Raises:
         ConfigurationError: it is not readable, or there is no such device.
+        ModuleNotFoundError: OpenVINO is not installed.
     """
-    folder, device = Path(weights.find(settings).name), _device(inference.device)
+    if importlib.util.find_spec("openvino_genai") is None:
+        raise ModuleNotFoundError("OpenVINO is not installed", name="openvino_genai")
+    folder = Path(weights.find(settings).name)
+    process: Process | None = None
     try:
-        shape = Shape.of(folder)
         config = _json(folder / "config.json")
+        config = config.get("text_config", config)
+        process = Process(Open(str(folder), inference, context_length(config)))
+        told = _opened(process)
         words = Words(
             Tokenizer(folder),
             template=inference.chat_template,
-            config=config.get("text_config", config),
+            config=config,
             generation=_json(folder / "generation_config.json") if (folder / "generation_config.json").exists() else {},
-            vocabulary=shape.vocabulary,
+            vocabulary=told.vocabulary,
         )
-        pipeline = pipelined(folder, shape, inference, device, words.context_length)
-    except ConfigurationError:  # of the chat template
-        raise
     except Exception as error:  # whatever a foreign folder makes its reader raise, it is the folder that is wrong
+        if process is not None:
+            process.close()
+        if isinstance(error, ConfigurationError):
+            raise
         raise ConfigurationError(
-            f"environment: MODEL = {settings.model!r}: OpenVINO cannot open it ({type(error).__name__}: "
-            f"{weights.first_line(error)}); make it anew with `cauce model export`"
+            f"environment: MODEL = {settings.model!r}: OpenVINO cannot open it ({weights.first_line(error)}); "
+            "make it anew with `cauce model export`"
         ) from error
     about = About(
         name=settings.model,
-        dtype=shape.dtype,
-        device=device,
-        parameters=shape.parameters,
+        dtype=told.dtype,
+        device=told.device,
+        parameters=told.parameters,
         chat_template=words.chat,
     )
-    return Paged(pipeline, words, about, slots=inference.slots)
+    return Paged(process, words, about, slots=inference.slots)
 
 
-def pipelined(folder: Path, shape: Shape, inference: Inference, device: str, context_length: int) -> Any:
-    """The pipeline over a folder, as [inference] wishes it."""
-    properties: dict[str, Any] = {}
-    if device == "CPU":
-        properties["INFERENCE_NUM_THREADS"] = inference.threads or machine.threads(shape.parameters)
-    if inference.dtype != "auto":
-        properties["INFERENCE_PRECISION_HINT"] = _PRECISIONS[inference.dtype]
-    room = _room(inference, context_length, shape, _BLOCKS.get(device, 16))
-    return openvino_genai.ContinuousBatchingPipeline(folder, room, device, properties)
-
-
-class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be read off a model's graph."""
-
-    parameters: int
-    dtype: str
-    """Of most of the weights."""
-    token_bytes: int
-    """Of one token's keys and values."""
-    vocabulary: int
-
-    @classmethod
-    def of(cls, folder: Path) -> Shape:
-        model = openvino.Core().read_model(folder / weights.EXPORTED)
-        counts: dict[str, int] = {}
-        for node in model.get_ops():
-            if node.get_type_name() == "Constant" and len(node.get_output_shape(0)) > 1:
-                kind = node.get_output_element_type(0).to_string()
-                counts[kind] = counts.get(kind, 0) + math.prod(node.get_output_shape(0))
-        # A state is (people, heads, tokens, size); a byte for each number, and a quarter more for their scales.
-        states = [variable.info.data_shape for variable in model.get_variables()]
-        numbers = sum(state[1].get_length() * state[3].get_length() for state in states)
-        logits = next(output for output in model.outputs if "logits" in output.get_names())
-        return cls(
-            parameters=sum(counts.values()),
-            dtype=max(counts, key=lambda kind: counts[kind]),
-            token_bytes=numbers + numbers // 4,
-            vocabulary=logits.get_partial_shape()[2].get_length(),
-        )
-
-
-def _room(inference: Inference, context_length: int, shape: Shape, block: int) -> Any:
-    """
-    How much the pipeline may hold: keys and values of those in it, and of what was said before, share one memory.
-
-    At least one whole context fits, so that nobody is turned away; where there is too little for all, some wait.
-    """
-    keep = machine.free_memory() // 4 if inference.keep_mb is None else inference.keep_mb << 20
-    room = openvino_genai.SchedulerConfig()
-    room.enable_prefix_caching = keep > 0
-    budget = keep or machine.free_memory() // 4
-    room.num_kv_blocks = max(budget // (shape.token_bytes * block), math.ceil(context_length / block) + 1)
-    room.max_num_seqs = inference.slots
-    room.max_num_batched_tokens = max(PIECE, inference.slots)
-    return room
-
-
-def _device(name: str) -> str:
-    wanted = "CPU" if name == "auto" else name.upper()
-    there = openvino.Core().available_devices
-    if wanted not in there and wanted not in {each.partition(".")[0] for each in there}:
-        raise ConfigurationError(
-            f"streams.toml: inference.device = {name!r}: OpenVINO has no such device here; "
-            f"write auto or {', '.join(each.lower() for each in there)}"
-        )
-    return wanted
+def _opened(process: Process) -> Opened:
+    match process.told:
+        case Opened() as told:
+            return told
+        case Unopened(why, ours):
+            raise ConfigurationError(why) if ours else ValueError(why)
+    raise AssertionError(process.told)
 
 
 def _json(file: Path) -> dict[str, Any]:

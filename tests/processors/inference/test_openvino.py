@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from processors.inference.door import Died
+from processors.inference.exchange import Failed, Process, Stepped, Turn
 from processors.inference.generation import Generated, Line, Request, Sampling, StepFailed, open_engine
 from streams.errors import ConfigurationError, Retry
 from streams.settings import Settings
@@ -40,23 +41,16 @@ async def opened(model: Path | str, **how: Any) -> AsyncIterator[Any]:
 class Failing:
     """A pipeline whose steps fail while somebody is in it whose prompt is of that length; 0: always."""
 
-    def __init__(self, pipeline: Any, length: int) -> None:
-        self._pipeline, self._length = pipeline, length
-        self._guilty: list[Any] = []
+    def __init__(self, process: Process, length: int) -> None:
+        self._process, self._length = process, length
+        self._guilty: set[int] = set()
+        self.close = process.close
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pipeline, name)
-
-    def add_request(self, number: int, ids: Any, how: Any) -> Any:
-        handle = self._pipeline.add_request(number, ids, how)
-        if self._length in (0, ids.shape[1]):
-            self._guilty.append(handle)
-        return handle
-
-    def step(self) -> None:
-        self._pipeline.step()
-        if any("RUNNING" in str(handle.get_status()) for handle in self._guilty):
-            raise RuntimeError("a step failed")
+    def step(self, turn: Turn) -> Stepped | Failed:
+        self._guilty |= {put.number for put in turn.put if self._length in (0, len(put.prompt))}
+        self._guilty -= set(turn.out)
+        stepped = self._process.step(turn)
+        return Failed("RuntimeError: a step failed") if self._guilty else stepped
 
 
 async def test_its_replies_are_those_of_the_other_engine(exported: Path) -> None:
@@ -84,7 +78,7 @@ async def test_a_step_that_fails_takes_only_the_guilty_with_it(exported: Path) -
     async with opened(exported) as engine:
         guilty = asked("Hola, quiero una cita con cardiología el martes que viene por la mañana")
         length = (await engine.generate(guilty)).prompt_tokens
-        engine._pipeline = Failing(engine._pipeline, length)
+        engine._steps = Failing(engine._steps, length)
         others = [asked(f"Hola, quiero una cita con {wish}") for wish in WISHES]
         results = await asyncio.gather(*map(engine.generate, [*others, guilty, *others]), return_exceptions=True)
         assert isinstance(results.pop(len(others)), StepFailed)
@@ -109,13 +103,26 @@ async def test_a_wish_that_the_pipeline_does_not_take_harms_nobody_else(exported
 
 async def test_a_pipeline_that_fails_in_every_step_ends_the_worker(exported: Path) -> None:
     async with opened(exported) as engine:
-        engine._pipeline = Failing(engine._pipeline, 0)
+        engine._steps = Failing(engine._steps, 0)
         watching = asyncio.create_task(engine.failed())
         results = await asyncio.gather(*(engine.generate(asked("Hola")) for _ in range(12)), return_exceptions=True)
         assert {type(result) for result in results} == {StepFailed, Retry}
         with pytest.raises(Died):
             await asyncio.wait_for(watching, 10)
         assert not engine.ready()
+
+
+async def test_a_pipeline_whose_process_dies_ends_the_worker(exported: Path) -> None:
+    async with opened(exported) as engine:
+        asking = asyncio.create_task(
+            engine.generate(asked("Hola", max_tokens=900, sampling=Sampling(temperature=50.0)))
+        )
+        await asyncio.sleep(0)
+        engine._steps._process.kill()
+        with pytest.raises(Retry):
+            await asyncio.wait_for(asking, 10)
+        with pytest.raises(Died, match="Gone"):
+            await asyncio.wait_for(engine.failed(), 10)
 
 
 async def test_who_gives_up_frees_the_place_for_who_waits(exported: Path) -> None:
@@ -161,6 +168,7 @@ async def test_what_cannot_be_opened_says_what_to_do(exported: Path, tmp_path: P
 def test_it_needs_no_torch_and_says_nothing_to_anybody(exported: Path) -> None:
     story = """
 import sys
+import processors.inference.pipeline  # what its process runs
 from processors.inference.generation import open_engine
 from streams.settings import Settings
 from streams.tables import Inference
