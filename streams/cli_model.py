@@ -36,7 +36,7 @@ def export(
     weights: Weights = "int8",
 ) -> None:
     """
-    Prepare a model for OpenVINO, which answers several times as fast on a CPU.
+    Prepare a model for OpenVINO, which answers about twice as fast on a CPU.
 
     MODEL then names the folder.  Needs cauce[inference,openvino]; running what it makes needs cauce[openvino] alone.
     """

@@ -31,6 +31,16 @@ PIECE = 256
 _BLOCKS = {"CPU": 32}
 """Tokens of which keys and values lie together, by device; 16 elsewhere."""
 
+_STORED = {
+    "i8": "int8",
+    "u8": "int8",
+    "i4": "int4",
+    "u4": "int4",
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "f32": "float32",
+}
+
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
@@ -125,13 +135,14 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
             if node.get_type_name() == "Constant" and len(node.get_output_shape(0)) > 1:
                 kind = node.get_output_element_type(0).to_string()
                 counts[kind] = counts.get(kind, 0) + math.prod(node.get_output_shape(0))
+        most = max(counts, key=lambda kind: counts[kind])
         # A state is (people, heads, tokens, size); a byte for each number, and a quarter more for their scales.
         states = [variable.info.data_shape for variable in model.get_variables()]
         numbers = sum(state[1].get_length() * state[3].get_length() for state in states)
         logits = next(output for output in model.outputs if "logits" in output.get_names())
         return cls(
             parameters=sum(counts.values()),
-            dtype=max(counts, key=lambda kind: counts[kind]),
+            dtype=_STORED.get(most, most),
             token_bytes=numbers + numbers // 4,
             vocabulary=logits.get_partial_shape()[2].get_length(),
         )
