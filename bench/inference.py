@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import json
 import os
 import random
@@ -37,7 +38,10 @@ ABOUT = {
     "manager": "transformers' own continuous batching",
     "slots": "the engine of Cauce, 16 slots",
     "int8": "the same with weights of eight bits",
+    "openvino": "the engine of Cauce on OpenVINO, 16 slots",
+    "genai": "OpenVINO GenAI's continuous batching, driven by nothing but a loop",
 }
+ON_OPENVINO = ("openvino", "genai")
 SHAPES = ("qwen2.5-0.5b", "gpt2-medium", "small")
 Figures = dict[str, float]
 
@@ -58,7 +62,7 @@ def main() -> None:
     if options.alone:
         print(json.dumps(_measured(options.alone, options)))
         return
-    systems = options.systems.split(",") if options.systems else list(ABOUT)
+    systems = options.systems.split(",") if options.systems else [name for name in ABOUT if _there(name)]
     if unknown := set(systems) - set(ABOUT):
         raise SystemExit(f"bench: no system {sorted(unknown)}; there are {', '.join(ABOUT)}")
     console = Console()
@@ -77,6 +81,10 @@ def main() -> None:
         options.json.write_text(json.dumps(rounds, indent=1), encoding="utf-8")
 
 
+def _there(name: str) -> bool:
+    return name not in ON_OPENVINO or importlib.util.find_spec("openvino_genai") is not None
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.inference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -84,9 +92,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--systems", help=f"with commas between them: {', '.join(ABOUT)}")
     parser.add_argument("--shape", choices=SHAPES, default=SHAPES[0])
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--weights", choices=("int8", "float16", "float32"), default="int8", help="on OpenVINO")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of torch")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="that compute")
     parser.add_argument("--json", type=Path, help="where to leave every figure")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -130,12 +139,21 @@ def _measured(name: str, options: argparse.Namespace) -> Figures:
 
     torch.set_num_threads(options.threads)
     model = shaped(options.shape, options.dtype)
-    asked = workload(options.requests, model.config.vocab_size)
-    ways: dict[str, Callable[[Any, Sequence[Asked], int], list[float]]] = {
-        "one": _one, "padded": _padded, "manager": _manager, "slots": _slots, "int8": partial(_slots, int8=True),
-    }  # fmt: skip
-    run = ways[name]
-    run(model, workload(2, model.config.vocab_size, seed=2), options.threads)  # nobody is measured while it warms up
+    vocabulary = model.config.vocab_size
+    asked = workload(options.requests, vocabulary)
+    run: Callable[[Any, Sequence[Asked], int], list[float]]
+    if name in ON_OPENVINO:
+        from bench import openvino
+
+        run = openvino.engine if name == "openvino" else openvino.direct
+        folder = openvino.exported(model, options.shape, options.weights)
+        model = openvino.opened(name, folder, options.threads, options.dtype)
+    else:
+        ways: dict[str, Callable[[Any, Sequence[Asked], int], list[float]]] = {
+            "one": _one, "padded": _padded, "manager": _manager, "slots": _slots, "int8": partial(_slots, int8=True),
+        }  # fmt: skip
+        run = ways[name]
+    run(model, workload(2, vocabulary, seed=2), options.threads)  # nobody is measured while it warms up
     began = time.monotonic()
     latencies = sorted(run(model, asked, options.threads))
     seconds = time.monotonic() - began

@@ -198,11 +198,19 @@ async def remote_models(where: Settings) -> AsyncIterator[Finding]:
                 yield good("MODEL_URL", f"{name} answers")
 
 
+_NEEDS = {
+    "inference": ("torch", "transformers", "safetensors"),
+    "openvino": ("openvino", "openvino_genai", "tokenizers", "jinja2"),
+}
+"""Extras of the distribution, and what an engine imports of each."""
+
+
 def _weights(where: Settings) -> Finding:
     place = weights.find(where)
-    missing = [name for name in ("torch", "transformers", "safetensors") if importlib.util.find_spec(name) is None]
+    extra = "openvino" if weights.is_exported(where.model) else "inference"
+    missing = [name for name in _NEEDS[extra] if importlib.util.find_spec(name) is None]
     if missing:
-        return wrong("MODEL", f"needs {', '.join(missing)}: pip install 'cauce[inference]', or write MODEL=echo")
+        return wrong("MODEL", f"needs {', '.join(missing)}: pip install 'cauce[{extra}]', or write MODEL=echo")
     if Path(place.name).is_dir():
         return good("MODEL", f"{where.model} in {place.name}")
     hub = Path(place.cache or os.environ.get("HF_HUB_CACHE") or Path.home() / ".cache" / "huggingface" / "hub")

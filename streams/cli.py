@@ -14,15 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams import entry
+from streams import cli_model, entry
+from streams.entry import examples as _examples
 
 if TYPE_CHECKING:
     from streams.dead import Desk
-
-
-def _examples(*lines: str) -> str:
-    """An epilog that keeps its lines."""
-    return "\b\n" + "\n".join(["Examples:", *(f"  {line}" for line in lines)])
 
 
 app = typer.Typer(
@@ -40,6 +36,7 @@ group_app = typer.Typer(help="The groups that Redis knows.", no_args_is_help=Tru
 app.add_typer(breaker_app, name="breaker")
 app.add_typer(group_app, name="group")
 app.add_typer(dead_app, name="dead")
+app.add_typer(cli_model.app, name="model")
 
 
 def _version(asked: bool) -> None:

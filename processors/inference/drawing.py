@@ -8,25 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence as Series
-from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 
 from processors.inference.generation import Drawing
 from processors.inference.scheduler import Sequence
-
-_CHAT = Drawing(temperature=0.7, top_p=0.9, top_k=50, repetition_penalty=1.1)
-"""For a model whose author says nothing: neither monotonous nor wild."""
-
-
-def drawing_of(config: Any) -> Drawing:
-    """What the model's generation_config.json says; a model that is meant to be greedy is."""
-    if config.do_sample is False:
-        return Drawing(repetition_penalty=config.repetition_penalty or 1.0)
-    said = {name: getattr(config, name, None) for name in ("temperature", "top_p", "top_k", "repetition_penalty")}
-    return msgspec.structs.replace(_CHAT, **{name: value for name, value in said.items() if value is not None})
 
 
 def choose_all(logits: Tensor, sequences: Series[Sequence]) -> list[int]:

@@ -1,5 +1,5 @@
 """
-What is asked of an engine, and what it gives: the one shape of echo, torch and whatever comes next.
+What is asked of an engine, and what it gives: the one shape of echo, torch, OpenVINO and whatever comes next.
 
 Knows no tensor and no Redis.
 """
@@ -151,18 +151,23 @@ def open_engine(settings: Settings, inference: Inference) -> Engine:
     Raises:
         ConfigurationError: there is no such model, or what it needs is not installed.
     """
-    from processors.inference import echo, remote
+    from processors.inference import echo, remote, weights
 
     if settings.model_url:
         return remote.open_engine(settings, inference)
     if echo.is_echo(settings.model):
         return echo.Echo.named(settings.model)
+    exported = weights.is_exported(settings.model)
     try:
+        if exported:
+            from processors.inference import openvino
+
+            return openvino.load(settings, inference)
         from processors.inference.model import load
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"environment: MODEL = {settings.model!r} needs the package {error.name!r}: "
-            "pip install 'cauce[inference]', or write MODEL=echo"
+            f"pip install 'cauce[{'openvino' if exported else 'inference'}]', or write MODEL=echo"
         ) from error
     from processors.inference.engine import Threaded
 

@@ -14,6 +14,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_SMALL = 10_000_000
+"""Parameters up to which one thread is enough."""
+
+
+def threads(parameters: int) -> int:
+    """For a model of that size: a core is left to the rest, and a small one loses more by waiting than it computes."""
+    return 1 if parameters < _SMALL else max(1, cores() - 1)
+
+
 def free_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
     """Bytes that can be had without anything being swapped out; 0 where the system does not say."""
     free = _available(meminfo)

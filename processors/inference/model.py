@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence as Series
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,27 +19,18 @@ from transformers.cache_utils import Cache
 
 from processors.inference import machine, weights
 from processors.inference.attention import NAME, WINDOW, Packed, mask_of
-from processors.inference.calls import Heard
-from processors.inference.drawing import choose_all, drawing_of
-from processors.inference.encoding import Encoding
-from processors.inference.generation import Line, Refused, Tool
+from processors.inference.drawing import choose_all
 from processors.inference.kept import BLOCK, Kept
 from processors.inference.linear import straighten, to_int8
-from processors.inference.prompt import fit
 from processors.inference.rows import Layer, Saved, Span, Window
 from processors.inference.scheduler import Move, Piece, Sequence
+from processors.inference.words import Words
 from streams.errors import ConfigurationError
 from streams.settings import Settings
 from streams.tables import Inference
 
-MAX_CONTEXT = 4096
-"""Tokens of prompt and reply together, whatever the model could hold: sixteen people's memory has to fit."""
-
 _LARGE = 100_000_000
 """Parameters from which a CPU computes in bfloat16 where it can."""
-
-_SMALL = 10_000_000
-"""Parameters up to which one thread is enough."""
 
 INT8 = "int8"
 """Eight bits for the weights alone; everything else as `auto` has it."""
@@ -48,8 +38,8 @@ INT8 = "int8"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Model:
-    """See `engine.Runner`."""
+class Model(Words):
+    """See `engine.Runner`; how it reads and writes, `Words` knows."""
 
     def __init__(
         self,
@@ -62,25 +52,26 @@ class Model:
         keep_bytes: int = 0,
         int8: bool = False,
     ) -> None:
+        config = model.config.get_text_config()
+        super().__init__(
+            tokenizer,
+            template=template,
+            config=config.to_dict(),
+            generation=model.generation_config.to_dict(),
+            vocabulary=int(model.get_input_embeddings().num_embeddings),
+        )
         self._model = model.eval()
-        self._tokenizer = tokenizer
         self._name = name
-        self._encoding = Encoding(tokenizer, template)
         takes = inspect.signature(model.forward).parameters
         self._keeps_some = "logits_to_keep" in takes
         # Its name since transformers 5.24; the older one warns there, and is the only one before.
         self._cache_name = "cache" if "cache" in takes else "past_key_values"
-        self._vocabulary = int(model.get_input_embeddings().num_embeddings)
         self._window = Window()
-        self._layers = [Layer(self._window) for _ in range(model.config.get_text_config().num_hidden_layers)]
+        self._layers = [Layer(self._window) for _ in range(config.num_hidden_layers)]
         self._cache = Cache(layers=list(self._layers))
         self._kept = Kept[Saved](keep_bytes)
-        self.context_length = _context_length(model.config.get_text_config())
-        self.stops = self._encoding.stops() | _eos(model)
-        self.drawing = drawing_of(model.generation_config)
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
-        # A core is left to the rest; a small model loses more by waiting for its threads than they compute.
-        self._threads = threads or (1 if self._parameters < _SMALL else max(1, machine.cores() - 1))
+        self._threads = threads or machine.threads(self._parameters)
         if int8:
             to_int8(model)
         straighten(model)
@@ -95,28 +86,6 @@ class Model:
 
     def start(self) -> None:
         torch.set_num_threads(self._threads)
-
-    def offered(self, tools: Series[Tool]) -> Series[Tool]:
-        return self._encoding.offered(tools, most=self.context_length // 4)
-
-    def encode(self, lines: Series[Line], max_tokens: int, tools: Series[Tool]) -> list[int]:
-        room = self.context_length - min(max_tokens, self.context_length // 2)
-        return fit(lines, partial(self._encoding.encode, tools=tools), room)
-
-    def check(self, tokens: Series[int]) -> None:
-        if not tokens:
-            raise Refused("the prompt is empty; the model has nothing to continue")
-        if len(tokens) >= self.context_length:
-            raise Refused(f"the prompt has {len(tokens)} tokens; the model's context ends at {self.context_length}")
-        if not 0 <= min(tokens) <= max(tokens) < self._vocabulary:
-            raise Refused(f"the prompt has a token that is none of the model's {self._vocabulary}")
-
-    def decode(self, tokens: Series[int]) -> str:
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
-
-    def hear(self, prompt: Series[int], tokens: Series[int], tools: Series[Tool]) -> Heard:
-        return self._encoding.hear(prompt, tokens, tools)
 
     @torch.inference_mode()
     def recall(self, row: int, sequence: Sequence) -> int:
@@ -198,8 +167,8 @@ class Model:
             "device": str(self._model.device),
             "parameters": self._parameters,
             "context_length": self.context_length,
-            "chat_template": self._encoding.chat,
-            "tools": self._encoding.tools,
+            "chat_template": self.chat,
+            "tools": self.tools,
         }
 
     @torch.inference_mode()
@@ -260,8 +229,8 @@ def load(settings: Settings, inference: Inference) -> Model:
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call] # a library without annotations
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        tokenizer = _from_pretrained(transformers.AutoTokenizer, place)
-        model = _from_pretrained(transformers.AutoModelForCausalLM, place, use_safetensors=True, dtype="auto")
+        tokenizer = from_pretrained(transformers.AutoTokenizer, place)
+        model = from_pretrained(transformers.AutoModelForCausalLM, place, use_safetensors=True, dtype="auto")
         model = model.to(device=device, dtype=_dtype(inference.dtype, model, device))
     except Exception as error:  # whatever a foreign folder makes its reader raise, it is the name that is wrong
         raise weights.unusable(settings, place, error) from error
@@ -279,7 +248,8 @@ def load(settings: Settings, inference: Inference) -> Model:
     return loaded
 
 
-def _from_pretrained(kind: Any, place: weights.Place, **how: Any) -> Any:
+def from_pretrained(kind: Any, place: weights.Place, **how: Any) -> Any:
+    """What a class of transformers makes of a place; the hub is asked only for what is not on this machine."""
     how |= {"token": place.token, "cache_dir": place.cache, "trust_remote_code": False}
     try:
         return kind.from_pretrained(place.name, local_files_only=True, **how)
@@ -317,17 +287,3 @@ def _quarter_of_free(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) // 4
     return machine.free_memory() // 4
-
-
-def _context_length(config: Any) -> int:
-    """Up to where positions, and what the layers look back on, mean the same for every sequence of a batch."""
-    lengths = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "sliding_window")]
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("dynamic", "longrope"):
-        lengths.append(rope.get("original_max_position_embeddings"))
-    return min([MAX_CONTEXT, *(length for length in lengths if isinstance(length, int) and length > 0)])
-
-
-def _eos(model: Any) -> frozenset[int]:
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    return frozenset([ends] if isinstance(ends, int) else ends or [])

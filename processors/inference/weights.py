@@ -22,6 +22,8 @@ from streams.settings import Settings
 DEMO = Path(__file__).parent / "demo" / "model"
 
 HUB = "https://huggingface.co"
+EXPORTED = "openvino_model.xml"
+
 _CONNECT_SECONDS = 5.0
 
 _HUB_NAME = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
@@ -78,6 +80,11 @@ def find(settings: Settings) -> Place:
         cache=str(Path(settings.hf_home).expanduser() / "hub") if settings.hf_home else None,
         token=settings.hf_token.reveal() if settings.hf_token else None,
     )
+
+
+def is_exported(name: str) -> bool:
+    """A folder that `cauce model export` made, or another with OpenVINO's files."""
+    return name != "demo" and (Path(name).expanduser() / EXPORTED).is_file()
 
 
 def ask_hub() -> None:

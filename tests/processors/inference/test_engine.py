@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from processors.inference.engine import Died, Threaded
+from processors.inference.door import Died
+from processors.inference.engine import Threaded
 from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed, Tool
 from processors.inference.scheduler import Move, Piece, Sequence
 from streams.errors import Retry

@@ -58,11 +58,13 @@ async def opened(settings: Settings) -> AsyncIterator[Engine]:
         await engine.close()
 
 
-@pytest.fixture(params=["echo", "torch", "remote"])
+@pytest.fixture(params=["echo", "torch", "openvino", "remote"])
 def settings(request: pytest.FixtureRequest) -> Settings:
     match request.param:
         case "remote":
             return Settings(model=str(DEMO), model_url=(request.getfixturevalue("server"),))
+        case "openvino":
+            return Settings(model=str(request.getfixturevalue("exported")))
         case "torch":
             return Settings(model="demo")
         case _:
