@@ -137,8 +137,9 @@ def workload(count: int, vocabulary: int, seed: int = 1) -> list[Asked]:
 def _measured(name: str, options: argparse.Namespace) -> Figures:
     import torch
 
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)  # as when a model is loaded: helpers are for the thread that answers alone
     model = shaped(options.shape, options.dtype)
+    torch.set_num_threads(options.threads)
     vocabulary = model.config.vocab_size
     asked = workload(options.requests, vocabulary)
     run: Callable[[Any, Sequence[Asked], int], list[float]]
@@ -249,6 +250,8 @@ def _manager(model: Any, asked: Sequence[Asked], _threads: int) -> list[float]:
 @contextlib.asynccontextmanager
 async def opened(model: Any, threads: int, *, int8: bool = False, keep_bytes: int = 1 << 30) -> AsyncIterator[Ask]:
     """The engine of Cauce over this model; a prompt is its tokens' numbers in words."""
+    import torch
+
     from processors.inference import machine
     from processors.inference.engine import Threaded
     from processors.inference.generation import Line, Request, Sampling, Tool
@@ -261,7 +264,8 @@ async def opened(model: Any, threads: int, *, int8: bool = False, keep_bytes: in
         def decode(self, tokens: Sequence[int]) -> str:
             return " ".join(map(str, tokens))
 
-    machine.hold_memory()  # as when a model is loaded
+    machine.hold_memory()  # as when a model is loaded, and so is the next
+    torch.set_num_threads(1)
     runner = Numbers(model, _Tokenizer(), name="random", threads=threads, keep_bytes=keep_bytes, int8=int8)
     engine = Threaded(runner, slots=16)
 

@@ -77,12 +77,9 @@ def _step(options: argparse.Namespace) -> Figures:
     """One token of one request, against all weights read once as fast as this machine reads memory."""
     import torch
 
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     model = shaped(options.shape, "bfloat16")
     size = sum(weight.numel() for weight in model.parameters()) * (1 if options.int8 else 2)
-    much = torch.ones(1 << 28)  # 1 GiB: beyond any cache
-    much.sum()
-    read = min(_seconds(much.sum) for _ in range(5)) / much.nbytes
     tokens = 60
 
     async def story() -> float:
@@ -98,6 +95,10 @@ def _step(options: argparse.Namespace) -> Figures:
             return min(took)
 
     step = asyncio.run(story())
+    torch.set_num_threads(options.threads)
+    much = torch.ones(1 << 28)  # 1 GiB: beyond any cache
+    much.sum()
+    read = min(_seconds(much.sum) for _ in range(5)) / much.nbytes
     bound = size * read
     return {
         "memory, GB/s": 1e-9 / read,
@@ -116,7 +117,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 def _talks(options: argparse.Namespace, keep_bytes: int) -> Figures:
     import torch
 
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     model = shaped(options.shape, "bfloat16")
     draw = random.Random(3)  # noqa: S311 - no secret
     vocabulary = int(model.config.vocab_size)

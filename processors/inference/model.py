@@ -224,6 +224,9 @@ def load(settings: Settings, inference: Inference) -> Model:
         ConfigurationError: it is not there, not readable, or not a model that the engine can run.
     """
     machine.hold_memory()
+    # Each thread that computes gets helpers of its own (OpenMP's), and where there are more than cores all of them
+    # sleep between any two products instead of waiting awake: a half slower.  So only the engine's thread has any.
+    torch.set_num_threads(1)
     place = weights.find(settings)
     device = _device(inference.device)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call] # a library without annotations
@@ -243,7 +246,6 @@ def load(settings: Settings, inference: Inference) -> Model:
         keep_bytes=_quarter_of_free(device) if inference.keep_mb is None else inference.keep_mb << 20,
         int8=inference.dtype == INT8,
     )
-    loaded.start()
     loaded.verify()
     return loaded
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -382,6 +384,30 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(tmp_path: Path, monkeypatc
 def test_a_device_or_dtype_that_is_none_is_named(tiny: Any, tmp_path: Path, inference: Inference, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         open_engine(Settings(model=str(tiny.saved(tmp_path))), inference)
+
+
+def test_only_the_thread_that_answers_has_helpers(tiny: Any, tmp_path: Path) -> None:
+    # In a process of its own: helpers of a thread, once there, stay
+    story = """
+import os, sys, torch
+from processors.inference.model import load
+from streams.settings import Settings
+from streams.tables import Inference
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+before = threads()
+model = load(Settings(model=sys.argv[1]), Inference(device="cpu", threads=3))
+loaded = threads() - before
+model.start()
+torch.rand(1024, 1024) @ torch.rand(1024, 1024)
+print(loaded, threads() - before)
+"""
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("this system does not show its threads")
+    command = [sys.executable, "-c", story, str(tiny.saved(tmp_path))]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() == ["0", "2"]
 
 
 def test_half_precision_on_disk_is_computed_in_float32_on_a_cpu(tiny: Any, tmp_path: Path) -> None:
