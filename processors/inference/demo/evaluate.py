@@ -2,6 +2,7 @@
 Measures the demo model on conversations that were kept away from its training.
 
     python -m processors.inference.demo.evaluate
+    python -m processors.inference.demo.evaluate --int8     what weights of eight bits make of it
 
 Greedy decoding through transformers' `generate`, each conversation with the model's own replies in its history.  A
 turn is sensible when its reply contains all that heldout.toml asks of it, and claims nothing that no reply may claim.
@@ -25,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from processors.inference.demo.dialogues import dialogues
 from processors.inference.demo.noise import plain
+from processors.inference.linear import to_int8
 
 SHIPPED = Path(__file__).with_name("model")
 HELD_OUT = Path(__file__).with_name("heldout.toml")
@@ -45,11 +47,13 @@ class Verdict:
 class Speaker:
     """A model that answers greedily."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, int8: bool = False) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         self._model: Any = AutoModelForCausalLM.from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
+        if int8:
+            to_int8(self._model)
 
     def reply(self, messages: list[dict[str, str]]) -> str:
         """
@@ -128,9 +132,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=SHIPPED, help="the folder of a model that train.py wrote")
     parser.add_argument("--file", type=Path, default=HELD_OUT, help="the conversations")
     parser.add_argument("--failures", action="store_true", help="also print each reply that is not sensible")
+    parser.add_argument("--int8", action="store_true", help="with weights of eight bits, as inference.dtype has it")
     options = parser.parse_args()
     torch.set_num_threads(2)
-    report(judge(Speaker(options.model), options.file, trained_on(options.model)), Console(), failures=options.failures)
+    speaker = Speaker(options.model, int8=options.int8)
+    report(judge(speaker, options.file, trained_on(options.model)), Console(), failures=options.failures)
 
 
 if __name__ == "__main__":
