@@ -159,10 +159,10 @@ def _talks(options: argparse.Namespace, keep_bytes: int) -> Figures:
             await watching
             return seconds
 
+    weights = sum(weight.numel() * (1 if options.int8 else 2) for weight in model.parameters())
     seconds = asyncio.run(story())
     turns = options.people * options.turns
-    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    early = max(sizes[: turns // 5])
+    early = max(sizes[: max(1, turns // 5)])
     return {
         "replies/s": turns / seconds,
         "a reply, p50 s": quantiles(took, n=2)[0],

@@ -160,7 +160,7 @@ class Inference(Table):
     keep_mb: Annotated[int, msgspec.Meta(ge=0)] | None = None
     """MiB for what was computed of conversations, for their next turn; None: a quarter of what is free at the start."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Torch threads; 0 = one fewer than the cores, at least one."""
+    """That compute; 0: one for a model of less than ten million parameters, else one fewer than the cores."""
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     chat_template: str | None = None

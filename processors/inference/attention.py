@@ -70,7 +70,8 @@ class Packed(NamedTuple):
             ends = torch.tensor([span.end for span in single[first:last]], device=device)
             width = max(span.end for span in single[first:last])
             beyond = torch.arange(width, device=device)[None] >= ends[:, None]
-            mask = _added(beyond, dtype)[:, None, None] if bool(beyond.any()) else None
+            ragged = any(span.end < width for span in single[first:last])
+            mask = _added(beyond, dtype)[:, None, None] if ragged else None
             found.append(_Run(first, single[first].row, last - first, width, mask))
         pieces, at = [], len(single)
         for span in spans[len(single) :]:

@@ -109,12 +109,17 @@ class Encoding:
             try:
                 schemas = [tool.schema() for tool in tools]
                 return calls.parsed(
-                    self._tokenizer.parse_response(list(tokens), prefix=self._tokenizer.decode(prompt), tools=schemas)
+                    self._tokenizer.parse_response(list(tokens), prefix=self._decode(prompt), tools=schemas)
                 )
             except Exception:  # noqa: S110 - it takes whole calls only, and a template fails in any way a program can
                 pass
         said = [token for token in tokens if token not in self._unsaid]
-        return calls.hear(self._tokenizer.decode(said, clean_up_tokenization_spaces=False))
+        return calls.hear(self._decode(said))
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        """All of it: what marks a call may be a special token."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
 
     def stops(self) -> frozenset[int]:
         """The tokens that end the assistant's turn: the tokenizer's own, and what the template writes there."""

@@ -112,7 +112,11 @@ class Process:
             self._process = subprocess.Popen(  # noqa: S603 - ourselves
                 command, pass_fds=[theirs.fileno()], env=os.environ | {"PYTHONPATH": path}, stdin=subprocess.DEVNULL
             )
-        self.told: Opened | Unopened = self._ask(asked, _OPENED)
+        try:
+            self.told: Opened | Unopened = self._ask(asked, _OPENED)
+        except BaseException:
+            self.close()
+            raise
 
     def step(self, turn: Turn) -> Stepped | Failed:
         stepped: Stepped | Failed = self._ask(turn, _STEPPED)

@@ -55,7 +55,7 @@ def hold_memory() -> None:
     glibc nothing happens.  The numbers are those of mallopt(3) in malloc.h.
     """
     trim_threshold, top_pad, mmap_threshold, arena_max = -1, -2, -3, -8
-    set_to = getattr(ctypes.CDLL(None), "mallopt", None)
+    set_to = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if set_to is not None:
         set_to(mmap_threshold, 32 << 20)  # the most that it takes
         set_to(trim_threshold, 1 << 30)

@@ -99,9 +99,9 @@ class Model(Words):
 
     @torch.inference_mode()
     def keep(self, row: int, sequence: Sequence) -> None:
-        whole = sequence.read == len(sequence.prompt)
-        # The newest token has been drawn, and not been read yet.
-        tokens = sequence.prompt + sequence.generated[:-1] if whole else sequence.prompt[: sequence.read]
+        if sequence.read < len(sequence.prompt):
+            return  # nobody has looked yet whether what came of it are numbers
+        tokens = sequence.prompt + sequence.generated[:-1]  # the newest has been drawn, and not been read yet
         if len(tokens) < BLOCK or not self._kept.budget or self._kept.has(tokens):
             return
         saved = [layer.save(row, len(tokens)) for layer in self._layers]

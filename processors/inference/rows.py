@@ -148,5 +148,5 @@ def _zeros(like: Tensor, rows: int, width: int) -> Tensor:
     if like.device.type != "cpu":
         return like.new_zeros(shape)
     count = rows * like.shape[1] * width * like.shape[3]
-    pages = mmap.mmap(-1, count * like.element_size())
+    pages = mmap.mmap(-1, count * like.element_size(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(pages, dtype=like.dtype, count=count).view(shape)

@@ -62,7 +62,7 @@ class Tokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return list(self._core.encode(text, add_special_tokens=add_special_tokens).ids)
 
-    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True, **_how: Any) -> str:
+    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = False, **_how: Any) -> str:
         return str(self._core.decode(list(tokens), skip_special_tokens=skip_special_tokens))
 
     def apply_chat_template(

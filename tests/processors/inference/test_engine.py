@@ -27,7 +27,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.rows: dict[int, int] = {}
-        """What each row holds: the number of the sequence that was prefilled or moved there."""
+        """What each row holds: the number of the sequence that was read or moved there."""
         self.most = 0
         self.gate = threading.Event()
         self.gate.set()

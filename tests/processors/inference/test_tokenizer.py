@@ -51,8 +51,10 @@ def test_tokens_are_those_of_transformers(folder: Path) -> None:
         assert own.encode(text) == other.encode(text)
         tokens = own.encode(text, add_special_tokens=False)
         assert tokens == other.encode(text, add_special_tokens=False)
-        plain = other.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        assert own.decode(tokens) == plain
+        for skip in (True, False):
+            plain = other.decode(tokens, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+            assert own.decode(tokens, skip_special_tokens=skip) == plain
+        assert own.decode(tokens) == other.decode(tokens, clean_up_tokenization_spaces=False)
     for name in ("bos_token_id", "eos_token_id", "unk_token_id", "chat_template"):
         assert getattr(own, name) == getattr(other, name), name
 

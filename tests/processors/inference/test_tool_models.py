@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,6 +75,24 @@ def test_a_template_that_has_tools_is_known_by_what_it_writes(tiny: Any, family:
     )
     assert model.encode(ASKED, BOOK) == list(expected)
     assert "Pide cita" in stock.decode(model.encode(ASKED, BOOK))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_transformers_the_same_tools_and_calls_are_known(tiny: Any, tmp_path: Path, family: str) -> None:
+    pytest.importorskip("jinja2")
+    from processors.inference.tokenizer import Tokenizer
+
+    stock = tokenizer(tiny, family)
+    stock.save_pretrained(tmp_path)
+    own, other = Encoding(Tokenizer(tmp_path)), Encoding(stock)
+    assert own.tools
+    assert own.encode(ASKED, BOOK) == other.encode(ASKED, BOOK)
+    words = "" if family == "llama" else "Claro."  # that one calls, or speaks
+    said = [*stock.encode(words + CALLS[family], add_special_tokens=False), stock.eos_token_id]
+    heard = own.hear([], said, BOOK)
+    assert heard == other.hear([], said, BOOK)
+    assert [(call.name, call.arguments) for call in heard.calls] == [("book", {"date": "el martes"})]
+    assert heard.words == words
 
 
 @pytest.mark.parametrize("template", ["CHATML", "MISTRAL", None])
