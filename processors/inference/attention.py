@@ -24,6 +24,9 @@ from processors.inference.scheduler import runs
 
 NAME = "cauce-rows"
 
+_ROUND = 32
+"""Runs are as wide as a multiple of this: torch makes code for each width, and keeps it."""
+
 WINDOW: ContextVar[Window | None] = ContextVar("window", default=None)
 """Of the pass in work; none while somebody else asks the model."""
 
@@ -68,7 +71,7 @@ class Packed(NamedTuple):
         found = []
         for first, last in runs([span.end for span in single]):
             ends = torch.tensor([span.end for span in single[first:last]], device=device)
-            width = max(span.end for span in single[first:last])
+            width = -(-max(span.end for span in single[first:last]) // _ROUND) * _ROUND
             beyond = torch.arange(width, device=device)[None] >= ends[:, None]
             ragged = any(span.end < width for span in single[first:last])
             mask = _added(beyond, dtype)[:, None, None] if ragged else None

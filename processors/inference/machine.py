@@ -53,7 +53,11 @@ def hold_memory() -> None:
     A step's numbers are megabytes that live for a millisecond.  By default glibc hands each back to the system, which
     fills it with zeroes before it gives it out once more.  Before the first thread that computes; where there is no
     glibc nothing happens.  The numbers are those of mallopt(3) in malloc.h.
+
+    And let oneDNN forget: it makes code for each shape of a product, a third of a megabyte, and keeps that of the last
+    thousand, where steps have lengths of any number.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     trim_threshold, top_pad, mmap_threshold, arena_max = -1, -2, -3, -8
     set_to = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if set_to is not None:
