@@ -68,6 +68,7 @@ async def test_who_says_nothing_is_hung_up_on_without_a_word(store: Store, sent)
         assert await the_rest(reader) == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behind", [b"\r\n", LIVE[:20]])
 async def test_a_request_that_is_here_may_wait_for_its_reply_as_long_as_it_likes(store: Store, behind) -> None:
     async with front(store, ingress_timeout=0.1) as door, connected(door) as (reader, writer):

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
+import pytest
 from conftest import Server, emptied
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -182,6 +183,7 @@ async def check(door: Front, inbound: Stream, statuses: Stream, payload: Any) ->
     assert answer["accepted"] <= len(answer["entry_ids"])
 
 
+@pytest.mark.slow
 def test_whatever_is_wrong_around_it_a_message_with_a_sender_and_an_id_is_on_the_stream(any_server: Server) -> None:
     async def opened(stack: AsyncExitStack) -> tuple[Front, Stream, Stream]:
         store = emptied(any_server)
