@@ -203,6 +203,7 @@ async def test_an_ingress_that_stops_lets_go_of_who_waits(store: Store) -> None:
     assert await store.command("HLEN", "waiting:inbound") == 0
 
 
+@pytest.mark.slow
 async def test_a_bell_that_redis_lost_delays_the_reply_but_loses_nothing(store: Store) -> None:
     puppet = await both(store)
     async with front(store) as door:
@@ -243,6 +244,7 @@ class Trouble:
         return reply
 
 
+@pytest.mark.slow
 async def test_a_claim_whose_answer_was_lost_is_remembered_when_the_last_one_cannot_be_made(store: Store) -> None:
     puppet = await both(store)
     async with front(store) as door:
@@ -257,6 +259,7 @@ async def test_a_claim_whose_answer_was_lost_is_remembered_when_the_last_one_can
         assert (await ask(door))[1]["reply"] == "¿llegó?"
 
 
+@pytest.mark.slow
 async def test_a_claim_that_never_reached_redis_leaves_the_reply_to_the_webhook(store: Store) -> None:
     await both(store)
     async with front(store) as door:
