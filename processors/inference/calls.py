@@ -68,9 +68,12 @@ class _Unreadable(Exception):
 def hear(text: str) -> Heard:
     """The words and the calls of a reply; what a reasoning model says to itself is neither."""
     text = aloud(text)
-    if _BARE.match(text):
-        return _bare(text)
     words, calls, at = list[str](), list[Call](), 0
+    if _BARE.match(text):  # JSON from its first letter on
+        try:
+            calls, at = _jsons(text, 0)
+        except _Unreadable:
+            return Heard("", (unreadable(),))
     while (opens := _OPENS.search(text, at)) is not None:
         words.append(text[at : opens.start()])
         if len(calls) >= MOST_CALLS:
@@ -114,15 +117,6 @@ def unreadable(why: str = "it is malformed") -> Call:
 
 def _joined(words: list[str]) -> str:
     return _STRAY.sub("", "".join(words)).strip()
-
-
-def _bare(text: str) -> Heard:
-    """A reply that is JSON from its first letter on."""
-    try:
-        calls, end = _jsons(text, 0)
-    except _Unreadable:
-        return Heard("", (unreadable(),))
-    return Heard(_joined([text[end:]]), tuple(calls))
 
 
 def _read(text: str, opens: re.Match[str]) -> tuple[list[Call], int]:

@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from processors.inference.calls import MARKS, MOST_CALLS, MOST_CHARS, hear
@@ -131,6 +131,7 @@ _TEXT = st.lists(
 )
 
 
+@example(pieces=[BOOK, "<tool_call>"])
 @given(pieces=_TEXT)
 def test_whatever_a_model_writes_words_and_calls_come_out(pieces: list[str]) -> None:
     heard = hear("".join(pieces))
