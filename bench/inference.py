@@ -73,7 +73,7 @@ def main() -> None:
     rounds: dict[str, list[Figures]] = {name: [] for name in systems}
     for number in range(options.rounds):
         for name in systems:
-            rounds[name].append(_in_its_own_process(name))
+            rounds[name].append(in_its_own_process("bench.inference", name))
             told = ", ".join(f"{row} {value:.3g}" for row, value in rounds[name][-1].items())
             console.print(f"round {number + 1}: {name}: {told}", highlight=False)
     console.print(_table(rounds))
@@ -101,11 +101,11 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _in_its_own_process(name: str) -> Figures:
-    command = [sys.executable, "-m", "bench.inference", *sys.argv[1:], "--alone", name]
+def in_its_own_process(module: str, name: str) -> Any:
+    """The JSON that `python -m module … --alone name` prints last, with this process's own arguments."""
+    command = [sys.executable, "-m", module, *sys.argv[1:], "--alone", name]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    found: Figures = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _table(rounds: dict[str, list[Figures]]) -> Table:
@@ -264,7 +264,7 @@ async def opened(model: Any, threads: int, *, int8: bool = False, keep_bytes: in
         def decode(self, tokens: Sequence[int]) -> str:
             return " ".join(map(str, tokens))
 
-    machine.hold_memory()  # as when a model is loaded, and so is the next
+    machine.arrange_memory()  # as when a model is loaded, and so is the next
     torch.set_num_threads(1)
     runner = Numbers(model, _Tokenizer(), name="random", threads=threads, keep_bytes=keep_bytes, int8=int8)
     engine = Threaded(runner, slots=16)

@@ -17,8 +17,6 @@ import asyncio
 import json
 import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from statistics import quantiles
@@ -28,7 +26,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from bench.inference import SHAPES, Ask, Asked, Figures, opened, shaped
+from bench.inference import SHAPES, Ask, Asked, Figures, in_its_own_process, opened, shaped
 
 KEPT_BYTES = 256 << 20
 EVERY = 0.005
@@ -47,9 +45,7 @@ def main() -> None:
     )
     found: dict[str, Figures] = {}
     for name in _ALONE:
-        command = [sys.executable, "-m", "bench.talks", *sys.argv[1:], "--alone", name]
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-        found[name] = json.loads(done.stdout.splitlines()[-1])
+        found[name] = in_its_own_process("bench.talks", name)
     found["kept / cold"] = {
         row: found["kept"][row] / found["cold"][row] for row in ("replies/s", "a reply, p50 s", "a reply, p99 s")
     }
@@ -114,64 +110,74 @@ def _seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
+class _Crowd:
+    """People who talk, and what is noticed of it."""
+
+    def __init__(self, vocabulary: int, turns: int) -> None:
+        self._draw = random.Random(3)  # noqa: S311 - no secret
+        self._vocabulary, self._turns = vocabulary, turns
+        self._here, self._at_once = psutil.Process(), asyncio.Semaphore(16)
+        self.late: list[float] = []
+        """Seconds by which the event loop was, at each look."""
+        self.took: list[float] = []
+        """Seconds for each reply."""
+        self.sizes: list[int] = []
+        """Bytes of this process, after each."""
+
+    async def talk(self, ask: Ask, people: int) -> float:
+        """So many of them, sixteen at once; the seconds that takes."""
+        await ask(Asked(self._tokens(200, 200), 8))
+        watching = asyncio.create_task(self._watch())
+        began = time.monotonic()
+        await asyncio.gather(*(self._person(ask) for _ in range(people)))
+        seconds = time.monotonic() - began
+        watching.cancel()
+        return seconds
+
+    def _tokens(self, least: int, most: int) -> list[int]:
+        return [self._draw.randrange(self._vocabulary) for _ in range(self._draw.randint(least, most))]
+
+    async def _watch(self) -> None:
+        while True:
+            due = time.perf_counter() + EVERY
+            await asyncio.sleep(EVERY)
+            self.late.append(time.perf_counter() - due)
+
+    async def _person(self, ask: Ask) -> None:
+        async with self._at_once:
+            said = self._tokens(80, 120)  # the system prompt and a greeting
+            for _ in range(self._turns):
+                said += self._tokens(8, 40)
+                began = time.monotonic()
+                said += await ask(Asked(list(said), self._draw.randint(10, 40)))
+                self.took.append(time.monotonic() - began)
+                self.sizes.append(self._here.memory_info().rss)
+
+
 def _talks(options: argparse.Namespace, keep_bytes: int) -> Figures:
     import torch
 
     torch.set_num_threads(1)
     model = shaped(options.shape, "bfloat16")
-    draw = random.Random(3)  # noqa: S311 - no secret
-    vocabulary = int(model.config.vocab_size)
-    here, late, took, sizes = psutil.Process(), list[float](), list[float](), list[int]()
-    over = asyncio.Event()
-
-    def tokens(least: int, most: int) -> list[int]:
-        return [draw.randrange(vocabulary) for _ in range(draw.randint(least, most))]
-
-    async def watch() -> None:
-        while not over.is_set():
-            due = time.perf_counter() + EVERY
-            await asyncio.sleep(EVERY)
-            late.append(time.perf_counter() - due)
-
-    async def person(ask: Ask) -> None:
-        talk = tokens(80, 120)  # the system prompt and a greeting
-        for _ in range(options.turns):
-            talk += tokens(8, 40)
-            began = time.monotonic()
-            talk += await ask(Asked(list(talk), draw.randint(10, 40)))
-            took.append(time.monotonic() - began)
-            sizes.append(here.memory_info().rss)
-
-    async def story() -> float:
-        async with opened(model, options.threads, int8=options.int8, keep_bytes=keep_bytes) as ask:
-            await ask(Asked(tokens(200, 200), 8))
-            watching = asyncio.create_task(watch())
-            began = time.monotonic()
-            at_once = asyncio.Semaphore(16)
-
-            async def one() -> None:
-                async with at_once:
-                    await person(ask)
-
-            await asyncio.gather(*(one() for _ in range(options.people)))
-            seconds = time.monotonic() - began
-            over.set()
-            await watching
-            return seconds
-
     weights = sum(weight.numel() * (1 if options.int8 else 2) for weight in model.parameters())
-    seconds = asyncio.run(story())
+
+    async def story() -> tuple[_Crowd, float]:
+        crowd = _Crowd(int(model.config.vocab_size), options.turns)
+        async with opened(model, options.threads, int8=options.int8, keep_bytes=keep_bytes) as ask:
+            return crowd, await crowd.talk(ask, options.people)
+
+    crowd, seconds = asyncio.run(story())
     turns = options.people * options.turns
-    early = max(sizes[: max(1, turns // 5)])
+    early = max(1, turns // 5)
     return {
         "replies/s": turns / seconds,
-        "a reply, p50 s": quantiles(took, n=2)[0],
-        "a reply, p99 s": quantiles(took, n=100)[98],
-        "event loop late, p50 ms": quantiles(late, n=2)[0] * 1e3,
-        "event loop late, p99 ms": quantiles(late, n=100)[98] * 1e3,
+        "a reply, p50 s": quantiles(crowd.took, n=2)[0],
+        "a reply, p99 s": quantiles(crowd.took, n=100)[98],
+        "event loop late, p50 ms": quantiles(crowd.late, n=2)[0] * 1e3,
+        "event loop late, p99 ms": quantiles(crowd.late, n=100)[98] * 1e3,
         "weights + kept + 1 GB, MB": (weights + keep_bytes + (1 << 30)) / 1e6,
-        f"memory after {turns // 5} turns, MB": early / 1e6,
-        f"after {turns} turns, MB": max(sizes) / 1e6,
+        f"memory after {early} turns, MB": max(crowd.sizes[:early]) / 1e6,
+        f"after {turns} turns, MB": max(crowd.sizes) / 1e6,
     }
 
 

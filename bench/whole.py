@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.inference import SHAPES, shaped
+from bench.inference import SHAPES, in_its_own_process, shaped
 from bench.stage import Stage, staged
 from bench.systems import OURS, ROOT
 
@@ -44,8 +42,7 @@ def main() -> None:
         ratios = []
         for number in range(options.rounds):
             whole = asyncio.run(_whole(Path(folder), options))
-            command = [sys.executable, "-m", "bench.whole", *sys.argv[1:], "--alone", folder]
-            alone = float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.split()[-1])
+            alone = in_its_own_process("bench.whole", folder)
             ratios.append(whole / alone)
             told = f"whole {whole:.2f} replies/s, engine alone {alone:.2f}, ×{ratios[-1]:.2f}"
             console.print(f"round {number + 1}: {told}", highlight=False)

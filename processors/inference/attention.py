@@ -19,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention as attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from processors.inference.rows import Span, Window
+from processors.inference.rows import Layer, Span, Window
 from processors.inference.scheduler import runs
 
 NAME = "cauce-rows"
@@ -116,33 +116,45 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """As transformers' interface has it: query (1, heads, tokens, size) in, (1, tokens, heads, size) out."""
     if any(how.get(name) is not None for name in _MORE):
-        raise NotImplementedError("its attention does more than scale its scores")
+        raise ValueError("its attention does more than scale its scores")
     window = WINDOW.get()
     if window is None or window.layer is None:
         found: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **how
         )
         return found
-    keys, values, packed = window.layer.keys, window.layer.values, window.packed
-    _, heads, tokens, size = query.shape
-    shared = heads // keys.shape[1]  # queries to each head of keys
-    seen = query.new_empty((tokens, heads, values.shape[3]))
+    layer, packed = window.layer, window.packed
+    seen = query.new_empty((query.shape[2], query.shape[1], layer.values.shape[3]))
     for run in packed.runs:
-        rows = slice(run.first, run.first + run.rows)
-        asked = query[0, :, run.at : run.at + run.rows].transpose(0, 1).reshape(run.rows, -1, shared, size)
-        if shared == 1 and query.device.type == "cpu":
-            asked = asked.repeat(1, 1, 2, 1)  # torch takes twice as long for one query as for two
-        out = attention(
-            asked, keys[rows, :, : run.width], values[rows, :, : run.width], attn_mask=run.mask, scale=scaling
-        )
-        seen[run.at : run.at + run.rows] = out[:, :, :shared].reshape(run.rows, heads, -1)
-    for at, span, mask in packed.pieces:
-        end = at + span.end - span.begin
-        mine = keys[span.row, :, : span.end], values[span.row, :, : span.end]
-        k, v = (part[:, None].expand(-1, shared, -1, -1).reshape(1, heads, span.end, -1) for part in mine)
-        out = attention(query[:, :, at:end], k, v, attn_mask=mask, is_causal=mask is None, scale=scaling)
-        seen[at:end] = out[0].transpose(0, 1)
+        seen[run.at : run.at + run.rows] = _of_run(run, query[0, :, run.at : run.at + run.rows], layer, scaling)
+    for piece in packed.pieces:
+        end = piece.at + piece.span.end - piece.span.begin
+        seen[piece.at : end] = _of_piece(piece, query[:, :, piece.at : end], layer, scaling)
     return seen[None], None
+
+
+def _of_run(run: _Run, query: Tensor, layer: Layer, scale: float | None) -> Tensor:
+    """What one token of each row sees: query (heads, rows, size) in, (rows, heads, size) out."""
+    rows, heads = slice(run.first, run.first + run.rows), query.shape[0]
+    shared = heads // layer.keys.shape[1]  # queries to each head of keys
+    asked = query.transpose(0, 1).reshape(run.rows, -1, shared, query.shape[2])
+    if shared == 1 and query.device.type == "cpu":
+        asked = asked.repeat(1, 1, 2, 1)  # torch takes twice as long for one query as for two
+    keys, values = (memory[rows, :, : run.width] for memory in (layer.keys, layer.values))
+    return attention(asked, keys, values, attn_mask=run.mask, scale=scale)[:, :, :shared].reshape(run.rows, heads, -1)
+
+
+def _of_piece(piece: _Piece, query: Tensor, layer: Layer, scale: float | None) -> Tensor:
+    """What the tokens of a prompt see: query (1, heads, tokens, size) in, (tokens, heads, size) out."""
+    row, _, end = piece.span
+    heads = query.shape[1]
+    shared = heads // layer.keys.shape[1]
+    keys, values = (
+        memory[row, :, :end][:, None].expand(-1, shared, -1, -1).reshape(1, heads, end, -1)
+        for memory in (layer.keys, layer.values)
+    )
+    out = attention(query, keys, values, attn_mask=piece.mask, is_causal=piece.mask is None, scale=scale)
+    return out[0].transpose(0, 1)
 
 
 AttentionInterface.register(NAME, _attend)

@@ -94,8 +94,6 @@ def _place(asked: Settings) -> weights.Place:
 
 
 def _loaded(asked: Settings, place: weights.Place) -> tuple[Any, Any]:
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call] # a library without annotations
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         tokenizer = from_pretrained(transformers.AutoTokenizer, place)
         model = from_pretrained(
@@ -148,10 +146,7 @@ def _write(model: Any, tokenizer: Any, part: Path, kind: str, name: str, say: Sa
 def _no_decoder(name: str, model: Any, error: Exception) -> ConfigurationError:
     # OpenVINO says first where in its sources it failed, and last why.
     why = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
-    return ConfigurationError(
-        f"{name!r}: {type(model).__name__} cannot be exported ({why}); "
-        "choose a decoder with plain attention, such as Qwen, Llama or GPT-2"
-    )
+    return ConfigurationError(f"{name!r}: {type(model).__name__} cannot be exported ({why}); {weights.CHOOSE}")
 
 
 @torch.inference_mode()

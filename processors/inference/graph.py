@@ -8,7 +8,6 @@ choice; this does it for those that the other engine runs as well, with ours.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from processors.inference.quietly import openvino
+from processors.inference.rows import cache_argument
 
 _LEAST = 4_096
 """Numbers from which a matrix is worth 8 bits."""
@@ -53,8 +53,7 @@ class _Whole(torch.nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._model = model
-        # Its name since transformers 5.24; the older one warns there, and is the only one before.
-        self._cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        self._cache_name = cache_argument(model)
 
     def forward(self, ids: Tensor, attention_mask: Tensor, positions: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
         """
@@ -84,10 +83,9 @@ def converted(model: Any) -> Any:
     example = (
         torch.ones(2, 3, dtype=torch.int64),
         torch.ones(2, 7, dtype=torch.int64),
-        torch.arange(4, 7)[None],
+        torch.arange(4, 7).repeat(2, 1),
         *past,
     )
-    example = (*example[:2], example[2].repeat(2, 1), *past)
     with torch.no_grad():
         traced = torch.jit.trace(_Whole(model), example, check_trace=False)  # type: ignore[no-untyped-call]
     shapes = [(openvino.PartialShape([-1, -1]), openvino.Type.i64)] * 3

@@ -33,6 +33,11 @@ def free_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -
     return max(0, min(free, bound))
 
 
+def keep_bytes(keep_mb: int | None, free: int) -> int:
+    """`inference.keep_mb` as bytes; where it is not set, a quarter of what is free."""
+    return free // 4 if keep_mb is None else keep_mb << 20
+
+
 def _available(meminfo: Path) -> int:
     try:
         for line in meminfo.read_text().splitlines():
@@ -46,7 +51,7 @@ def _available(meminfo: Path) -> int:
         return 0
 
 
-def hold_memory() -> None:
+def arrange_memory() -> None:
     """
     Let this process keep what it frees, for the next step takes as much again.
 

@@ -22,7 +22,7 @@ from processors.inference.attention import NAME, WINDOW, Packed, mask_of
 from processors.inference.drawing import choose_all
 from processors.inference.kept import BLOCK, Kept
 from processors.inference.linear import straighten, to_int8
-from processors.inference.rows import Layer, Saved, Span, Window
+from processors.inference.rows import Layer, Saved, Span, Window, cache_argument
 from processors.inference.scheduler import Move, Piece, Sequence
 from processors.inference.words import Words
 from streams.errors import ConfigurationError
@@ -62,10 +62,8 @@ class Model(Words):
         )
         self._model = model.eval()
         self._name = name
-        takes = inspect.signature(model.forward).parameters
-        self._keeps_some = "logits_to_keep" in takes
-        # Its name since transformers 5.24; the older one warns there, and is the only one before.
-        self._cache_name = "cache" if "cache" in takes else "past_key_values"
+        self._keeps_some = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._cache_name = cache_argument(model)
         self._window = Window()
         self._layers = [Layer(self._window) for _ in range(config.num_hidden_layers)]
         self._cache = Cache(layers=list(self._layers))
@@ -190,8 +188,7 @@ class Model(Words):
                 kind = type(self._model).__name__
                 raise ConfigurationError(
                     f"environment: MODEL = {self._name!r}: {kind} does not work with the slot engine "
-                    f"({weights.first_line(error)}); choose a decoder with plain attention, "
-                    "such as Qwen, Llama or GPT-2"
+                    f"({weights.first_line(error)}); {weights.CHOOSE}"
                 ) from error
 
     def _compare(self) -> None:
@@ -223,14 +220,12 @@ def load(settings: Settings, inference: Inference) -> Model:
     Raises:
         ConfigurationError: it is not there, not readable, or not a model that the engine can run.
     """
-    machine.hold_memory()
+    machine.arrange_memory()
     # Each thread that computes gets helpers of its own (OpenMP's), and where there are more than cores all of them
     # sleep between any two products instead of waiting awake: a half slower.  So only the engine's thread has any.
     torch.set_num_threads(1)
     place = weights.find(settings)
     device = _device(inference.device)
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call] # a library without annotations
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         tokenizer = from_pretrained(transformers.AutoTokenizer, place)
         model = from_pretrained(transformers.AutoModelForCausalLM, place, use_safetensors=True, dtype="auto")
@@ -243,7 +238,7 @@ def load(settings: Settings, inference: Inference) -> Model:
         name=settings.model,
         threads=inference.threads,
         template=inference.chat_template,
-        keep_bytes=_quarter_of_free(device) if inference.keep_mb is None else inference.keep_mb << 20,
+        keep_bytes=machine.keep_bytes(inference.keep_mb, _free(device)),
         int8=inference.dtype == INT8,
     )
     loaded.verify()
@@ -252,6 +247,8 @@ def load(settings: Settings, inference: Inference) -> Model:
 
 def from_pretrained(kind: Any, place: weights.Place, **how: Any) -> Any:
     """What a class of transformers makes of a place; the hub is asked only for what is not on this machine."""
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call] # a library without annotations
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     how |= {"token": place.token, "cache_dir": place.cache, "trust_remote_code": False}
     try:
         return kind.from_pretrained(place.name, local_files_only=True, **how)
@@ -284,8 +281,6 @@ def _dtype(name: str, model: Any, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native and model.num_parameters() >= _LARGE else torch.float32
 
 
-def _quarter_of_free(device: torch.device) -> int:
+def _free(device: torch.device) -> int:
     """Bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) // 4
-    return machine.free_memory() // 4
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else machine.free_memory()

@@ -215,7 +215,6 @@ def load(settings: Settings, inference: Inference) -> Paged:
     """
     if importlib.util.find_spec("openvino_genai") is None:
         raise ModuleNotFoundError("OpenVINO is not installed", name="openvino_genai")
-    _check(inference)
     folder = Path(weights.find(settings).name)
     process: Process | None = None
     try:
@@ -248,14 +247,6 @@ def load(settings: Settings, inference: Inference) -> Paged:
         tools=words.tools,
     )
     return Paged(process, words, about, slots=inference.slots)
-
-
-def _check(inference: Inference) -> None:
-    if inference.dtype == "int8":
-        raise ConfigurationError(
-            "streams.toml: inference.dtype = 'int8': on OpenVINO weights of eight bits are chosen when a model is "
-            "exported (`cauce model export --weights int8`); leave dtype out"
-        )
 
 
 def _opened(process: Process) -> Opened:

@@ -112,7 +112,7 @@ def pipelined(folder: Path, shape: Shape, inference: Inference, device: str, con
         properties["ENABLE_CPU_PINNING"] = False  # several workers would sit on the same core
         properties["INFERENCE_NUM_THREADS"] = inference.threads or machine.threads(shape.parameters)
     if inference.dtype != "auto":
-        properties["INFERENCE_PRECISION_HINT"] = _PRECISIONS[inference.dtype]
+        properties["INFERENCE_PRECISION_HINT"] = _precision(inference.dtype)
     room = _room(inference, context_length, shape, _BLOCKS.get(device, 16))
     return openvino_genai.ContinuousBatchingPipeline(folder, room, device, properties)
 
@@ -154,10 +154,10 @@ def _room(inference: Inference, context_length: int, shape: Shape, block: int) -
 
     At least one whole context fits, so that nobody is turned away; where there is too little for all, some wait.
     """
-    keep = machine.free_memory() // 4 if inference.keep_mb is None else inference.keep_mb << 20
+    keep = machine.keep_bytes(inference.keep_mb, free := machine.free_memory())
     room = openvino_genai.SchedulerConfig()
     room.enable_prefix_caching = keep > 0
-    budget = keep or machine.free_memory() // 4
+    budget = keep or machine.keep_bytes(None, free)
     room.num_kv_blocks = max(budget // (shape.token_bytes * block), math.ceil(context_length / block) + 1)
     room.max_num_seqs = inference.slots
     room.max_num_batched_tokens = max(PIECE, inference.slots)
@@ -175,12 +175,21 @@ def _device(name: str) -> str:
     return wanted
 
 
+def _precision(dtype: str) -> str:
+    if dtype not in _PRECISIONS:
+        raise ConfigurationError(
+            f"streams.toml: inference.dtype = {dtype!r}: on OpenVINO the weights are chosen when a model is exported "
+            f"(`cauce model export --weights {dtype}`); write auto, {', '.join(_PRECISIONS)}"
+        )
+    return _PRECISIONS[dtype]
+
+
 def opened(asked: Open) -> tuple[Any, Opened]:
     """
     The pipeline over a folder, and what it is.
 
     Raises:
-        ConfigurationError: there is no such device.
+        ConfigurationError: there is no such device, or no such precision.
         Exception: whatever a foreign folder makes its reader raise.
     """
     folder, device = Path(asked.folder), _device(asked.inference.device)

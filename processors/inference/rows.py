@@ -9,6 +9,7 @@ Knows torch, as do the files beside it that compute.
 
 from __future__ import annotations
 
+import inspect
 import mmap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -134,6 +135,11 @@ class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call] # transformers an
 
     def get_max_length(self) -> int:
         return -1
+
+
+def cache_argument(model: Any) -> str:
+    """Its name since transformers 5.24; the older one warns there, and is the only one before."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _grown(old: Tensor, rows: int, width: int) -> Tensor:

@@ -23,6 +23,8 @@ DEMO = Path(__file__).parent / "demo" / "model"
 
 HUB = "https://huggingface.co"
 EXPORTED = "openvino_model.xml"
+CHOOSE = "choose a decoder with plain attention, such as Qwen, Llama or GPT-2"
+"""The remedy where an engine cannot run an architecture."""
 
 _CONNECT_SECONDS = 5.0
 

@@ -185,23 +185,10 @@ async def test_a_bad_request_harms_only_itself(counting: Counting, bad: str) -> 
         await engine.close()
 
 
-async def test_a_prompt_that_cannot_be_read_fails_alone(counting: Counting) -> None:
-    # It is read beside those who run, in one pass that fails for all
-    counting.unreadable = {40}
-    engine = Threaded(counting, slots=4)
-    try:
-        results = await asyncio.gather(
-            *(engine.generate(asked(number)) for number in (20, 40, 30, 50)), return_exceptions=True
-        )
-        assert isinstance(results[1], StepFailed)
-        assert [each.text for each in results if isinstance(each, Generated)] == [counted(n) for n in (20, 30, 50)]
-        assert engine.ready()
-    finally:
-        await engine.close()
-
-
-async def test_a_failing_step_fails_only_the_guilty(counting: Counting) -> None:
-    counting.guilty = {40}
+@pytest.mark.parametrize("when", ["guilty", "unreadable"])
+async def test_a_failing_step_fails_only_the_guilty(counting: Counting, when: str) -> None:
+    # It runs, or its prompt is read beside those who do, in one pass that fails for all
+    setattr(counting, when, {40})
     engine = Threaded(counting, slots=4)
     try:
         results = await asyncio.gather(
