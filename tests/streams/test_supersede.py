@@ -533,6 +533,14 @@ async def test_a_worker_told_to_stop_while_it_reads_on_stops(store: Store) -> No
     assert len(await replies(store)) == 1
 
 
+async def interrupted(store: Store, begun: asyncio.Event) -> None:
+    """They ask, write on once that is being handled, and all of it is settled."""
+    await say(store, "+1", "asked")
+    await begun.wait()
+    await say(store, "+1", "and")
+    await until(settled(store))
+
+
 async def test_a_reply_that_is_made_in_spite_of_all_is_committed_and_what_came_is_answered_next(store: Store) -> None:
     begun, given = asyncio.Event(), list[list[str]]()
 
@@ -547,10 +555,7 @@ async def test_a_reply_that_is_made_in_spite_of_all_is_committed_and_what_came_i
         return an_answer(turn)
 
     async with working(store, handle, **SUPERSEDE):
-        await say(store, "+1", "asked")
-        await begun.wait()
-        await say(store, "+1", "and")
-        await until(settled(store))
+        await interrupted(store, begun)
     assert given == [["asked"], ["and"]]
     assert len(await replies(store)) == 2
 
@@ -571,10 +576,7 @@ async def test_an_error_that_a_cancelled_handler_ends_with_is_no_failure(store: 
         raise AssertionError
 
     async with working(store, handle, attempts=1, **SUPERSEDE):
-        await say(store, "+1", "asked")
-        await begun.wait()
-        await say(store, "+1", "and")
-        await until(settled(store))
+        await interrupted(store, begun)
     assert starts == [(1, ""), (1, "typing")]
     assert await store.command("XLEN", "inbound.dead") == 0
 
@@ -597,10 +599,7 @@ async def test_one_that_will_not_end_is_left_behind_and_the_person_is_answered(
         return an_answer(turn)
 
     async with working(store, handle, **SUPERSEDE):
-        await say(store, "+1", "asked")
-        await begun.wait()
-        await say(store, "+1", "and")
-        await until(settled(store))
+        await interrupted(store, begun)
         assert await replies(store) == ['{"to":"+1","said":["asked","and"]}']
         over.set()
     assert starts == [1, 1]
