@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from streams import garbage, layout, log, memory, probe, retention, watchdog
 from streams.handlers import find
-from streams.room import Room, Suspects
+from streams.room import Room, Suspects, places
 from streams.settings import Settings
 from streams.stores import Stores
 from streams.topology import Topology
@@ -45,7 +45,7 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
             resources = None
             if handler.lifespan is not None:
                 resources = await stack.enter_async_context(handler.lifespan(group, topology, settings, stores))
-            room = Room(group.concurrency, len(stores), suspects)
+            room = Room(places(group, resources), len(stores), suspects)
             workers += [Worker(store, topology, group, handler, resources, room) for store in stores]
         if settings.worker_port is not None:
             await stack.enter_async_context(

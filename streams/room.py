@@ -10,6 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
+
+from streams.tables import Group
+
+
+def places(group: Group, resources: Any) -> int:
+    """Turns that one process handles at once: `concurrency`, or fewer where its resources say that they hold fewer."""
+    capacity = getattr(resources, "capacity", None)
+    most = capacity() if capacity else None
+    return group.concurrency if most is None else max(1, min(group.concurrency, most))
 
 
 class Suspects:

@@ -21,7 +21,7 @@ from streams.effects import Handler, Output, Turn
 from streams.errors import Unavailable
 from streams.housekeeping import Housekeeping
 from streams.inwork import InWork
-from streams.room import Room
+from streams.room import Room, places
 from streams.tables import Group
 from streams.topology import Topology
 from streams.turns import Beaten, Gone, Grant, Taken, Turns
@@ -46,7 +46,7 @@ class Worker:
     One consumer of one group in one shard.
 
     Args:
-        room: the places that it shares with the workers of the other shards; None: it has `concurrency` of its own.
+        room: the places that it shares with the workers of the other shards; None: it has its own.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Worker:
             due=self._due,
         )
         self._waking: set[asyncio.Task[None]] = set()
-        self._room = room or Room(group.concurrency)
+        self._room = room or Room(places(group, resources))
         self._room.suspects.rings.append(self._bell.ring)
         self._last: Taken | None = None
         self._stopping = asyncio.Event()

@@ -68,6 +68,15 @@ class Resources:
     def ready(self) -> bool:
         return self.engine.ready()
 
+    def capacity(self) -> int | None:
+        """
+        Turns that are worth having at once, where the engine has slots: another worker may have one for the rest.
+
+        A few more than there are slots, so that one that is freed is filled in the next step.
+        """
+        slots = self.engine.describe().get("slots")
+        return slots + max(1, slots // 4) if slots else None
+
     async def failed(self) -> None:
         await self.engine.failed()
 

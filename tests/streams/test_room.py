@@ -84,3 +84,47 @@ def test_whoever_reads_on_without_a_place_is_rung_for_when_there_is_one_and_not_
         room.back(1)
     room.back(1)
     assert (rung, room.full) == ([1], False)
+
+
+class Narrow:
+    """Resources that hold few."""
+
+    def capacity(self) -> int:
+        return 2
+
+
+async def test_a_worker_takes_no_more_than_its_resources_hold_and_leaves_the_rest_to_others(
+    any_server: Server,
+) -> None:
+    # Given five people who wait, and a worker whose model holds two
+    store, top, release = emptied(any_server), two_groups(), asyncio.Event()
+    group, held = top.groups["g"], asyncio.Queue[str]()
+    for number in range(5):
+        await store.command("XADD", "inbound", "*", "key", f"+{number}", "type", "text", "body", "{}")
+
+    async def handle(turn: Turn) -> None:
+        held.put_nowait(turn.key)
+        await release.wait()
+
+    async def served_elsewhere(turn: Turn) -> None:
+        elsewhere.put_nowait(turn.key)
+
+    worker = Worker(store, top, group, Handler(handle=handle), Narrow())
+    running = asyncio.create_task(worker.run(5))
+    async with asyncio.timeout(10):
+        mine = {await held.get() for _ in range(2)}
+
+        # When one comes that holds more
+        elsewhere = asyncio.Queue[str]()
+        other = Worker(store, top, group, Handler(handle=served_elsewhere))
+        helping = asyncio.create_task(other.run(5))
+        others = {await elsewhere.get() for _ in range(3)}
+
+    # Then it has the other three
+    assert held.empty()
+    assert others.isdisjoint(mine)
+    release.set()
+    for each in (worker, other):
+        each.stop()
+    await asyncio.gather(running, helping)
+    await store.close()
