@@ -44,7 +44,8 @@ class Tokenizer:
         self.all_special_tokens = list(dict.fromkeys([*self._named.values(), *more, *marked]))
         ids = (self._core.token_to_id(text) for text in self.all_special_tokens)
         self.all_special_ids = [number for number in ids if number is not None]
-        self.chat_template = _template(folder, told.get("chat_template"))
+        self._templates = _templates(folder, told.get("chat_template"))
+        self.chat_template = self._templates.get("default")
         self._compiled: dict[str, jinja2.Template] = {}
 
     @property
@@ -69,11 +70,16 @@ class Tokenizer:
         self, conversation: Sequence[Mapping[str, str]], *, chat_template: str | None = None, **more: Any
     ) -> str:
         """The text of a conversation; a template fails in any way a program can."""
-        source = chat_template or self.chat_template or ""
+        source = chat_template or self._own(with_tools=bool(more.get("tools")))
         if source not in self._compiled:
             self._compiled[source] = _environment().from_string(source)
         given = self._named | {"tools": None, "documents": None} | more
         return self._compiled[source].render(messages=conversation, **given)
+
+    def _own(self, *, with_tools: bool) -> str:
+        """Some models have one for conversations in which tools are offered."""
+        default = self.chat_template or ""
+        return self._templates.get("tool_use", default) if with_tools else default
 
     def _number(self, name: str) -> int | None:
         text = self._named.get(name)
@@ -92,14 +98,16 @@ def _all(tokens: Any) -> list[str]:
     return [text for token in listed if (text := _content(token)) is not None]
 
 
-def _template(folder: Path, told: Any) -> str | None:
-    """The default chat template: of its own file, or as tokenizer_config.json has it, alone or among others by name."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    if isinstance(told, list):
-        told = next((each["template"] for each in told if each["name"] == "default"), None)
-    return told if isinstance(told, str) else None
+def _templates(folder: Path, told: Any) -> dict[str, str]:
+    """Chat templates by name: of files of their own, or as tokenizer_config.json has them, one alone or several."""
+    found = [(each["name"], each["template"]) for each in told] if isinstance(told, list) else [("default", told)]
+    files = [*folder.glob("chat_template.jinja"), *folder.glob("additional_chat_templates/*.jinja")]
+    found += [(_name(file), file.read_text(encoding="utf-8")) for file in files]
+    return {name: template for name, template in found if isinstance(template, str)}
+
+
+def _name(file: Path) -> str:
+    return "default" if file.name == "chat_template.jinja" else file.stem
 
 
 class _Generation(jinja2.ext.Extension):

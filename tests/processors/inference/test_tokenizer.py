@@ -66,12 +66,29 @@ def test_a_prompt_has_the_same_tokens_and_the_same_tokens_are_control(folder: Pa
     assert own.stops() == other.stops()
 
 
-def test_a_template_of_the_default_name_is_taken_from_among_several(tmp_path: Path, tiny: ModuleType) -> None:
+@pytest.mark.parametrize("kept", ["in tokenizer_config.json", "in files"])
+def test_of_several_templates_the_one_for_tools_is_taken_where_tools_are_offered(
+    tmp_path: Path, tiny: ModuleType, kept: str
+) -> None:
+    # Given a model that has a template for talks, and one for talks with tools
     tiny.byte_level().save_pretrained(tmp_path)
-    file = tmp_path / "tokenizer_config.json"
-    several = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": tiny.CHATML}]
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": several}))
-    assert Tokenizer(tmp_path).chat_template == tiny.CHATML
+    for_tools = "{% for t in tools %}{{ t.function.name }}{% endfor %}: {{ messages[-1].content }}"
+    if kept == "in files":
+        (tmp_path / "additional_chat_templates").mkdir()
+        (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text(for_tools)
+        (tmp_path / "chat_template.jinja").write_text(tiny.CHATML)
+    else:
+        file = tmp_path / "tokenizer_config.json"
+        several = [{"name": "tool_use", "template": for_tools}, {"name": "default", "template": tiny.CHATML}]
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": several}))
+
+    # Then each is taken for its own, as transformers does
+    own, other = Tokenizer(tmp_path), theirs(tmp_path)
+    talk = [{"role": "user", "content": "hola"}]
+    book = {"type": "function", "function": {"name": "book", "description": "", "parameters": {"type": "object"}}}
+    for tools, text in ((None, "<|im_start|>user\nhola<|im_end|>\n"), ([book], "book: hola")):
+        assert own.apply_chat_template(talk, tools=tools) == text
+        assert other.apply_chat_template(talk, tools=tools, tokenize=False) == text
 
 
 @pytest.mark.parametrize(
