@@ -170,33 +170,6 @@ def test_a_sampled_reply_depends_on_its_seed_and_not_on_its_batchmates(tiny: Any
     assert other.generated != alone.generated
 
 
-def test_sampling_keeps_to_the_likeliest_tokens(tiny: Any) -> None:
-    import torch
-
-    from processors.inference.drawing import choose
-
-    logits = torch.tensor([0.0, 5.0, 4.0, 3.0, -9.0])
-    drawn = {choose(logits, sequence(0, [0], 1, temperature=1.0, top_k=3, seed=seed)) for seed in range(300)}
-    assert drawn == {1, 2, 3}
-    # 0.66, 0.24, 0.09 of what three tokens have: the third begins at 0.9 and is out
-    drawn = {choose(logits, sequence(0, [0], 1, temperature=1.0, top_k=3, top_p=0.8, seed=seed)) for seed in range(300)}
-    assert drawn == {1, 2}
-    assert choose(logits, sequence(0, [0], 1, temperature=1.0, top_p=0.0, seed=1)) == 1
-    # The penalty pushes what was said down, whichever sign its score has.
-    assert choose(logits, sequence(0, [1], 1, repetition_penalty=2.0)) == 2
-    assert choose(-logits, sequence(0, [4, 0], 1, repetition_penalty=1.5)) == 4
-
-
-def test_a_large_share_is_drawn_as_often_as_its_chance_says(tiny: Any) -> None:
-    import torch
-
-    from processors.inference.drawing import choose
-
-    logits = torch.log(torch.tensor([0.7, 0.2, 0.1]))
-    drawn = [choose(logits, sequence(0, [0], 1, temperature=1.0, seed=seed)) for seed in range(4000)]
-    assert [round(drawn.count(token) / 4000, 1) for token in (0, 1, 2)] == [0.7, 0.2, 0.1]
-
-
 def test_a_model_is_spoken_with_as_its_author_says_unless_something_else_is_wished(tiny: Any) -> None:
     from transformers import GenerationConfig
 
