@@ -8,9 +8,9 @@ acknowledgement, all or nothing.  Pure: no Redis, no clock.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import msgspec
 
@@ -152,12 +152,17 @@ class Metering(msgspec.Struct, kw_only=True, frozen=True):
 
 
 Handle = Callable[[Turn], Awaitable[Effects | None]]
+HandleBatch = Callable[[list[Turn]], Awaitable[Sequence[Effects | None] | None]]
+"""Of several turns: what is to be done for each, in their order, or None where it is nothing for any."""
 
 
 class Handler(msgspec.Struct, kw_only=True, frozen=True):
     """A handler with all the runtime needs to know of it."""
 
-    handle: Handle
+    handle: Callable[[Any], Awaitable[Any]]
+    """Handle, or HandleBatch where `batch`."""
+    batch: bool = False
+    """It is given many turns at once, as many as its group's `batch`."""
     recall: tuple[str, ...] = ()
     metering: Metering | None = None
     outside: bool = False
@@ -172,16 +177,43 @@ class Handler(msgspec.Struct, kw_only=True, frozen=True):
             raise TypeError(f"metering stops at {self.metering.unless!r}, which `recall` does not name")
 
 
+@overload
 def handler(
     *,
+    batch: Literal[False] = False,
     recall: tuple[str, ...] = (),
     metering: Metering | None = None,
     outside: bool = False,
     lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None,
     buried: Callable[[Turn, str], Effects | None] | None = None,
-) -> Callable[[Handle], Handler]:
+) -> Callable[[Handle], Handler]: ...
+
+
+@overload
+def handler(
+    *,
+    batch: Literal[True],
+    recall: tuple[str, ...] = (),
+    metering: Metering | None = None,
+    outside: bool = False,
+    lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None,
+    buried: Callable[[Turn, str], Effects | None] | None = None,
+) -> Callable[[HandleBatch], Handler]: ...
+
+
+def handler(
+    *,
+    batch: bool = False,
+    recall: tuple[str, ...] = (),
+    metering: Metering | None = None,
+    outside: bool = False,
+    lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None,
+    buried: Callable[[Turn, str], Effects | None] | None = None,
+) -> Callable[[Any], Handler]:
     """
     Say more about a handler than its code does.
+
+    With `batch` it is given a list of turns, and returns the effects of each in a list of the same length, or None.
 
     ```python
     @handler(recall=("own",))
@@ -191,9 +223,10 @@ def handler(
     ```
     """
 
-    def wrap(handle: Handle) -> Handler:
+    def wrap(handle: Callable[[Any], Awaitable[Any]]) -> Handler:
         return Handler(
-            handle=handle, recall=recall, metering=metering, outside=outside, lifespan=lifespan, buried=buried
-        )
+            handle=handle, batch=batch, recall=recall, metering=metering, outside=outside, lifespan=lifespan,
+            buried=buried,
+        )  # fmt: skip
 
     return wrap

@@ -83,23 +83,28 @@ def after(error: BaseException | None, *, attempt: int, attempts: int, backoff: 
     wait: float | None
     if isinstance(error, (Bury, Malformed)):
         return Burial(why=str(error) or type(error).__name__, only=getattr(error, "entry", None))
-    why, retry = _why(error), error if isinstance(error, Retry) else Retry()
+    reason, retry = why(error), error if isinstance(error, Retry) else Retry()
     if not retry.counted:
         wait = 1.0 if retry.after is None else retry.after
-        return Park(delay_ms=_ms(wait), why=why, counted=False, progress=retry.progress, at_door=retry.at_door)
+        return Park(delay_ms=_ms(wait), why=reason, counted=False, progress=retry.progress, at_door=retry.at_door)
     if attempt >= attempts:
-        return Burial(why=why, exhausted_only=True)
+        return Burial(why=reason, exhausted_only=True)
     wait = retry.after
     if wait is None:
         wait = (backoff[min(attempt, len(backoff)) - 1] if backoff else 1.0) * (1 + JITTER * (2 * luck - 1))
-    return Park(delay_ms=_ms(max(wait, retry.not_before)), why=why, progress=retry.progress)
+    return Park(delay_ms=_ms(max(wait, retry.not_before)), why=reason, progress=retry.progress)
+
+
+def of_all(error: BaseException) -> bool:
+    """Whether what a batch raised is no single turn's fault; else it is nobody's attempt, and each is tried alone."""
+    return isinstance(error, Retry) and not error.counted
 
 
 def _ms(seconds: float) -> int:
     return max(0, round(seconds * 1000))
 
 
-def _why(error: BaseException) -> str:
+def why(error: BaseException) -> str:
     """The error's kind and the start of its text; never a traceback."""
     if isinstance(error, TimeoutError):
         return "deadline passed"

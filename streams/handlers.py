@@ -36,15 +36,30 @@ def find(group: Group, topology: Topology) -> Handler:
         raise ConfigurationError(f"{where} {module_name} fails on import: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     if isinstance(found, Handler):
-        if found.outside and group.on_new_message == "supersede":
-            raise ConfigurationError(
-                f"{topology.path.name}: groups.{group.name}.on_new_message = 'supersede' is not for {group.handler!r}, "
-                "which acts outside Redis: cancelled, it may have acted already; write 'finish'"
-            )
-        return found
+        return _fitting(found, group, topology)
     if found is None:
         public = [each for each in vars(module) if not each.startswith("_")]
         raise ConfigurationError(f"{where} {module_name} has no {name!r}{suggest(name, public)}")
     if inspect.iscoroutinefunction(found):
-        return Handler(handle=found)
+        return _fitting(Handler(handle=found), group, topology)
     raise ConfigurationError(f"{where} {name} is no async function; write `async def {name}(turn): …`")
+
+
+def _fitting(handler: Handler, group: Group, topology: Topology) -> Handler:
+    """The handler, where what it says of itself fits the group's table.  Raises ConfigurationError."""
+    where = f"{topology.path.name}: groups.{group.name}"
+    if handler.batch and group.batch is None:
+        raise ConfigurationError(
+            f"{where}.batch is missing: {group.handler!r} takes batches; write `batch = 100`, the most turns of one"
+        )
+    if group.batch is not None and not handler.batch:
+        raise ConfigurationError(
+            f"{where}.batch = {group.batch} is not for {group.handler!r}, which takes single turns; leave it out, or "
+            "write @handler(batch=True) and `async def …(turns)`"
+        )
+    if handler.outside and group.on_new_message == "supersede":
+        raise ConfigurationError(
+            f"{where}.on_new_message = 'supersede' is not for {group.handler!r}, which acts outside Redis: cancelled, "
+            "it may have acted already; write 'finish'"
+        )
+    return handler

@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from streams import garbage, layout, log, memory, probe, retention, watchdog
+from streams import batches, garbage, layout, log, memory, probe, retention, watchdog
 from streams.handlers import find
 from streams.room import Room, Suspects, places
 from streams.settings import Settings
@@ -45,6 +45,7 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
             resources = None
             if handler.lifespan is not None:
                 resources = await stack.enter_async_context(handler.lifespan(group, topology, settings, stores))
+            handler, group = batches.served(handler, group)
             room = Room(places(group, resources), len(stores), suspects)
             workers += [Worker(store, topology, group, handler, resources, room) for store in stores]
         if settings.worker_port is not None:

@@ -22,6 +22,10 @@ def places(group: Group, resources: Any) -> int:
     return group.concurrency if most is None else max(1, min(group.concurrency, most))
 
 
+MOST_AT_ONCE = 200
+"""Places that one has at once: a take of so many holds Redis up for some milliseconds, and others wait for it."""
+
+
 class Suspects:
     """Turns whose entry was in work when workers died: one at a time, whatever the group and the shard."""
 
@@ -86,7 +90,7 @@ class Room:
         As many places as one may have now; 0 where none is free.  A fair share of what is free, and half of all at
         most: while those work, the take for the others is on its way.
         """
-        share = min(-(-self._free // self._sharers), -(-self._places // 2))
+        share = min(-(-self._free // self._sharers), -(-self._places // 2), MOST_AT_ONCE)
         self._free -= share
         return share
 

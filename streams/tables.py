@@ -25,6 +25,10 @@ Span = Annotated[Seconds, msgspec.Meta(gt=0)]
 """A duration in which something has to happen."""
 
 
+Patience = Annotated[Seconds, msgspec.Meta(ge=0, le=60)]
+"""A duration for which leases are held without anything being done."""
+
+
 class Table(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Anything that can be written as `[name]`."""
 
@@ -63,6 +67,10 @@ class Group(Table, kw_only=True):
     """Turns one worker handles at once."""
     processes: Processes = 1
     """Of `cauce up`; elsewhere whoever starts workers decides."""
+    batch: Handful | None = None
+    """Of a handler of batches: turns in one call at most; `concurrency` is then how many calls at once."""
+    batch_wait: Patience = Seconds(0.2)
+    """How long the first turn of a batch waits for others, while fewer have come."""
     attempts: Count = 5
     """Starts before a turn is buried."""
     backoff: tuple[Seconds, ...] = (Seconds(1), Seconds(5), Seconds(30), Seconds(120))

@@ -260,8 +260,22 @@ def _check_group(group: Group, file: File, name: str) -> None:
         _fail(name, f"{where}.debounce", group.debounce, f"is longer than debounce_max ({group.debounce_max:g})")
     if group.on_new_message == "supersede":
         _check_supersede(group, f"{where}.on_new_message", name)
+    if group.batch:
+        _check_batch(group, where, name)
     if not re.fullmatch(r"start|now|\d+-\d+", group.from_):
         _fail(name, f"{where}.from", group.from_, 'is not "start", "now" or an entry id such as "1728123456789-0"')
+
+
+MOST_IN_WORK = 10_000
+"""Turns that a worker may have in memory."""
+
+
+def _check_batch(group: Group, where: str, name: str) -> None:
+    if group.on_new_message == "supersede":
+        _fail(name, f"{where}.on_new_message", "supersede", "is not for a group with `batch`: a batch is not given up")
+    if (most := (group.batch or 1) * group.concurrency) > MOST_IN_WORK:
+        why = f"times `concurrency` ({group.concurrency}) is {most:,} turns at once; no more than {MOST_IN_WORK:,}"
+        _fail(name, f"{where}.batch", group.batch, why)
 
 
 def _check_supersede(group: Group, where: str, name: str) -> None:
