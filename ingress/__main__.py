@@ -132,9 +132,13 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         # Once a second is for the Date header.
+        loop = asyncio.get_running_loop()
         while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
+            due = loop.time() + 1
+            try:
                 await asyncio.wait_for(self._ending.wait(), 1)
+            except TimeoutError:
+                metrics.loop_lag(loop.time() - due)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """

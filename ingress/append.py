@@ -39,6 +39,7 @@ MOST, MOST_BYTES = 100, 1 << 20
 """What one write carries at most; one request may be larger, for it is never split."""
 
 _APPEND = script(__file__, "append.lua")
+_SHED = metrics.MESSAGES.labels("shed")
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -118,7 +119,7 @@ class Appender:
         try:
             return await self._appended(arrivals)
         except (Backlog, Unavailable):
-            metrics.MESSAGES.labels("shed").inc(len(arrivals))
+            _SHED.inc(len(arrivals))
             raise
 
     async def _appended(self, arrivals: Sequence[Arrival]) -> list[Appended]:

@@ -10,17 +10,15 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections import Counter
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ingress.health import PATIENCE
 from ingress.refusal import Json, Refused
 from streams import keys as table
-from streams import metrics
+from streams import memory, metrics, published
 from streams.connection import PAGE, Store, info, literally
 from streams.errors import Unavailable
 from streams.keys import Keys
@@ -40,13 +38,7 @@ class Operations:
         """GET /model/info: what the live inference workers have published, counted."""
         store = self._stores.first
         names = [name async for page in store.scan(_all(store, "model")) for name in page]
-        replies = await store.pipeline([("GET", name) for name in names])
-        counts = Counter(reply for reply in replies if isinstance(reply, bytes))
-        models = [
-            model | {"workers": count}
-            for reply, count in counts.most_common()
-            if (model := _published(reply)) is not None
-        ]
+        models = published.models(await store.pipeline([("GET", name) for name in names]))
         nothing: dict[str, Any] = dict.fromkeys(("name", "dtype", "device", "parameters", "context_length"))
         first = models[0] if models else nothing
         # Several only while a deployment changes the model.
@@ -57,10 +49,11 @@ class Operations:
         """GET /metrics: this process's, and the pipeline's gauges as of now."""
         try:
             async with asyncio.timeout(PATIENCE):
-                metrics.observe_groups(await survey(self._stores, self._topology))
+                views = await survey(self._stores, self._topology)
+                metrics.observe(views, memory.fullest([await memory.look(store) for store in self._stores]))
         except (Unavailable, TimeoutError):
             # What this process counted is worth having without Redis; of the groups nobody knows anything now.
-            metrics.forget_groups(self._topology.groups)
+            metrics.forget(self._topology.groups)
         else:
             await self._try_to_write()
         return Response(metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
@@ -159,11 +152,3 @@ class Operations:
 def _all(store: Store, kind: str) -> str:
     """What every key of a kind matches."""
     return literally(store.keys.of(kind)) + ":*"
-
-
-def _published(reply: bytes) -> dict[str, Any] | None:
-    """What a worker says of its model; None where no worker wrote this."""
-    try:
-        return msgspec.json.decode(reply, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None

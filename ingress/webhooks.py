@@ -26,6 +26,7 @@ from streams.topology import Topology
 from streams.wire import Inbound, Status
 
 _log = logs.get("ingress")
+_IGNORED = metrics.MESSAGES.labels("ignored")
 
 
 class Webhooks:
@@ -89,7 +90,7 @@ def _counted(found: whatsapp.Webhook, appended: list[Appended]) -> dict[str, Any
     for inbound, one in zip(found.messages, messages, strict=True):
         _note(inbound, one)
     for kind, count in Counter(found.ignored).items():
-        metrics.MESSAGES.labels("ignored").inc(count)
+        _IGNORED.inc(count)
         _log.info("webhook.ignored", type=kind, count=count)
     return {
         "accepted": sum(one.outcome == "new" for one in messages),

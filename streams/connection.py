@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import TimeoutError as TooSlow
 
+from streams import metrics
 from streams.errors import Unavailable
 from streams.keys import Keys
 from streams.outage import LOST_AFTER, Outage
@@ -116,10 +118,10 @@ class Store:
     ) -> list[Any]:
         command = self.calling(script, keys, args)
         try:
-            return await self._repeat([command, *behind], raising=True, silence=silence, call=script.sha)
+            return await self._repeat([command, *behind], raising=True, silence=silence, call=script.name)
         except NoScriptError:
             command = ("EVAL", script.text, *command[2:])
-            return await self._repeat([command, *behind], raising=True, silence=silence, call=script.sha)
+            return await self._repeat([command, *behind], raising=True, silence=silence, call=script.name)
 
     def calling(self, script: Script, keys: Sequence[str], args: Sequence[Argument] = ()) -> tuple[Argument, ...]:
         """A call of a script that Redis knows, as a command."""
@@ -177,7 +179,7 @@ class Store:
         pool = instead = None
         trouble: Exception | None
         while True:
-            tried = loop.time()
+            tried, begun = loop.time(), time.perf_counter()  # a loop's clock may count milliseconds
             try:
                 async with asyncio.timeout(silence or SILENCE):
                     pool = instead or await self._route.pool()
@@ -185,6 +187,7 @@ class Store:
                     maybe_written = True
                     replies = await _exchange(pool, connection, commands, asking=instead is not None)
                 if (trouble := _trouble(replies, raising=raising)) is None:
+                    metrics.redis_call(call, time.perf_counter() - begun)
                     self._heard(call, pool, replies)
                     return replies
                 why = f"Redis takes no {'calls' if code_of(trouble) in AWAY else 'writes'} now: {trouble}"

@@ -130,6 +130,7 @@ class Housekeeping:
             for dead in silent & self._missing:
                 freed = await self._watch.sweep(dead)
                 if freed is not None:
+                    metrics.RECOVERIES.labels(dead.group).inc(freed)
                     self._log.warning("worker.swept", group=dead.group, consumer=dead.name, turns=freed)
         self._missing = silent
 

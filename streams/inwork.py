@@ -83,6 +83,8 @@ class InWork:
         """Handle a turn, or bury it unhandled where it was started too often."""
         loop = asyncio.get_running_loop()
         work = self._works[grant.token] = _Work(grant, loop.time())
+        if grant.turn.attempt > 1:
+            metrics.RETRIES.labels(self._group.name).inc()
         if burial := fate.before(grant.starts, self._group.attempts):
             self._guarded(work, lambda: self._commit(work, "buried", self._buried(grant, burial)))
             return

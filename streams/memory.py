@@ -96,3 +96,8 @@ async def refuse_eviction(stores: Iterable[Store], *, production: bool) -> None:
 def worst(each: Sequence[Memory]) -> Memory:
     """Of the servers that hold the shards, the one that evicts, else one that does not tell."""
     return max(each, key=lambda memory: (bool(memory.fault), memory.policy is None))
+
+
+def fullest(each: Sequence[Memory]) -> Memory:
+    """Of the servers that hold the shards, the one that will be full first; where none has a limit, the largest."""
+    return max(each, key=lambda memory: (memory.share, memory.used))

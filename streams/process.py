@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from streams import batches, garbage, layout, log, memory, probe, retention, watchdog
+from streams import batches, garbage, layout, log, memory, metrics, probe, retention, watchdog
 from streams.handlers import find
 from streams.room import Room, Suspects, places
 from streams.settings import Settings
@@ -37,6 +37,7 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
         await layout.agree(stores)
         log.get("worker").info("redis.connected", url=url)
         await memory.refuse_eviction(stores, production=settings.production)
+        metrics.expect(topology.groups)
         workers: list[Worker] = []
         suspects = Suspects()
         _stop_on_signals(workers, len(handlers) * len(stores))

@@ -19,6 +19,8 @@ _WITH = re.compile(r"^-- with (\w+\.lua)$", re.MULTILINE)
 class Script(msgspec.Struct, frozen=True):
     """A Lua script and its SHA-1."""
 
+    name: str
+    """As metrics and log call it: `take`."""
     text: str
     sha: str
 
@@ -31,4 +33,5 @@ def script(module_file: str, name: str) -> Script:
     """
     text = (Path(module_file).parent / name).read_text(encoding="utf-8")
     text = _WITH.sub(lambda line: Path(__file__).with_name(line[1]).read_text(encoding="utf-8").strip(), text)
-    return Script(text=text, sha=hashlib.sha1(text.encode()).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
+    sha = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - Redis names scripts by SHA-1
+    return Script(name=name.removesuffix(".lua"), text=text, sha=sha)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from streams import lag
-from streams.connection import Store
+from streams.connection import Argument, Store
 from streams.stores import Stores
 from streams.tables import Group
 from streams.topology import Topology
@@ -75,32 +76,48 @@ def _together(views: list[GroupView]) -> GroupView:
 
 
 async def _shard(store: Store, topology: Topology) -> dict[str, GroupView]:
-    seconds, micros = await store.command("TIME")
-    now_ms = int(seconds) * 1000 + int(micros) // 1000
-    return {name: await _view(store, group, now_ms) for name, group in topology.groups.items()}
+    """In two round trips, whatever the number of groups."""
+    groups = list(topology.groups.values())
+    [clock], *told = await _all(store, [[("TIME",)], *(_first(store, group) for group in groups)])
+    now_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000
+    more = await _all(store, [_second(store, group, *one[:2]) for group, one in zip(groups, told, strict=True)])
+    return {
+        group.name: await _view(store, group, now_ms, first, second)
+        for group, first, second in zip(groups, told, more, strict=True)
+    }
 
 
-async def _view(store: Store, group: Group, now_ms: int) -> GroupView:
+async def _all(store: Store, batches: Sequence[Sequence[Sequence[Argument]]]) -> list[list[Any]]:
+    """The replies to each batch of commands, in one round trip."""
+    replies = iter(await store.pipeline([command for batch in batches for command in batch]))
+    return [[next(replies) for _ in batch] for batch in batches]
+
+
+def _first(store: Store, group: Group) -> list[tuple[str, ...]]:
     keys = store.keys
     stream = keys.stream(group.reads)
-    consumers, pending, leases, dead, cursor, groups = await store.pipeline(
-        [
-            ("HKEYS", keys.group("consumers", group.name)),
-            ("XPENDING", stream, group.name),
-            ("HLEN", keys.group("leases", group.name)),
-            ("XLEN", keys.dead(group.reads)),
-            ("GET", keys.group("cursor", group.name)),
-            ("XINFO", "GROUPS", stream),
-        ]
-    )
+    return [
+        ("HKEYS", keys.group("consumers", group.name)),
+        ("GET", keys.group("cursor", group.name)),
+        ("XPENDING", stream, group.name),
+        ("HLEN", keys.group("leases", group.name)),
+        ("XLEN", keys.dead(group.reads)),
+        ("XINFO", "GROUPS", stream),
+    ]
+
+
+def _second(store: Store, group: Group, consumers: Any, cursor: Any) -> list[tuple[Argument, ...]]:
+    """What can be asked once these are known."""
+    keys = store.keys
+    stream = keys.stream(group.reads)
     after = f"({cursor.decode()}" if isinstance(cursor, bytes) else "-"
-    unread, length, *beats = await store.pipeline(
-        [
-            ("XRANGE", stream, after, "+", "COUNT", 1),
-            ("XLEN", stream),
-            *(("EXISTS", keys.group("heartbeat", group.name, name)) for name in _names(consumers)),
-        ]
-    )
+    beats = [("EXISTS", keys.group("heartbeat", group.name, name)) for name in _names(consumers)]
+    return [("XRANGE", stream, after, "+", "COUNT", 1), ("XLEN", stream), *beats]
+
+
+async def _view(store: Store, group: Group, now_ms: int, first: list[Any], second: list[Any]) -> GroupView:
+    _, cursor, pending, leases, dead, groups = first
+    unread, length, *beats = second
     taken = int(pending[0]) if isinstance(pending, list) else 0
     ids = [unread[0][0]] if isinstance(unread, list) and unread else []
     waiting = 0

@@ -140,6 +140,7 @@ async def _send_part(
     with metrics.DELIVERY_SECONDS.time():
         outcome = await destination.post(body, trace=turn.messages[0].trace)
     _COUNTED[_KINDS[outcome.kind]].inc()
+    metrics.DELIVERY_ANSWERS.labels(str(outcome.status or "none")).inc()
     if outcome.kind == "gone":
         raise Retry(outcome.why, after=await breaker.gone(reply.id), counted=False)
     if outcome.kind == "retry":

@@ -18,14 +18,17 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Series
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from processors.inference.calls import Heard
 from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed, Tool, until
 from streams import log as logs
+from streams import metrics
 from streams.errors import CauceError, Retry
 
 log = logs.get("inference")
+
+_RUNNING, _WAITING = (metrics.ENGINE_REQUESTS.labels(state) for state in ("running", "waiting"))
 
 HOPELESS = 8
 """Steps in a row in which the model failed for everybody: it will not recover (a GPU after an assertion does not)."""
@@ -93,6 +96,15 @@ class Job(Generic[Work]):
             self.future.set_result(result)
 
 
+class Load(NamedTuple):
+    """How much an engine has to do."""
+
+    running: int
+    """Requests in its batch."""
+    waiting: int
+    """Requests for which there is no place in it yet."""
+
+
 class _Stop:
     pass
 
@@ -118,6 +130,7 @@ class Door(ABC, Generic[Work]):
         self._jobs: dict[int, Job[Work]] = {}
         self._numbers = itertools.count(1)
         self._failures = 0
+        self._told = Load(0, 0)
         self._over: str | None = None
         """Why nothing is generated any more."""
         self._watching: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -140,6 +153,10 @@ class Door(ABC, Generic[Work]):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]: ...
+
+    def load(self) -> dict[str, int]:
+        """How much there is to do, as `describe` tells it."""
+        return {"running": self._told.running, "waiting": self._told.waiting + self._inbox.qsize()}
 
     def ready(self) -> bool:
         return self._over is None and self._thread.is_alive()
@@ -174,6 +191,10 @@ class Door(ABC, Generic[Work]):
     def _busy(self) -> bool:
         """A step would do something."""
 
+    @property
+    @abstractmethod
+    def _load(self) -> Load: ...
+
     @abstractmethod
     def _admit(self, number: int, job: Job[Work], prompt: list[int], max_tokens: int) -> None:
         """
@@ -201,7 +222,9 @@ class Door(ABC, Generic[Work]):
             self._begin()
             while self._read_inbox():
                 self._drop_cancelled()
+                self._tell()
                 self._step()
+                self._tell()
         except BaseException as error:
             why = f"the engine has died: {type(error).__name__}"
             log.exception("engine.died", why=type(error).__name__)
@@ -215,6 +238,13 @@ class Door(ABC, Generic[Work]):
                 job.end(Retry(why, counted=False))  # one each: an exception keeps its own traceback
             self._jobs.clear()
             self._put_down()
+
+    def _tell(self) -> None:
+        """What there is to do now, where that has changed."""
+        if (load := self._load) != self._told:
+            self._told = load
+            _RUNNING.set(load.running)
+            _WAITING.set(load.waiting)
 
     def _unread(self) -> list[Job[Work]]:
         jobs = []

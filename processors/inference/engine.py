@@ -11,10 +11,11 @@ from collections.abc import Sequence as Series
 from functools import partial
 from typing import Any, Protocol
 
-from processors.inference.door import Door, Job, Speech
+from processors.inference.door import Door, Job, Load, Speech
 from processors.inference.generation import StepFailed
 from processors.inference.scheduler import Move, Piece, Scheduler, Sequence
 from streams import log as logs
+from streams import metrics
 
 log = logs.get("inference")
 
@@ -65,7 +66,7 @@ class Threaded(Door[Sequence]):
         self.open()
 
     def describe(self) -> dict[str, Any]:
-        return self._runner.describe() | {"slots": self._scheduler.slots}
+        return self._runner.describe() | {"slots": self._scheduler.slots} | self.load()
 
     # What follows runs in the thread.
 
@@ -75,6 +76,11 @@ class Threaded(Door[Sequence]):
     @property
     def _busy(self) -> bool:
         return self._scheduler.busy
+
+    @property
+    def _load(self) -> Load:
+        scheduler = self._scheduler
+        return Load(len(scheduler.running) + (scheduler.reading is not None), len(scheduler.waiting))
 
     def _admit(self, number: int, job: Job[Sequence], prompt: list[int], max_tokens: int) -> None:
         job.work = Sequence(
@@ -91,6 +97,7 @@ class Threaded(Door[Sequence]):
         piece, running = self._piece(), list(self._scheduler.running)
         if not (piece or running):
             return
+        metrics.ENGINE_BATCH.observe(len(running) + bool(piece))
         try:
             tokens, first = self._runner.step(0, running, piece)
         except Exception as error:

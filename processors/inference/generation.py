@@ -132,7 +132,11 @@ class Engine(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What `GET /model/info` shows: name, dtype, device, parameters, context_length, engine."""
+        """
+        What `GET /model/info` shows: name, dtype, device, parameters, context_length, engine.
+
+        Of an engine that serves several at once also `running` and `waiting`: requests in work, and before it.
+        """
         ...
 
     def ready(self) -> bool: ...

@@ -17,12 +17,13 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from processors.inference import weights
-from processors.inference.door import Door, Job, Speech
+from processors.inference.door import Door, Job, Load, Speech
 from processors.inference.exchange import Failed, News, Open, Opened, Process, Put, Stepped, Turn, Unopened
 from processors.inference.generation import Refused, StepFailed
 from processors.inference.tokenizer import Tokenizer
 from processors.inference.words import Words, context_length
 from streams import log as logs
+from streams import metrics
 from streams.errors import ConfigurationError
 from streams.settings import Settings
 from streams.tables import Inference
@@ -89,6 +90,7 @@ class Paged(Door[Running]):
             "engine": "openvino",
             "context_length": self._speech.context_length,
             "slots": self._slots,
+            **self.load(),
         }
 
     # What follows runs in the thread.
@@ -100,6 +102,10 @@ class Paged(Door[Running]):
     def _busy(self) -> bool:
         return bool(self._jobs or self._out)
 
+    @property
+    def _load(self) -> Load:
+        return Load(len(self._running), len(self._waiting) + len(self._alone))
+
     def _admit(self, number: int, job: Job[Running], prompt: list[int], max_tokens: int) -> None:
         job.work = Running(number, prompt, max_tokens)
         self._waiting.append(job)
@@ -108,6 +114,8 @@ class Paged(Door[Running]):
         put = self._fill()
         if not (self._running or self._out):
             return
+        if self._running:
+            metrics.ENGINE_BATCH.observe(len(self._running))
         turn, self._out = Turn(self._out, put), []
         stepped, alone = self._steps.step(turn), len(self._running) == 1
         if isinstance(stepped, Failed):

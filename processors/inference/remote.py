@@ -209,6 +209,7 @@ class Remote:
             "dtype": None, "device": None, "parameters": None, "context_length": None,
             "urls": [bare(each.url) for each in self._endpoints.all],
             "away": [bare(each.url) for each in self._endpoints.all if each.failures],
+            "running": sum(each.busy for each in self._endpoints.all), "waiting": 0,
         }  # fmt: skip
 
     def ready(self) -> bool:

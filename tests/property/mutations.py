@@ -14,6 +14,8 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from ingress import append, waiting
 from streams import doors, turns, watch
 from streams.scripts import Script
@@ -166,7 +168,7 @@ def mutated(name: str) -> Iterator[None]:
     assert sound.text.count(mutation.old) == 1, f"{mutation.script} has changed: {mutation.old!r} is not in it once"
     text = sound.text.replace(mutation.old, mutation.new)
     sha = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - Redis names scripts by SHA-1
-    setattr(mutation.module, mutation.script, Script(text=text, sha=sha))
+    setattr(mutation.module, mutation.script, replace(sound, text=text, sha=sha))
     try:
         yield
     finally:
