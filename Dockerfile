@@ -14,8 +14,8 @@ WORKDIR /app
 # Volumes take the owner of the folder they are mounted on, so the folders exist before the user changes.
 RUN groupadd --gid 10001 cauce \
  && useradd --uid 10001 --gid cauce --no-create-home --shell /usr/sbin/nologin cauce \
- && mkdir -p /cauce/secrets /cauce/n8n /cauce/data /cauce/models \
- && chown cauce:cauce /cauce/secrets /cauce/n8n /cauce/data /cauce/models \
+ && mkdir -p /cauce/secrets /cauce/n8n /cauce/prometheus /cauce/data /cauce/models \
+ && chown cauce:cauce /cauce/secrets /cauce/n8n /cauce/prometheus /cauce/data /cauce/models \
  && ln -s /cauce/secrets/env .env
 
 FROM base AS build

@@ -1,5 +1,5 @@
 """
-The one-shot service of compose.yaml: secrets if there are none, and n8n's credentials.
+The one-shot service of compose.yaml: secrets if there are none, n8n's credentials, and Prometheus's token.
 
 Knows where the containers share files.  Refuses to know what a good secret is: `cauce secrets` makes them.  What
 the environment sets wins, here as in every other container, so that both ends always hold the same values.
@@ -56,6 +56,9 @@ def main() -> None:
     # n8n runs as another user, and only n8n mounts this folder.
     write(SHARED / "n8n" / "credentials.json", json.dumps(credentials(settings)), 0o644)
     print("setup: n8n's credentials are ready")  # noqa: T201
+    # The same of Prometheus.  Where no tokens are set the ingress asks for none.
+    tokens = settings.operator_tokens or settings.ingress_tokens
+    write(SHARED / "prometheus" / "token", tokens[0].reveal() if tokens else "", 0o644)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "compose.yaml").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+CORE = {name: service for name, service in SERVICES.items() if "profiles" not in service}
+"""What `docker compose up` starts."""
 OURS = ("setup", "ingress", "inference", "egress")
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -56,7 +58,23 @@ def stages() -> dict[str, str]:
 
 
 def test_it_is_redis_the_three_groups_of_processes_and_n8n() -> None:
-    assert set(SERVICES) == {"setup", "redis", "ingress", "inference", "egress", "n8n"}
+    assert set(CORE) == {"setup", "redis", "ingress", "inference", "egress", "n8n"}
+
+
+def test_prometheus_and_grafana_are_there_for_whoever_asks_for_them() -> None:
+    asked_for = {name: service["profiles"] for name, service in SERVICES.items() if name not in CORE}
+    assert asked_for == {"prometheus": ["monitoring"], "grafana": ["monitoring"]}
+    read = {volume.split(":")[1]: volume.split(":")[0] for volume in SERVICES["prometheus"]["volumes"]}
+    config = yaml.safe_load((ROOT / read["/etc/prometheus/prometheus.yml"]).read_text(encoding="utf-8"))
+    assert read[f"/etc/prometheus/{config['rule_files'][0]}"] == "./deploy/alerts.yml"
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    workers = {name: each["port"] for each in jobs["cauce-workers"]["dns_sd_configs"] for name in each["names"]}
+    assert {name: SERVICES[name]["environment"]["WORKER_PORT"] for name in ("inference", "egress")} == {
+        name: str(port) for name, port in workers.items()
+    }
+    folder = Path(jobs["cauce-ingress"]["authorization"]["credentials_file"]).parent
+    assert read[str(folder)] == "prometheus-token"
+    assert f"prometheus-token:{folder}" in SERVICES["setup"]["volumes"]
 
 
 def test_nothing_has_to_be_set_or_edited() -> None:
@@ -80,7 +98,7 @@ def test_every_container_is_read_only_without_rights_and_limited(name: str) -> N
 def test_the_readme_says_what_compose_needs(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     sizes = {"M": 1 / 1024, "G": 1}
-    limits = [default(service["deploy"]["resources"]["limits"]["memory"]) for service in SERVICES.values()]
+    limits = [default(service["deploy"]["resources"]["limits"]["memory"]) for service in CORE.values()]
     total = sum(int(limit[:-1]) * sizes[limit[-1]] for limit in limits)
     assert f"{math.ceil(total * 10) / 10:.1f} GB" in text
     # `required: false` in env_file is refused by older ones.
@@ -111,6 +129,8 @@ def test_cauce_itself_runs_in_the_ingress_container() -> None:
 def test_no_container_runs_as_root() -> None:
     assert SERVICES["redis"]["user"] == "redis"
     assert SERVICES["n8n"]["user"] == "node"
+    assert SERVICES["prometheus"]["user"] == "nobody"
+    assert SERVICES["grafana"]["user"] == "grafana"
     for target in ("ingress", "inference"):
         assert re.search(r"^USER 10001:10001$", stages()[target], re.MULTILINE), target
         # Files are copied before the change of user: the process cannot change its own code.
@@ -130,7 +150,7 @@ def test_everything_that_keeps_running_is_watched() -> None:
 
 def test_ports_are_open_to_this_machine_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 2
+    assert len(ports) == 4
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
@@ -408,7 +428,7 @@ def first_start(
     shared: Path, *, cauce: str = "", check: bool = True, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the one-shot service as its container does, on a folder of ours, perhaps with another `cauce`."""
-    for folder in ("secrets", "n8n"):
+    for folder in ("secrets", "n8n", "prometheus"):
         (shared / folder).mkdir(exist_ok=True)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     if cauce:
@@ -440,6 +460,8 @@ def test_the_first_start_makes_secrets_and_the_second_keeps_them(tmp_path: Path)
     assert given["cauce-ingress-token"]["value"] == f"Bearer {settings.ingress_tokens[0].reveal()}"
     assert given["cauce-outbound-secret"]["hmacSecret"] == settings.outbound_secret[0].reveal()
     assert "cauce-outbound-key" in given
+    # And Prometheus one that may ask for metrics
+    assert (tmp_path / "prometheus" / "token").read_text() == settings.operator_tokens[0].reveal()
     # And none of them is in the log
     assert not [value for value in re.findall(r"=(\S+)", made) if value in told]
 
