@@ -146,21 +146,33 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     entry.ask(context.obj, lambda stores: status.show(topology, stores, url, as_json=as_json))
 
 
-@app.command(epilog=_examples("cauce tail outbound", "cauce tail inbound --from start -n 10 --json"))
+@app.command(
+    epilog=_examples(
+        "cauce tail outbound", "cauce tail inbound outbound --user +59112345678",
+        "cauce tail inbound --type audio --from start -n 10 --json",
+    )
+)  # fmt: skip
 def tail(
     context: typer.Context,
-    stream: Annotated[str, typer.Argument(metavar="STREAM", help="inbound, outbound, statuses, inbound.dead, …")],
+    streams: Annotated[list[str], typer.Argument(metavar="STREAM…", help="inbound, outbound, inbound.dead, …")],
     since: Annotated[str, typer.Option("--from", metavar="ID", help="An entry's id, `start`, or `$` for now.")] = "$",
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many entries.")] = None,
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Only what is of this person.")] = None,
+    types: Annotated[
+        list[str] | None, typer.Option("--type", metavar="TYPE", help="Only of this type, or these.")
+    ] = None,
     as_json: Json = False,
     full: Full = False,
 ) -> None:
-    """Follow a stream, one line for each entry, until Ctrl-C."""
+    """Follow streams, one line for each entry, until Ctrl-C."""
     from streams import tail
 
-    name = tail.stream_of(stream, context.obj.topology)
-    shown = tail.Form(as_json=as_json, full=full)
-    entry.ask(context.obj, lambda stores: tail.follow(stores, name, since=since, count=count, form=shown))
+    names = list(dict.fromkeys(tail.stream_of(name, context.obj.topology) for name in streams))
+    wanted = tail.Wanted.of(user, types or (), context.obj.topology)
+    form = tail.Form(as_json=as_json, full=full, colour=tail.on_a_terminal(), streams=names)
+    entry.ask(
+        context.obj, lambda stores: tail.follow(stores, names, since=since, count=count, form=form, wanted=wanted)
+    )
 
 
 @app.command(epilog=_examples("cauce chat", "echo 'Hola' | cauce chat", "cauce chat --user +59112345678"))

@@ -2,21 +2,26 @@
 Streams as an operator reads them, line by line.
 
 Numbers and wamids are masked unless asked for; what was said is shown, for that is what an operator looks for here.
+What lies in several streams, or shards, is read in the order of its time; what comes later, as it comes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from streams.connection import Entry, Store, entries
+from ingress import people
+from streams.connection import Entry, Store, entries, order
 from streams.errors import ConfigurationError
 from streams.masking import Mask
 from streams.stores import Stores
@@ -25,6 +30,8 @@ from streams.topology import Topology, suggest
 _BLOCK_MS = 2_000
 _PAGE = 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_DIM, _RED, _CYAN, _YELLOW = "2", "31", "36", "33"
+_OF_STREAMS = ("32", "35", "34", "36", "33")
 
 
 class Form(msgspec.Struct, kw_only=True):
@@ -33,8 +40,11 @@ class Form(msgspec.Struct, kw_only=True):
     as_json: bool = False
     full: bool = False
     mask: Mask = msgspec.field(default_factory=Mask)
+    colour: bool = False
+    streams: Sequence[str] = ()
+    """Told apart, where there are several."""
 
-    def entry(self, id: str, fields: dict[str, bytes]) -> str:
+    def entry(self, id: str, fields: dict[str, bytes], stream: str = "") -> str:
         plain: dict[str, Any] = {"id": id, **{name: value.decode(errors="replace") for name, value in fields.items()}}
         try:
             plain["body"] = json.loads(plain.get("body", "null"))
@@ -42,20 +52,29 @@ class Form(msgspec.Struct, kw_only=True):
             pass  # shown as it is
         if not self.full:
             plain = {name: value if name == "id" else self.mask.field(name, value) for name, value in plain.items()}
-        return json.dumps(plain, ensure_ascii=False) if self.as_json else _line(plain)
+        if not self.as_json:
+            return self._line(plain, stream)
+        told = {"stream": stream} if len(self.streams) > 1 else {}
+        return json.dumps(told | plain, ensure_ascii=False)
 
     def hide(self, name: str, text: str) -> str:
         """One field's text for a terminal, masked unless asked for."""
         return _CONTROL.sub(" ", text if self.full else str(self.mask.field(name, text)))
 
+    def _line(self, plain: dict[str, Any], stream: str) -> str:
+        at = datetime.fromtimestamp(int(plain["id"].partition("-")[0]) / 1000).strftime("%d.%m. %H:%M:%S")
+        words = [(at, _DIM), (plain["id"], _DIM), (plain.get("key", ""), ""), (plain.get("type", ""), _CYAN)]
+        if len(self.streams) > 1:
+            number, width = self.streams.index(stream), max(map(len, self.streams))
+            words.insert(1, (f"{stream:{width}}", _OF_STREAMS[number % len(_OF_STREAMS)]))
+        if reason := plain.get("reason"):
+            words.append((f"{plain.get('group')}, {plain.get('attempts')} attempts:", _YELLOW))
+            words += [(reason, _RED), ("│", _DIM)]
+        words.append((_said(plain.get("body")), ""))
+        return "  ".join(self._painted(_CONTROL.sub(" ", str(text)), colour) for text, colour in words)
 
-def _line(plain: dict[str, Any]) -> str:
-    at = datetime.fromtimestamp(int(plain["id"].partition("-")[0]) / 1000).strftime("%d.%m. %H:%M:%S")
-    words = [at, plain["id"], str(plain.get("key", "")), str(plain.get("type", ""))]
-    if reason := plain.get("reason"):
-        words += [f"{plain.get('group')}, {plain.get('attempts')} attempts:", str(reason), "│"]
-    words.append(_said(plain.get("body")))
-    return _CONTROL.sub(" ", "  ".join(words))
+    def _painted(self, text: str, colour: str) -> str:
+        return f"\033[{colour}m{text}\033[0m" if self.colour and colour and text else text
 
 
 def _said(body: Any) -> str:
@@ -66,6 +85,11 @@ def _said(body: Any) -> str:
                 action = f"  [{body['action']}]" if body.get("action") else ""
                 return str(body[name]) + action
     return json.dumps(body, ensure_ascii=False)
+
+
+def on_a_terminal() -> bool:
+    """Whether colours are seen, and wished."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 def stream_of(name: str, topology: Topology) -> str:
@@ -81,9 +105,62 @@ def stream_of(name: str, topology: Topology) -> str:
     return name
 
 
-async def follow(stores: Stores, stream: str, *, since: str, count: int | None, form: Form) -> None:
+class Wanted(msgspec.Struct, kw_only=True, frozen=True):
+    """Which entries are shown; where nothing is said, all."""
+
+    user: str | None = None
+    types: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, user: str | None, types: Sequence[str], topology: Topology) -> Wanted:
+        """Raises ConfigurationError: this is nobody's id."""
+        if user is not None:
+            try:
+                user = people.person(user, phone_numbers=topology.users.phone_numbers)
+            except people.Unusable as error:
+                raise ConfigurationError(f"--user {error}") from error
+        return cls(user=user, types=frozenset(types))
+
+    def takes(self, fields: dict[str, bytes]) -> bool:
+        if self.user is not None and fields.get("key") != self.user.encode():
+            return False
+        return not self.types or fields.get("type", b"").decode(errors="replace") in self.types
+
+
+class _Source:
+    """One stream in one shard."""
+
+    def __init__(self, store: Store, stream: str, last: str) -> None:
+        self.store, self.stream, self.last = store, stream, last
+        dead = stream.removesuffix(".dead")
+        self.key = store.keys.dead(dead) if stream.endswith(".dead") else store.keys.stream(stream)
+        self.page: deque[Entry] = deque()
+        self._more = True
+
+    @property
+    def wants_a_page(self) -> bool:
+        return self._more and not self.page
+
+    async def turn_page(self) -> None:
+        found = entries(await self.store.command("XRANGE", self.key, f"({self.last}", "+", "COUNT", _PAGE))
+        self._more = len(found) == _PAGE
+        self.passed(found)
+        self.page.extend(found)
+
+    def passed(self, found: Sequence[Entry]) -> None:
+        if found:
+            self.last = found[-1][0]
+
+    async def begin_now(self) -> None:
+        """After the newest: unlike `$` that loses nothing between two reads."""
+        self.passed(entries(await self.store.command("XREVRANGE", self.key, "+", "-", "COUNT", 1)))
+
+
+async def follow(
+    stores: Stores, streams: Sequence[str], *, since: str, count: int | None, form: Form, wanted: Wanted
+) -> None:
     """
-    Print entries as they come; of several shards, each one's in its order.
+    Print entries as they come.
 
     Args:
         since: an entry's id (what comes after it), `start`, or `$`.
@@ -95,38 +172,74 @@ async def follow(stores: Stores, stream: str, *, since: str, count: int | None, 
     """
     if not re.fullmatch(r"start|\$|\d+(-\d+)?", since):
         raise ConfigurationError(f"--from {since!r} is no entry's id, `start` or `$`")
-    pages: asyncio.Queue[list[Entry]] = asyncio.Queue(maxsize=1)
-    async with asyncio.TaskGroup() as reading:
-        readers = [reading.create_task(_read(store, stream, since, count, pages)) for store in stores]
-        left = count
-        while left is None or left > 0:
-            found = (await pages.get())[:left]
-            _print(form, found)
-            left = None if left is None else left - len(found)
+    first = "0-0" if since in ("start", "$") else since
+    sources = [_Source(store, stream, first) for store in stores for stream in streams]
+    left = count
+    async with contextlib.aclosing(_everything(sources, past=since != "$")) as everything:
+        async for stream, id, fields in everything:
+            if wanted.takes(fields):
+                sys.stdout.write(form.entry(id, fields, stream) + "\n")
+                sys.stdout.flush()
+                left = None if left is None else left - 1
+                if left == 0:
+                    return
+
+
+_Told = tuple[str, str, dict[str, bytes]]
+"""Stream, id, fields."""
+
+
+async def _everything(sources: Sequence[_Source], *, past: bool) -> AsyncGenerator[_Told]:
+    if past:
+        async for told in _past(sources):
+            yield told
+    else:
+        await asyncio.gather(*(source.begin_now() for source in sources))
+    found: asyncio.Queue[_Told] = asyncio.Queue(maxsize=_PAGE)
+    readers = [asyncio.create_task(_read(of_store, found)) for of_store in _by_store(sources)]
+    try:
+        while True:
+            coming = asyncio.create_task(found.get())
+            await asyncio.wait([coming, *readers], return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                coming.cancel()
+                await asyncio.gather(*(reader for reader in readers if reader.done()))  # it has failed
+            yield await coming
+    finally:
         for reader in readers:
             reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
 
 
-async def _read(store: Store, stream: str, since: str, count: int | None, pages: asyncio.Queue[list[Entry]]) -> None:
-    name = store.keys.dead(stream.removesuffix(".dead")) if stream.endswith(".dead") else store.keys.stream(stream)
-    follower = store.follower()
+async def _past(sources: Sequence[_Source]) -> AsyncGenerator[_Told]:
+    """What is there already, the oldest first."""
+    while True:
+        if empty := [source for source in sources if source.wants_a_page]:
+            await asyncio.gather(*(source.turn_page() for source in empty))
+        if not (there := [source for source in sources if source.page]):
+            return
+        oldest = min(there, key=lambda source: order(source.page[0][0]))
+        id, fields = oldest.page.popleft()
+        yield oldest.stream, id, fields
+
+
+def _by_store(sources: Sequence[_Source]) -> list[list[_Source]]:
+    stores = {id(source.store): source.store for source in sources}.values()
+    return [[source for source in sources if source.store is store] for store in stores]
+
+
+async def _read(sources: Sequence[_Source], found: asyncio.Queue[_Told]) -> None:
+    """Of one store, for ever."""
+    follower = sources[0].store.follower()
+    of_key = {source.key: source for source in sources}
     try:
-        last = await _last(store, name) if since == "$" else "0-0" if since == "start" else since
         while True:
-            for _, found in await follower.read({name: last}, _BLOCK_MS, count=min(count or _PAGE, _PAGE)):
-                last = found[-1][0]
-                await pages.put(found)
+            after = {source.key: source.last for source in sources}
+            read = [(of_key[key], page) for key, page in await follower.read(after, _BLOCK_MS, count=_PAGE)]
+            for source, page in read:
+                source.passed(page)
+            told = [(source.stream, id, fields) for source, page in read for id, fields in page]
+            for each in sorted(told, key=lambda each: order(each[1])):
+                await found.put(each)
     finally:
         await follower.close()
-
-
-async def _last(store: Store, name: str) -> str:
-    """Now, as an id: unlike `$` it loses nothing between two reads."""
-    newest = entries(await store.command("XREVRANGE", name, "+", "-", "COUNT", 1))
-    return newest[0][0] if newest else "0-0"
-
-
-def _print(form: Form, found: Sequence[Entry]) -> None:
-    for id, fields in found:
-        sys.stdout.write(form.entry(id, fields) + "\n")
-    sys.stdout.flush()
