@@ -26,8 +26,8 @@ from streams.connection import info
 from streams.errors import CauceError, ConfigurationError
 from streams.handlers import find
 from streams.masking import Mask, bare
+from streams.pulse import release
 from streams.settings import Settings
-from streams.status import release
 from streams.stores import Stores
 from streams.tables import Egress
 from streams.topology import Topology, suggest

@@ -146,6 +146,29 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     entry.ask(context.obj, lambda stores: status.show(topology, stores, url, as_json=as_json))
 
 
+@app.command(epilog=_examples("cauce top", "cauce top --once", "cauce top --json | jq -c .groups"))
+def top(
+    context: typer.Context,
+    once: Annotated[bool, typer.Option("--once", help="One frame, to paste into a ticket.")] = False,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """
+    Show the pipeline live: what comes, waits, is in work and goes out.
+
+    A frame a second; q quits.  Where the output is no terminal it is one frame.
+    """
+    from streams import counters, top, welcome
+
+    topology, settings = context.obj.topology, context.obj.settings
+    where = entry.redis_url(settings)
+    counted = counters.Counters(settings, (url or welcome.address(settings)).rstrip("/"))
+    entry.ask(
+        context.obj,
+        lambda stores: top.run(top.Looker(stores, topology, settings, counted, where), once=once, as_json=as_json),
+    )
+
+
 @app.command(
     epilog=_examples(
         "cauce tail outbound", "cauce tail inbound outbound --user +59112345678",

@@ -7,15 +7,13 @@ What it shows is counted by survey.py and kept by egress; here it is put into ta
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from processors.egress import breaker as breakers
-from streams import groups
-from streams.connection import info
+from streams import groups, pulse
 from streams.errors import ConfigurationError
 from streams.masking import Mask
 from streams.settings import Settings
@@ -37,7 +35,8 @@ async def show(topology: Topology, stores: Stores, address: str, *, as_json: boo
     views = await survey(stores, topology)
     known = await groups.roll(stores, topology)
     streams = await lengths(stores, topology)
-    redis = await _redis(stores)
+    server = pulse.server([await store.pipeline(pulse.ABOUT_THE_SERVER) for store in stores])
+    redis = {"name": server.name, "version": server.version, "memory_bytes": server.memory_bytes}
     if as_json:
         deserted = {each.name: each.deserted for each in known if each.deserted}
         picture = {"redis": redis, "streams": streams, "groups": msgspec.to_builtins(views), "deserted": deserted}
@@ -45,8 +44,8 @@ async def show(topology: Topology, stores: Stores, address: str, *, as_json: boo
         return
     console = Console()
     where = f"{Mask().text(address)}{f', {len(stores)} shards' if len(stores) > 1 else ''}"
-    server = f"{redis['name']} {redis['version']}, {redis['memory_bytes'] / 1e6:.1f} MB"
-    console.print(f"{server}   {where}", highlight=False)
+    memory = f"{server.memory_bytes / 1e6:.1f} MB"
+    console.print(f"{server.name} {server.version}, {memory}   {where}", highlight=False)
     console.print(_streams(streams))
     console.print(_groups(views))
     for each in known:
@@ -54,23 +53,6 @@ async def show(topology: Topology, stores: Stores, address: str, *, as_json: boo
             console.print(f"[red]{each.name}[/red]: {each.deserted}", highlight=False)
         elif each.backlog and not each.workers:
             console.print(f"[red]{each.name} has no worker[/red]: start one with `cauce work {each.name}`")
-
-
-async def _redis(stores: Stores) -> dict[str, Any]:
-    """Version and memory; of a cluster, of all masters that have a shard of ours."""
-    told = [info(await store.command("INFO")) for store in stores]
-    servers = {fields.get("run_id", ""): fields for fields in told}.values()
-    memory = sum(int(fields.get("used_memory", 0)) for fields in servers)
-    name, version = release(told[0])
-    return {"name": name, "version": version or "?", "memory_bytes": memory}
-
-
-def release(fields: dict[str, str]) -> tuple[str, str]:
-    """Whose server it is and its version, from INFO: others give Redis's version for the sake of old clients."""
-    for name in ("Valkey", "Dragonfly"):
-        if version := fields.get(f"{name.lower()}_version"):
-            return name, version
-    return "Redis", fields.get("redis_version", "")
 
 
 def _streams(streams: dict[str, dict[str, int]]) -> Table:

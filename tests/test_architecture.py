@@ -15,16 +15,16 @@ FILES = sorted(path.relative_to(ROOT) for package in ("ingress", "processors", "
 FLOORS = {
     # 0: the vocabulary; no Redis, no network
     0: "errors wire effects tables topology settings values keys fate signature masking addresses trouble scripts "
-    "retry_after published",
+    "retry_after published rates",
     # 1: Redis's verbs, and what every process says and counts
     1: "routes connection stores lag watch turns batches endings handlers log metrics survey bell doors layout outage "
-    "memory groups backlog",
+    "memory groups backlog pulse",
     # 2: the runtime
     2: "worker inwork room process committer housekeeping retention deadletters mover replay erase timeline probe "
     "watchdog garbage embedded",
     # 4: the command line; 3 are the doors, ingress and processors
     4: "cli cli_dead cli_group cli_model options entry check status tail dead reshard console supervisor crew program "
-    "screen welcome roster",
+    "screen welcome roster top frame counters",
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["streams"] = 0

@@ -107,6 +107,14 @@ async def test_model_info_is_what_the_workers_published(store: Store) -> None:
     assert [each["name"] for each in answer["others"]] == ["other"]
 
 
+async def test_workers_of_one_model_are_one_however_much_each_has_to_do(store: Store) -> None:
+    told = {"name": "demo", "dtype": "float32", "device": "cpu", "parameters": 7, "context_length": 512}
+    async with front(store) as door:
+        for worker, running in (("a", 1), ("b", 3)):
+            await store.command("SET", f"model:{worker}", json.dumps(told | {"running": running, "waiting": 1}))
+        assert await door.get("/model/info") == (200, told | {"workers": 2, "running": 4, "waiting": 2})
+
+
 async def test_metrics_are_prometheus_text_with_the_pipeline_s_gauges(store: Store) -> None:
     before = metrics.REQUESTS.labels("/chat", "202")._value.get()
     async with front(store) as door:
@@ -120,6 +128,7 @@ async def test_metrics_are_prometheus_text_with_the_pipeline_s_gauges(store: Sto
         for sample in family.samples
     }
     assert samples[("cauce_group_lag", ("group", "g"))] == 1
+    assert samples[("cauce_redis_memory_bytes",)] > 0
     assert samples[("cauce_http_requests_total", ("route", "/chat"), ("status", "202"))] == before + 1
     assert "/chat/history/{user_id}" in text
     assert ANA not in text

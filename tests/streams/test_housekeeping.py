@@ -15,6 +15,7 @@ from conftest import Server, binaries, binary
 from protocol import a_consumer, a_topology, say
 from waiting import until
 
+from streams import metrics
 from streams.connection import Store
 from streams.housekeeping import Housekeeping
 from streams.turns import Turns
@@ -93,10 +94,12 @@ async def steady() -> None:
 
 async def test_nobody_is_dead_before_redis_has_answered_for_a_heartbeat(store: Store) -> None:
     scene = await Scene.of(store)
+    counted = metrics.RECOVERIES.labels("g")._value.get()
     await scene.falls_silent()
     assert not await scene.look(3)
     await steady()
     assert await scene.look()
+    assert metrics.RECOVERIES.labels("g")._value.get() == counted + 1
 
 
 async def test_who_is_silent_once_and_then_beats_is_not_dead(store: Store) -> None:

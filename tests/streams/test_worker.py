@@ -115,10 +115,12 @@ async def test_a_handler_that_fails_is_tried_again_and_then_buried_with_an_apolo
         return Effects(outputs=[Output(stream="outbound", type="reply", body={"sorry": why})])
 
     handler = Handler(handle=handle, buried=buried)
+    retries = metrics.RETRIES.labels("g")._value.get()
     async with working(store, handler, attempts=3, backoff=[0]):
         await say(store, "+1", "poison")
         await until(settled(store))
     assert attempts == [1, 2, 3]
+    assert metrics.RETRIES.labels("g")._value.get() == retries + 2
     assert await replies(store) == ['{"sorry":"ValueError: no"}']
     assert await store.command("XLEN", "inbound.dead") == 1
 

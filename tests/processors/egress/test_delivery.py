@@ -11,7 +11,7 @@ import redis
 
 from processors.egress import handler
 from processors.egress.handler import deliver
-from streams import topology, wire
+from streams import metrics, topology, wire
 from streams.connection import Store
 from streams.stores import Stores
 from streams.worker import Worker
@@ -47,6 +47,7 @@ def ids(requests: list[Received], user_id: str) -> list[str]:
 
 
 async def test_a_failing_reply_holds_its_own_person_in_order_and_nobody_else(store):
+    unwell = metrics.DELIVERY_ANSWERS.labels("503")._value.get()
     async with Sink() as sink:
         # Given the first reply of Ana fails twice, and more replies follow
         sink.plan(status=503, count=1)
@@ -64,6 +65,7 @@ async def test_a_failing_reply_holds_its_own_person_in_order_and_nobody_else(sto
     assert set(luis) == {"reply_3-0"}
     assert len(ana) + len(luis) == 6
     assert sorted(got.answered for got in sink.requests) == [200, 200, 200, 200, 503, 503]
+    assert metrics.DELIVERY_ANSWERS.labels("503")._value.get() == unwell + 2
 
 
 async def test_parts_go_in_order_with_the_persons_next_reply_behind_them(store, client: redis.Redis):

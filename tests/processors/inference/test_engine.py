@@ -13,6 +13,7 @@ from processors.inference.door import Died
 from processors.inference.engine import Threaded
 from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed, Tool
 from processors.inference.scheduler import Move, Piece, Sequence
+from streams import metrics
 from streams.errors import Retry
 
 STOP = 0
@@ -115,6 +116,23 @@ async def test_requests_join_and_leave_the_batch_and_each_gets_its_own(counting:
         assert counting.most == 4
     finally:
         await engine.close()
+
+
+async def test_who_is_in_the_batch_and_who_waits_before_it_is_told(counting: Counting) -> None:
+    engine = Threaded(counting, slots=2)
+    counting.gate.clear()
+    try:
+        asked_for = [asyncio.create_task(engine.generate(asked(number))) for number in (5, 6, 7, 8, 9)]
+        await asyncio.to_thread(counting.stepped.wait, 10)
+        load = {name: engine.describe()[name] for name in ("running", "waiting")}
+        assert load["running"] >= 1
+        assert sum(load.values()) == 5
+        counting.gate.set()
+        await asyncio.gather(*asked_for)
+    finally:
+        await engine.close()
+    assert engine.load() == {"running": 0, "waiting": 0}
+    assert metrics.ENGINE_REQUESTS.labels("running")._value.get() == 0
 
 
 async def test_a_long_prompt_is_read_in_pieces_between_the_steps_of_others(counting: Counting, monkeypatch) -> None:
