@@ -21,12 +21,13 @@ import msgspec
 from ingress.durability import Durability
 from ingress.pressure import Backlog, Pressure
 from streams import metrics, wire
+from streams import topology as pipeline
 from streams.connection import Store
 from streams.errors import CauceError, Unavailable
 from streams.scripts import script
 from streams.topology import Topology
 
-INBOUND, STATUSES = "inbound", "statuses"
+INBOUND, STATUSES = pipeline.INBOUND, "statuses"
 """The streams that the front door writes to: the names every streams.toml has."""
 
 MARK_MS = 8 * 86_400_000

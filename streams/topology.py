@@ -22,11 +22,14 @@ import msgspec
 from streams.errors import ConfigurationError
 from streams.tables import Action, File, Group, Seconds, Stream, Table
 
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 365 * 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w|y)")
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _TOOL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """A name that every model server takes."""
+INBOUND = "inbound"
+"""The stream that people's messages come in on."""
+
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 _BOUNDS = {
     "ge": (operator.ge, "at least"), "gt": (operator.gt, "more than"), "le": (operator.le, "at most"),
@@ -54,16 +57,20 @@ class Topology(File, kw_only=True):
         return self.groups[name]
 
     def answering(self, stream: str) -> Group | None:
-        """The group whose replies a request that waits on this stream is waiting for: the first that writes any."""
-        return next((group for group in self.readers(stream) if group.writes), None)
+        """
+        The group whose replies a request that waits on this stream is waiting for: the first that writes any.
+
+        On another stream nobody waits, whatever its readers write: egress, say, what became of each reply.
+        """
+        return next((group for group in self.readers(stream) if group.writes), None) if stream == INBOUND else None
 
     def debounced(self, seconds: float | None) -> Topology:
-        """With DEBOUNCE of the environment in every group that answers; None leaves the file's."""
+        """With DEBOUNCE of the environment in every group that answers or has one; None leaves the file's."""
         if seconds is None:
             return self
         groups = {}
         for name, group in self.groups.items():
-            if group.writes:
+            if group.debounce or (group.writes and group.reads == INBOUND):
                 most = Seconds(max(group.debounce_max, seconds))
                 group = msgspec.structs.replace(group, debounce=Seconds(seconds), debounce_max=most)
             groups[name] = group
@@ -99,7 +106,7 @@ def seconds(value: object) -> Seconds:
         return Seconds(float(value))
     if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
         return Seconds(float(match[1]) * _UNITS[match[2]])
-    raise ValueError('is no duration; write seconds (2, 0.5) or "500ms", "10s", "5m", "2h", "7d"')
+    raise ValueError('is no duration; write seconds (2, 0.5) or "500ms", "10s", "5m", "2h", "7d", "2y"')
 
 
 def load(path: Path | str = "streams.toml") -> Topology:

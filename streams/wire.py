@@ -75,6 +75,22 @@ class Status(msgspec.Struct, omit_defaults=True, kw_only=True):
     metadata: dict[str, Any] = {}
 
 
+class Delivery(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What became of an entry of `outbound`; one for each, where egress `writes` them."""
+
+    reply_id: str
+    user_id: str
+    type: str = "reply"
+    outcome: Literal["delivered", "http", "unsent", "failed"]
+    """The webhook took it; a waiting request did; there is no webhook; given up."""
+    status: int | None = None
+    """Of the webhook's last answer."""
+    attempts: int = 1
+    parts: int = 1
+    why: str = ""
+    """Why it was given up."""
+
+
 _encoder = msgspec.json.Encoder()
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 T = TypeVar("T")

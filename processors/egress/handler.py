@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,7 +25,7 @@ from processors.egress.split import split
 from streams import doors, metrics, wire
 from streams import log as logs
 from streams.connection import Store
-from streams.effects import Effects, Turn, handler
+from streams.effects import Effects, Output, Turn, handler
 from streams.errors import Bury, ConfigurationError, Malformed, Retry, Unavailable
 from streams.settings import Settings
 from streams.stores import Stores
@@ -51,6 +53,8 @@ class Resources(msgspec.Struct, kw_only=True):
     webhook: webhook.Webhook | None = None
     """None where OUTBOUND_URL is not set."""
     breaker: Breaker | None = None
+    deliveries: str | None = None
+    """The stream on which it is recorded what became of each reply; None: on none."""
     said_not_sent: bool = False
 
 
@@ -73,15 +77,26 @@ async def opened(
                 f"{topology.path.name}: groups.{group.name}.{key} = {value!r}: the webhook handler delivers one reply "
                 f"at a time to a person; write {needed!r}"
             )
+    here = Resources(settings=settings, topology=topology, stores=stores, deliveries=next(iter(group.writes), None))
     if settings.outbound_url is None:
-        yield Resources(settings=settings, topology=topology, stores=stores)
+        yield here
         return
     async with webhook.opened(settings, topology.egress, clock=clock) as destination:
-        breaker = Breaker(stores.first, destination.url, topology.egress)
-        yield Resources(settings=settings, topology=topology, stores=stores, webhook=destination, breaker=breaker)
+        here.webhook, here.breaker = destination, Breaker(stores.first, destination.url, topology.egress)
+        yield here
 
 
-@handler(outside=True, lifespan=opened)
+def given_up(turn: Turn, why: str) -> Effects | None:
+    """Beside the burial of a reply: that it was not delivered."""
+    try:
+        reply = turn.messages[0].decode(wire.Reply)
+    except (Malformed, IndexError):
+        return None  # nobody can tell whose it was
+    answered = re.match(r"(\d{3})\b", why)
+    return _recorded(turn, reply, "failed", status=int(answered[1]) if answered else None, why=why)
+
+
+@handler(outside=True, lifespan=opened, buried=given_up)
 async def deliver(turn: Turn) -> Effects | None:
     """
     One outbound entry to the webhook.
@@ -101,14 +116,14 @@ async def deliver(turn: Turn) -> Effects | None:
         return None
     if resources.webhook is None or resources.breaker is None:
         _not_sent(resources, reply)
-        return None
+        return _recorded(turn, reply, "unsent")
     if turn.now_ms - message.at_ms > resources.topology.egress.expire * 1000:
         raise Bury("expired: older than egress.expire, and not sent")
     done = _parts_done(turn)
     try:
         if message.door and not done and await _goes_through_http(resources.stores.of(turn.key), message.door):
             _show(resources, reply.user_id, reply.message)
-            return None
+            return _recorded(turn, reply, "http")
         wait = await resources.breaker.admit(reply.id)
     except Unavailable as error:
         # Sent now, it could not be settled, and would be sent again.
@@ -116,8 +131,7 @@ async def deliver(turn: Turn) -> Effects | None:
     if wait is not None:
         _COUNTED["held"].inc()
         raise Retry("breaker", after=wait, counted=False)
-    await _send_part(turn, resources, resources.webhook, resources.breaker, reply, done + 1)
-    return None
+    return await _send_part(turn, resources, resources.webhook, resources.breaker, reply, done + 1)
 
 
 async def _say_typing(turn: Turn, destination: webhook.Webhook, reply: wire.Reply) -> None:
@@ -131,11 +145,11 @@ async def _say_typing(turn: Turn, destination: webhook.Webhook, reply: wire.Repl
 
 async def _send_part(
     turn: Turn, resources: Resources, destination: webhook.Webhook, breaker: Breaker, reply: wire.Reply, part: int
-) -> None:
+) -> Effects | None:
     texts = split(reply.message, resources.topology.egress.max_chars)
     # With another max_chars since the parts before went out there may be fewer parts now: all was said, then.
     if part > len(texts):
-        return
+        return _recorded(turn, reply, "delivered", parts=part - 1)
     body = webhook.payload(reply, texts, part)
     with metrics.DELIVERY_SECONDS.time():
         outcome = await destination.post(body, trace=turn.messages[0].trace)
@@ -155,6 +169,20 @@ async def _send_part(
     if part < len(texts):
         progress = f"{turn.messages[0].id}/{part}"
         raise Retry("spacing", after=resources.topology.egress.spacing, counted=False, progress=progress)
+    return _recorded(turn, reply, "delivered", status=outcome.status, parts=len(texts))
+
+
+def _recorded(
+    turn: Turn, reply: wire.Reply, outcome: Literal["delivered", "http", "unsent", "failed"], **more: Any
+) -> Effects | None:
+    """That on the stream that `writes` names, where it names one."""
+    stream = turn.resources.deliveries
+    if stream is None:
+        return None
+    body = wire.Delivery(
+        reply_id=reply.id, user_id=reply.user_id, type=reply.type, outcome=outcome, attempts=turn.attempt, **more
+    )
+    return Effects(outputs=[Output(stream=stream, type=outcome, body=body)])
 
 
 def _decoded(turn: Turn) -> wire.Reply:
