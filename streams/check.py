@@ -18,6 +18,7 @@ from typing import Literal
 
 import msgspec
 
+from processors.archive.look import look
 from processors.egress.webhook import Webhook
 from processors.inference import echo, prompt, remote, weights
 from processors.inference.actions import Detector
@@ -79,6 +80,7 @@ async def run(place: entry.Place, *, as_json: bool) -> int:
         findings += handlers(pipeline)
         findings += model(where)
         findings += [finding async for finding in remote_models(where)]
+        findings += archive(where, pipeline)
         findings += await _redis(where, pipeline)
     _show(findings, as_json=as_json)
     return 2 if any(finding.verdict == "wrong" for finding in findings) else 0
@@ -196,6 +198,14 @@ async def remote_models(where: Settings) -> AsyncIterator[Finding]:
                 yield warning("MODEL_URL", f"{name} serves {', '.join(served[:5])}{suggest(where.model, served)}")
             else:
                 yield good("MODEL_URL", f"{name} answers")
+
+
+def archive(where: Settings, pipeline: Topology) -> Iterator[Finding]:
+    """The database, where anybody uses it."""
+    if pipeline.history.from_archive or any(
+        group.handler.startswith("processors.archive.") for group in pipeline.groups.values()
+    ):
+        yield Finding("archive", *look(where))
 
 
 _NEEDS = {

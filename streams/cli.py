@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from streams import cli_dead, cli_group, cli_model, entry
+from streams import cli_archive, cli_dead, cli_group, cli_model, entry
 from streams.entry import examples as _examples
 from streams.options import Full, Json, Url, Yes
 
@@ -31,6 +31,7 @@ app.add_typer(breaker_app, name="breaker")
 app.add_typer(cli_group.app, name="group")
 app.add_typer(cli_dead.app, name="dead")
 app.add_typer(cli_model.app, name="model")
+app.add_typer(cli_archive.app, name="archive")
 
 
 def _version(asked: bool) -> None:

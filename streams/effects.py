@@ -171,6 +171,11 @@ class Handler(msgspec.Struct, kw_only=True, frozen=True):
     """`lifespan(group, topology, settings, stores)`: opened once per worker, before the first turn."""
     buried: Callable[[Turn, str], Effects | None] | None = None
     """What is committed beside the burial of a turn: an apology, say."""
+    forget: Callable[[str, Any, Any, Any], Awaitable[dict[str, int]]] | None = None
+    """
+    `forget(person, group, topology, settings)`: delete what it has written of this person outside Redis;
+    returns how much of what, for the receipt.
+    """
 
     def __post_init__(self) -> None:
         if self.metering and self.metering.unless and self.metering.unless not in self.recall:
@@ -186,6 +191,7 @@ def handler(
     outside: bool = False,
     lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None,
     buried: Callable[[Turn, str], Effects | None] | None = None,
+    forget: Callable[[str, Any, Any, Any], Awaitable[dict[str, int]]] | None = None,
 ) -> Callable[[Handle], Handler]: ...
 
 
@@ -198,6 +204,7 @@ def handler(
     outside: bool = False,
     lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None,
     buried: Callable[[Turn, str], Effects | None] | None = None,
+    forget: Callable[[str, Any, Any, Any], Awaitable[dict[str, int]]] | None = None,
 ) -> Callable[[HandleBatch], Handler]: ...
 
 
@@ -209,6 +216,7 @@ def handler(
     outside: bool = False,
     lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None,
     buried: Callable[[Turn, str], Effects | None] | None = None,
+    forget: Callable[[str, Any, Any, Any], Awaitable[dict[str, int]]] | None = None,
 ) -> Callable[[Any], Handler]:
     """
     Say more about a handler than its code does.
@@ -226,7 +234,7 @@ def handler(
     def wrap(handle: Callable[[Any], Awaitable[Any]]) -> Handler:
         return Handler(
             handle=handle, batch=batch, recall=recall, metering=metering, outside=outside, lifespan=lifespan,
-            buried=buried,
+            buried=buried, forget=forget,
         )  # fmt: skip
 
     return wrap

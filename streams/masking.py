@@ -44,7 +44,7 @@ _SECRETS_IN_URLS = (
     (re.compile(r"\bwhsec_[\w+/=-]+"), "whsec_…"),
 )
 _PASSWORD = re.compile(r"://[^:@/]*:([^/]*|.*)@", re.DOTALL)
-_SENTINEL = re.compile(r"[?&]sentinel_password=([^&#]+)")
+_IN_QUERY = re.compile(r"[?&](?:sentinel_|ssl)?password=([^&#]+)")
 _EMPTY_USER = re.compile(r"(\b[a-z][a-z0-9+.-]*://)@")
 
 
@@ -57,7 +57,7 @@ def number(text: str) -> str:
 
 def passwords(address: str) -> Iterator[str]:
     """What stands as password in an address, as it is written and as it is meant."""
-    for pattern in (_PASSWORD, _SENTINEL):
+    for pattern in (_PASSWORD, _IN_QUERY):
         if found := pattern.search(address):
             yield found[1]
             yield unquote(found[1])

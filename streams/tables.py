@@ -125,6 +125,8 @@ class History(Table):
     """`[history]`"""
 
     max_messages: Count = 50
+    from_archive: bool = False
+    """Where a conversation begins anew, what was said before is read from the archive."""
 
 
 class Wait(Table):
@@ -197,6 +199,17 @@ class Egress(Table):
     breaker_wait_max: Seconds = Seconds(300)
 
 
+class Archive(Table):
+    """`[archive]`: what the groups of `processors.archive` keep, and how long."""
+
+    keep: Span = Seconds(2 * 365 * 86400)
+    """Rows older than this are deleted; on PostgreSQL whole months."""
+    book: tuple[str, ...] = ("book",)
+    """Actions that ask for an appointment."""
+    move: tuple[str, ...] = ("move",)
+    cancel: tuple[str, ...] = ("cancel",)
+
+
 class Dead(Table):
     """`[dead]`"""
 
@@ -226,6 +239,7 @@ class File(Placement, kw_only=True):
     users: Users = msgspec.field(default_factory=Users)
     inference: Inference = msgspec.field(default_factory=Inference)
     egress: Egress = msgspec.field(default_factory=Egress)
+    archive: Archive = msgspec.field(default_factory=Archive)
     dead: Dead = msgspec.field(default_factory=Dead)
 
 

@@ -75,8 +75,29 @@ def _redis(text: str) -> str:
     return ""
 
 
+def _bare_hosts(text: str) -> str:
+    """Without the colons of IPv6."""
+    return re.sub(r"\[[0-9A-Fa-f:.]+\]", "ipv6", text)
+
+
+def _database(text: str) -> str:
+    # Of several hosts each may have a port of its own; what stands before the last @ is the user's and a password.
+    port = r"(:[1-9]\d{0,4})?"
+    if not re.fullmatch(
+        rf"postgres(ql)?://([^/?#]*@)?[^@/?#:,]*{port}(,[^@/?#:,]*{port})*([/?].*)?", _bare_hosts(text)
+    ):
+        return (
+            "is no postgresql:// address; write postgresql://user:password@host:5432/database, or unset it for SQLite "
+            "in DATA_DIR"
+        )
+    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
+        return "has a % that begins no code such as %40; write a % in a password as %25"
+    return ""
+
+
 CHECKS: dict[str, Callable[[str], str]] = {
     "redis_url": _redis, "outbound_url": _http, "model_url": _addresses, "outbound_secret": _webhook_secrets,
     "outbound_header": _header, "timezone": _timezone, "namespace": _namespace, "ingress_timeout": _patience,
+    "database_url": _database,
 }  # fmt: skip
 """The settings that have a form of their own."""

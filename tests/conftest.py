@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres import Postgres, free_port, started
 
 from streams import embedded
 from streams.connection import Store
@@ -239,3 +240,19 @@ def store(any_server: Server) -> Store:
 def each_store(each_server: Server) -> Store:
     """An empty Redis of each version."""
     return emptied(each_server)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that all tests share."""
+    server = started(free_port())
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """One to kill."""
+    server = started(free_port())
+    yield server
+    server.stop()

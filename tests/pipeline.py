@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -27,6 +28,8 @@ from streams.stores import Stores
 ROOT = Path(__file__).parents[1]
 CAUCE = Path(sys.executable).with_name("cauce")
 SECRET = "whsec_cHJ1ZWJhcy1kZS1jYXVjZS1zaW4tc2VjcmV0bw=="
+KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
+"""Of our environment."""
 READY = {"ingress": "ingress.listening", "inference": "worker.reading", "egress": "worker.reading"}
 
 
@@ -110,7 +113,7 @@ class Pipeline:
         self.own: dict[str, dict[str, str]] = {}
         """What stands in the environment of one process alone."""
         self.session: aiohttp.ClientSession
-        passed = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
+        passed = {name: value for name, value in os.environ.items() if name in KEPT}
         self.environment = {
             **passed,
             "REDIS_URL": redis.url,
@@ -140,7 +143,7 @@ class Pipeline:
             )  # fmt: skip
             self.processes[name] = Process(name, child)
         for name in names:
-            await self.processes[name].says(READY[group_of(name)])
+            await self.processes[name].says(READY.get(group_of(name), "worker.reading"))
 
     async def stop(self, name: str) -> None:
         """SIGTERM, after which it has to end well."""
@@ -174,6 +177,14 @@ class Pipeline:
 def group_of(name: str) -> str:
     """`egress2` → `egress`"""
     return name.rstrip("0123456789")
+
+
+def archive_tables(*names: str) -> str:
+    """The tables of the archive as streams.toml ships them, without their #; of these groups, or of all."""
+    shipped = (ROOT / "streams.toml").read_text(encoding="utf-8")
+    block = shipped[shipped.index("# [groups.archive] ") : shipped.index("# What people ask for.")]
+    tables = re.split(r"\n\n", re.sub(r"^# ", "", block, flags=re.MULTILINE))
+    return "\n\n".join(table for table in tables if not names or any(f"[groups.{name}]" in table for name in names))
 
 
 def superseding(folder: Path) -> Path:

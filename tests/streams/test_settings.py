@@ -58,6 +58,9 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("REDIS_URL", "http://x", "REDIS_URL starts with 'http'"),
         ("REDIS_URL", "reds://x", "starts with 'reds'; write redis://, rediss://, unix://, redis+sentinel://"),
         ("REDIS_URL", "embeded", "did you mean 'embedded'?"),
+        ("DATABASE_URL", "mysql://x/y", "DATABASE_URL is no postgresql:// address; write postgresql://user:password@"),
+        ("DATABASE_URL", "postgresql://me:geheim@db:x/y", "DATABASE_URL is no postgresql:// address"),
+        ("DATABASE_URL", "postgresql://me:100%sure@db/y", "write a % in a password as %25"),
         ("REDIS_URL", "redis://localhost:port/0", "REDIS_URL has no port from 1 to 65535"),
         ("REDIS_URL", "redis://localhost:99999/0", "REDIS_URL has no port from 1 to 65535"),
         ("REDIS_URL", "redis://:pa/ss@localhost:6379/0", "in a password are written %2F"),
@@ -103,6 +106,19 @@ def test_an_address_that_is_accepted_is_one_that_redis_py_takes(url: str) -> Non
     found = settings.load({"REDIS_URL": url}, "/nowhere/.env")
     assert found.redis_url is not None
     Store.open(found.redis_url.reveal()).follower()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://cauce:p%40ss@db.example:5432/cauce?sslmode=require", "postgres:///cauce?host=/run/postgresql",
+        "postgresql://one:5432,two:5433/cauce?target_session_attrs=read-write", "postgresql://[::1]:5432/cauce",
+    ],
+)  # fmt: skip
+def test_an_address_of_postgresql_may_be_written_as_libpq_takes_it(url: str) -> None:
+    found = settings.load({"DATABASE_URL": url}).database_url
+    assert found is not None
+    assert found.reveal() == url
 
 
 def test_a_headers_name_may_be_any_token() -> None:

@@ -1,0 +1,132 @@
+"""
+The archive: what was said, asked for and delivered, in a database, for good.
+
+A handler for each kind of stream; each takes a batch of entries and returns once the database has them, so what is
+acknowledged is kept, and what is done twice is one row.  Which database stands in opening.py, what is done there in
+keeping.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from processors.archive import keeping, opening, rows
+from processors.archive.door import Door
+from processors.archive.session import Away, Unfit, Wrong
+from streams import log as logs
+from streams.effects import Turn, handler
+from streams.errors import Bury, CauceError, Unavailable
+from streams.settings import Settings
+from streams.tables import Archive, Group
+from streams.topology import Topology
+
+log = logs.get("archive")
+
+TIDY_SECONDS = 3600.0
+"""Between two looks for what is older than `archive.keep`."""
+
+
+class Resources(msgspec.Struct, kw_only=True):
+    """What the batches of one worker share."""
+
+    door: Door
+    stream: str
+    names: Archive
+
+
+@asynccontextmanager
+async def opened(group: Group, topology: Topology, settings: Settings, stores: Any) -> AsyncIterator[Resources]:
+    """
+    Where the database is away the worker waits for it.
+
+    Raises:
+        ConfigurationError: psycopg is missing, or a newer release has made the tables.
+    """
+    here = Resources(door=Door(partial(opening.opened, settings)), stream=group.reads, names=topology.archive)
+    await here.door.reach()
+    tidying = asyncio.create_task(_tidy(here))
+    try:
+        yield here
+    finally:
+        tidying.cancel()
+        await asyncio.gather(tidying, return_exceptions=True)
+        await here.door.close()
+
+
+async def forget(person: str, group: Group, topology: Topology, settings: Settings) -> dict[str, int]:
+    """
+    Everything of a person, of whatever group: rows by table.  The first group of the archive does it for all.
+
+    Raises:
+        Unavailable: the database cannot be reached, or not be emptied of them now.
+    """
+
+    ours = [each.name for each in topology.groups.values() if each.handler.startswith(f"{__name__}:")]
+    if group.name in ours[1:]:
+        return {}
+
+    def act() -> dict[str, int]:
+        session = opening.opened(settings)
+        try:
+            return keeping.forget(session, person)
+        finally:
+            session.close()
+
+    try:
+        return await asyncio.to_thread(act)
+    except (Away, Wrong) as error:
+        raise Unavailable(f"the archive: {error}") from None
+
+
+@handler(batch=True, outside=True, lifespan=opened, forget=forget)
+async def messages(turns: list[Turn]) -> None:
+    """Of `inbound`."""
+    await _keep(turns, rows.said)
+
+
+@handler(batch=True, outside=True, lifespan=opened, forget=forget)
+async def replies(turns: list[Turn]) -> None:
+    """Of `outbound`."""
+    await _keep(turns, rows.replied)
+
+
+@handler(batch=True, outside=True, lifespan=opened, forget=forget)
+async def statuses(turns: list[Turn]) -> None:
+    """Of `statuses`."""
+    await _keep(turns, rows.reported)
+
+
+@handler(batch=True, outside=True, lifespan=opened, forget=forget)
+async def deliveries(turns: list[Turn]) -> None:
+    """Of the stream that egress writes to."""
+    await _keep(turns, rows.delivered)
+
+
+async def _keep(turns: Sequence[Turn], read: Callable[[Turn, str], list[rows.Row]]) -> None:
+    """
+    Raises:
+        Retry: the database is away; no attempt of anybody's.
+        Bury, Malformed: an entry that no table takes; with others beside it each is tried alone.
+    """
+    here: Resources = turns[0].resources
+    found = [row for turn in turns for row in read(turn, here.stream)]
+    try:
+        await here.door.kept(lambda session: keeping.keep(session, found, here.names))
+    except Unfit as error:
+        raise Bury(f"the archive does not take it: {error}") from None
+
+
+async def _tidy(here: Resources) -> None:
+    """What is too old goes, at the start and every hour; where that fails it is tried again then."""
+    while True:
+        with contextlib.suppress(CauceError):
+            while await here.door.ask(lambda session: keeping.expire(session, here.names)):
+                pass  # between two slices others have their turn
+        await asyncio.sleep(TIDY_SECONDS)
