@@ -46,6 +46,9 @@ async def reply(turn: Turn) -> Effects | None:
     )
     if not exchange.arrived:
         return None  # a reaction, or what WhatsApp could not pass on
+    if exchange.past.new and here.archive is not None:
+        before = await here.archive.before(turn.key, turn.messages[0].at_ms, here.topology.history.max_messages)
+        history.resume(exchange.past, before)
     events.recalled(exchange)
     if exchange.paused:
         return events.saved(exchange, paused(exchange))

@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from processors.inference import arrivals
 from streams.effects import Turn, Write
+from streams.wire import Inbound
 
 MAX_BYTES = 128 * 1024
 """A conversation over this loses its oldest messages: it is read and written with every turn."""
@@ -71,6 +73,26 @@ class Past(msgspec.Struct, kw_only=True):
         """Those not in the conversation yet: a turn that was buried and put back finds its messages there."""
         known = {message.message_id for message in self.conversation.messages}
         return [message for message in said if message.message_id not in known]
+
+
+def resume(past: Past, rows: list[dict[str, Any]]) -> None:
+    """Let a conversation that begins anew go on from what the archive has of it."""
+    past.conversation.messages = [said for row in rows if (said := _archived(row))]
+    past.count = len(past.conversation.messages)
+
+
+def _archived(row: dict[str, Any]) -> Said | None:
+    """A row of the archive as the conversation would have kept it; None where it said nothing."""
+    if row["kind"] in arrivals.SILENT:
+        return None
+    metadata = dict(row["metadata"])
+    if row["source"] in ("person", "staff", "model"):
+        told = Inbound(user_id="", message_id="", kind=row["kind"], text=row["text"], content=row["content"])
+        words = arrivals.describe(told)
+    else:
+        words, metadata = row["text"], metadata | {"source": row["source"]}
+    at = row["at"][:19]
+    return Said(message_id=row["message_id"], role=row["role"], content=words, timestamp=at, metadata=metadata)
 
 
 def stamp(seconds: float) -> str:

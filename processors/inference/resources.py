@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from processors.inference import prompt
@@ -30,6 +30,15 @@ from streams.topology import Topology
 log = logs.get("inference")
 
 
+class Archive(Protocol):
+    """What is asked of an archive."""
+
+    async def before(self, person: str, at_ms: int, most: int) -> list[dict[str, Any]]:
+        """What was last said before that moment, oldest first; at once, or nothing."""
+
+    async def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Resources:
     """Everything with a default, so that a test names only what it is about."""
@@ -41,6 +50,8 @@ class Resources:
     """The system prompt: who the model is, and what it must not say."""
     answers: Answers | None = None
     """None: none are kept."""
+    archive: Archive | None = None
+    """Where what was said before is read; None: nowhere."""
     outbound: str = "outbound"
     """The stream that replies are appended to."""
 
@@ -93,13 +104,16 @@ async def opened(group: tables.Group, topology: Topology, settings: Settings, st
     if settings.timezone is None and time.tzname[0] == "UTC":
         log.warning("timezone.utc", why="TIMEZONE is unset and this machine's is UTC: relative dates may be a day off")
     engine = await asyncio.to_thread(open_engine, settings, topology.inference)
+    archive: Archive | None = None
     try:
+        archive = await _archive(topology, settings)
         here = Resources(
             engine=engine,
             topology=topology,
             settings=settings,
             rules=prompt_file.text,
             answers=_answers(stores, topology, settings),
+            archive=archive,
             outbound=group.writes[0] if group.writes else "outbound",
         )
         _ = here.detector  # a pattern that is none is to be said now, not with the first message
@@ -109,6 +123,18 @@ async def opened(group: tables.Group, topology: Topology, settings: Settings, st
         yield here
     finally:
         await engine.close()
+        if archive is not None:
+            await archive.close()
+
+
+async def _archive(topology: Topology, settings: Settings) -> Archive | None:
+    if not topology.history.from_archive:
+        return None
+    from processors.archive.past import Past  # whoever has no archive loads no database
+
+    archive = Past(settings)
+    await archive.reach()
+    return archive
 
 
 def _answers(stores: Any, topology: Topology, settings: Settings) -> Answers | None:
