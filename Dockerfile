@@ -14,8 +14,8 @@ WORKDIR /app
 # Volumes take the owner of the folder they are mounted on, so the folders exist before the user changes.
 RUN groupadd --gid 10001 cauce \
  && useradd --uid 10001 --gid cauce --no-create-home --shell /usr/sbin/nologin cauce \
- && mkdir -p /cauce/secrets /cauce/n8n /cauce/prometheus /cauce/data /cauce/models \
- && chown cauce:cauce /cauce/secrets /cauce/n8n /cauce/prometheus /cauce/data /cauce/models \
+ && mkdir -p /cauce/secrets /cauce/postgres /cauce/n8n /cauce/prometheus /cauce/data /cauce/models \
+ && chown cauce:cauce /cauce/secrets /cauce/postgres /cauce/n8n /cauce/prometheus /cauce/data /cauce/models \
  && ln -s /cauce/secrets/env .env
 
 FROM base AS build
@@ -23,7 +23,9 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=
 RUN python -m venv /opt/cauce
 COPY pyproject.toml ./
 COPY deploy/requirements.py deploy/
-RUN python deploy/requirements.py base > /tmp/base.txt && pip install -r /tmp/base.txt
+RUN python deploy/requirements.py base > /tmp/base.txt \
+ && python deploy/requirements.py archive > /tmp/archive.txt \
+ && pip install -r /tmp/base.txt -r /tmp/archive.txt
 
 FROM build AS build-ingress
 COPY README.md LICENSE ./

@@ -1,5 +1,6 @@
 """
-The one-shot service of compose.yaml: secrets if there are none, n8n's credentials, and Prometheus's token.
+The one-shot service of compose.yaml: secrets if there are none, the database's password, n8n's credentials, and
+Prometheus's token.
 
 Knows where the containers share files.  Refuses to know what a good secret is: `cauce secrets` makes them.  What
 the environment sets wins, here as in every other container, so that both ends always hold the same values.
@@ -12,6 +13,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from secrets import token_urlsafe
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -44,6 +46,16 @@ def new_secrets() -> str:
     return made.stdout.strip() + "\n"
 
 
+def password_of_the_database() -> None:
+    """One for PostgreSQL to ask for and libpq to give, for each in the form and with the rights that it wants."""
+    folder = SHARED / "postgres"
+    folder.mkdir(exist_ok=True)
+    asked_for, given = folder / "password", folder / "pgpass"
+    if not asked_for.exists():
+        write(asked_for, token_urlsafe(32), 0o644)  # it runs as another user
+    write(given, f"*:*:*:cauce:{asked_for.read_text(encoding='utf-8')}\n", 0o600)
+
+
 def main() -> None:
     secrets = SHARED / "secrets" / "env"
     if not secrets.exists():
@@ -53,6 +65,7 @@ def main() -> None:
         settings = load(env_file=secrets)
     except CauceError as error:
         sys.exit(f"setup: {error}")
+    password_of_the_database()
     # n8n runs as another user, and only n8n mounts this folder.
     write(SHARED / "n8n" / "credentials.json", json.dumps(credentials(settings)), 0o644)
     print("setup: n8n's credentials are ready")  # noqa: T201

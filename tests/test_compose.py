@@ -30,7 +30,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 CORE = {name: service for name, service in SERVICES.items() if "profiles" not in service}
 """What `docker compose up` starts."""
-OURS = ("setup", "ingress", "inference", "egress")
+OURS = ("setup", "ingress", "inference", "egress", "archive")
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -61,9 +61,12 @@ def test_it_is_redis_the_three_groups_of_processes_and_n8n() -> None:
     assert set(CORE) == {"setup", "redis", "ingress", "inference", "egress", "n8n"}
 
 
-def test_prometheus_and_grafana_are_there_for_whoever_asks_for_them() -> None:
+def test_prometheus_and_grafana_and_the_archive_are_there_for_whoever_asks_for_them() -> None:
     asked_for = {name: service["profiles"] for name, service in SERVICES.items() if name not in CORE}
-    assert asked_for == {"prometheus": ["monitoring"], "grafana": ["monitoring"]}
+    monitoring, archive = ["monitoring"], ["archive"]
+    assert asked_for == {
+        "prometheus": monitoring, "grafana": monitoring, "archive": archive, "postgres": archive
+    }  # fmt: skip
     read = {volume.split(":")[1]: volume.split(":")[0] for volume in SERVICES["prometheus"]["volumes"]}
     config = yaml.safe_load((ROOT / read["/etc/prometheus/prometheus.yml"]).read_text(encoding="utf-8"))
     assert read[f"/etc/prometheus/{config['rule_files'][0]}"] == "./deploy/alerts.yml"
@@ -131,6 +134,7 @@ def test_no_container_runs_as_root() -> None:
     assert SERVICES["n8n"]["user"] == "node"
     assert SERVICES["prometheus"]["user"] == "nobody"
     assert SERVICES["grafana"]["user"] == "grafana"
+    assert SERVICES["postgres"]["user"] == "postgres"
     for target in ("ingress", "inference"):
         assert re.search(r"^USER 10001:10001$", stages()[target], re.MULTILINE), target
         # Files are copied before the change of user: the process cannot change its own code.
@@ -142,7 +146,7 @@ def test_everything_that_keeps_running_is_watched() -> None:
         if name != "setup":
             assert service["restart"] == "unless-stopped"
             assert service["healthcheck"]["interval"]
-    for name in ("inference", "egress"):
+    for name in ("inference", "egress", "archive"):
         assert SERVICES[name]["environment"]["WORKER_PORT"] == "9100"
         assert "127.0.0.1:9100/health/ready" in SERVICES[name]["healthcheck"]["test"][-1]
     assert "127.0.0.1:8000/health/ready" in SERVICES["ingress"]["healthcheck"]["test"][-1]
@@ -164,11 +168,11 @@ def test_redis_keeps_everything_it_was_given() -> None:
 
 
 def test_there_is_time_to_stop_cleanly() -> None:
-    for name in ("ingress", "inference", "egress"):
+    for name in ("ingress", "inference", "egress", "archive"):
         assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > Settings().shutdown_grace
 
 
-@pytest.mark.parametrize("name", ["ingress", "inference", "egress"])
+@pytest.mark.parametrize("name", ["ingress", "inference", "egress", "archive"])
 def test_the_settings_of_every_service_are_accepted(name: str, tmp_path: Path) -> None:
     environment = {key: default(value) for key, value in SERVICES[name]["environment"].items()}
     secrets = tmp_path / "env"
@@ -189,7 +193,7 @@ def test_the_settings_of_every_service_are_accepted(name: str, tmp_path: Path) -
 def test_secrets_are_there_before_anyone_needs_them() -> None:
     for name in ("ingress", "inference", "egress", "n8n"):
         assert SERVICES[name]["depends_on"]["setup"] == {"condition": "service_completed_successfully"}
-    for name in ("ingress", "inference", "egress"):
+    for name in ("ingress", "inference", "egress", "archive"):
         assert "secrets:/cauce/secrets:ro" in SERVICES[name]["volumes"]
         assert SERVICES[name]["depends_on"]["redis"] == {"condition": "service_healthy"}
     assert "ln -s /cauce/secrets/env .env" in stages()["base"], "where settings.py looks for them"
@@ -297,7 +301,9 @@ def test_volumes_are_declared_and_used() -> None:
 def test_the_ingress_image_has_no_torch() -> None:
     assert "torch" not in stages()["build-ingress"] + stages()["ingress"]
     assert "--from=build-ingress" in stages()["ingress"]
-    assert {default(SERVICES[name]["image"]) for name in ("setup", "ingress", "egress")} == {"cauce-ingress:local"}
+    assert {default(SERVICES[name]["image"]) for name in ("setup", "ingress", "egress", "archive")} == {
+        "cauce-ingress:local"
+    }
     built = {name: service["build"]["target"] for name, service in SERVICES.items() if "build" in service}
     assert built == {"setup": "ingress", "inference": "inference"}
 
@@ -310,9 +316,15 @@ def test_the_dockerfile_installs_the_projects_own_requirements() -> None:
     assert printed("base") == PROJECT["dependencies"]
     [torch] = printed("torch")
     assert re.fullmatch(r"torch==[\d.]+", torch), "one version, so that the index decides about the build alone"
+    assert printed("archive") == PROJECT["optional-dependencies"]["archive"]
     assert printed("embedded") == PROJECT["optional-dependencies"]["embedded"]
     assert sorted([torch, *printed("inference")]) == sorted(PROJECT["optional-dependencies"]["inference"])
-    assert set(re.findall(r"python deploy/requirements\.py (\w+)", DOCKERFILE)) == {"base", "torch", "inference"}
+    assert set(re.findall(r"python deploy/requirements\.py (\w+)", DOCKERFILE)) == {
+        "base",
+        "archive",
+        "torch",
+        "inference",
+    }
 
 
 def test_what_the_dockerfile_copies_is_there_and_is_let_through() -> None:
@@ -464,6 +476,28 @@ def test_the_first_start_makes_secrets_and_the_second_keeps_them(tmp_path: Path)
     assert (tmp_path / "prometheus" / "token").read_text() == settings.operator_tokens[0].reveal()
     # And none of them is in the log
     assert not [value for value in re.findall(r"=(\S+)", made) if value in told]
+
+
+def test_the_database_asks_for_the_password_that_the_archive_gives(tmp_path: Path) -> None:
+    for _ in range(2):  # the second start changes nothing
+        first_start(tmp_path)
+        folder = tmp_path / "postgres"
+        password = (folder / "password").read_text()
+        assert (folder / "pgpass").read_text() == f"*:*:*:cauce:{password}\n"
+        assert len(password) > 32
+        assert stat.S_IMODE((folder / "pgpass").stat().st_mode) == 0o600, "libpq takes no other"
+    postgres = SERVICES["postgres"]
+    assert postgres["environment"]["POSTGRES_PASSWORD_FILE"] == "/cauce/postgres/password"
+    assert "ports" not in postgres
+    url = default(SERVICES["archive"]["environment"]["DATABASE_URL"])
+    assert url == "postgresql://cauce@postgres:5432/cauce?passfile=/cauce/postgres/pgpass"
+
+
+def test_the_groups_that_the_archives_container_works_for_are_in_the_file_that_ships() -> None:
+    shipped = (ROOT / "streams.toml").read_text(encoding="utf-8")
+    names = default(SERVICES["archive"]["command"]).split()[1:]
+    assert names == ["archive", "archive-replies", "archive-statuses"]
+    assert all(f"\n# [groups.{name}] " in shipped for name in names)
 
 
 def test_what_the_user_set_wins_for_n8n_as_for_cauce(tmp_path: Path) -> None:
