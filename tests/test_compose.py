@@ -611,6 +611,12 @@ def test_what_was_released_stays_what_runs_on_the_server(tmp_path: Path) -> None
         assert f"docker {files}" in page.read_text(encoding="utf-8")
 
 
+def test_what_compose_mounts_is_brought_to_the_server() -> None:
+    [brought] = re.findall(r"tar -cz (.+?) \|", (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8"))
+    mounted = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])]
+    assert {path.split("/")[1] for path in mounted if path.startswith("./")} <= set(brought.split())
+
+
 def test_the_secrets_of_a_deployment_are_those_that_are_looked_for() -> None:
     text = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
     jobs = yaml.safe_load(text)["jobs"]

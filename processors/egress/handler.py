@@ -14,9 +14,11 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, Literal
 
 import msgspec
+from prometheus_client import Counter
 
 from processors.egress import webhook
 from processors.egress.answers import Outcome
@@ -154,7 +156,7 @@ async def _send_part(
     with metrics.DELIVERY_SECONDS.time():
         outcome = await destination.post(body, trace=turn.messages[0].trace)
     _COUNTED[_KINDS[outcome.kind]].inc()
-    metrics.DELIVERY_ANSWERS.labels(str(outcome.status or "none")).inc()
+    _answers(outcome.status).inc()
     if outcome.kind == "gone":
         raise Retry(outcome.why, after=await breaker.gone(reply.id), counted=False)
     if outcome.kind == "retry":
@@ -183,6 +185,11 @@ def _recorded(
         reply_id=reply.id, user_id=reply.user_id, type=reply.type, outcome=outcome, attempts=turn.attempt, **more
     )
     return Effects(outputs=[Output(stream=stream, type=outcome, body=body)])
+
+
+@cache
+def _answers(status: int | None) -> Counter:
+    return metrics.DELIVERY_ANSWERS.labels(str(status or "none"))
 
 
 def _decoded(turn: Turn) -> wire.Reply:
