@@ -14,16 +14,15 @@ from typing import Any
 
 from streams.tables import Group
 
+MOST_AT_ONCE = 200
+"""Places that one has at once: a take of so many holds Redis up for some milliseconds, and others wait for it."""
+
 
 def places(group: Group, resources: Any) -> int:
     """Turns that one process handles at once: `concurrency`, or fewer where its resources say that they hold fewer."""
     capacity = getattr(resources, "capacity", None)
     most = capacity() if capacity else None
     return group.concurrency if most is None else max(1, min(group.concurrency, most))
-
-
-MOST_AT_ONCE = 200
-"""Places that one has at once: a take of so many holds Redis up for some milliseconds, and others wait for it."""
 
 
 class Suspects:
