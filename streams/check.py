@@ -76,7 +76,7 @@ async def run(place: entry.Place, *, as_json: bool) -> int:
         findings += misspelt()
         findings += access(where)
         findings += delivery(where)
-        findings += shape(pipeline)
+        findings += shape(where, pipeline)
         findings += handlers(pipeline)
         findings += model(where)
         findings += [finding async for finding in remote_models(where)]
@@ -94,7 +94,7 @@ def refuse_what_cannot_run(where: Settings, pipeline: Topology) -> None:
         ConfigurationError: the first finding that is wrong.
     """
     ours = any(group.handler.startswith("processors.inference.") for group in pipeline.groups.values())
-    for finding in [*access(where), *delivery(where), *shape(pipeline), *(model(where) if ours else ())]:
+    for finding in [*access(where), *delivery(where), *shape(where, pipeline), *(model(where) if ours else ())]:
         if finding.verdict == "wrong":
             raise ConfigurationError(finding.text)
 
@@ -141,7 +141,7 @@ def delivery(where: Settings) -> Iterator[Finding]:
         yield good("OUTBOUND_URL", Mask().text(where.outbound_url.reveal()))
 
 
-def shape(pipeline: Topology) -> Iterator[Finding]:
+def shape(where: Settings, pipeline: Topology) -> Iterator[Finding]:
     """What the ingress and the handlers that ship want of streams.toml, beyond what makes it a valid one."""
     if "inbound" not in pipeline.streams:
         near = suggest("inbound", pipeline.streams)
@@ -151,6 +151,10 @@ def shape(pipeline: Topology) -> Iterator[Finding]:
         Detector.of(pipeline.actions)
     except ConfigurationError as error:
         yield wrong("actions", str(error))
+    try:
+        pipeline.dated(time.time(), where.zone)
+    except ConfigurationError as error:
+        yield wrong("from", str(error))
 
 
 def handlers(pipeline: Topology) -> Iterator[Finding]:

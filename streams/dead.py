@@ -20,13 +20,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ingress import people
-from streams import deadletters, entry
+from streams import deadletters, entry, moments
 from streams.connection import Store, order
 from streams.deadletters import Letter, Redriven, Wanted
 from streams.errors import ConfigurationError
 from streams.stores import Stores
 from streams.tail import Form
-from streams.topology import Topology, seconds
+from streams.topology import Topology
 
 _ID = re.compile(r"\d+-\d+")
 
@@ -100,12 +100,9 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
 def _moment(option: str, text: str, now: float) -> str:
     """`2h` (ago), or a date and time of this machine's clock, as milliseconds."""
     try:
-        at = now - seconds(text)
+        at = moments.moment(text, now)
     except ValueError:
-        try:
-            at = datetime.fromisoformat(text).timestamp()
-        except (ValueError, OverflowError, OSError):
-            raise ConfigurationError(f"{option} {text!r} is no time: write 2h, 7d, or 2025-10-05T14:00") from None
+        raise ConfigurationError(f"{option} {text!r} is no time: write 2h, 7d, or 2025-10-05T14:00") from None
     return str(max(0, int(at * 1000)))
 
 

@@ -1,7 +1,7 @@
 -- open: make sure the group exists, where it stopped, and that what was taken and not settled is pending in it.
 --
 -- KEYS  1 stream  2 cursor  3 leases  4 due  5 groups
--- ARGV  1 group  2 from: 'start', 'now' or an id  3 consumer that takes over what was pending  4 box prefix
+-- ARGV  1 group  2 from: 'start', 'now', an id, or '-' and how many milliseconds ago  3 consumer that takes over what was pending  4 box prefix
 --       5 registration (JSON)
 -- Returns {1 where the group was made, entries made pending again}.
 --
@@ -11,6 +11,11 @@ local group, consumer, box = ARGV[1], ARGV[3], ARGV[4]
 redis.call('HDEL', KEYS[5], '') -- a full Redis refuses the first write of a script, not the later ones, and never HDEL
 redis.call('HSET', KEYS[5], group, ARGV[5])
 local at = redis.call('GET', cursor)
+local ago = string.match(ARGV[2], '^%-(%d+)$')
+if ago then
+  local time = redis.call('TIME')
+  ARGV[2] = string.format('%.0f-0', math.max(0, time[1] * 1000 + math.floor(time[2] / 1000) - ago))
+end
 local from = at or (ARGV[2] == 'start' and '0-0') or (ARGV[2] == 'now' and '$') or ARGV[2]
 local made = redis.pcall('XGROUP', 'CREATE', stream, group, from, 'MKSTREAM')
 if made.err then

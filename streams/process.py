@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Sequence
 
 from streams import batches, garbage, layout, log, memory, metrics, probe, retention, watchdog
@@ -29,7 +30,7 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
         ConfigurationError: a group or its handler is not there, or Redis throws messages away.
         Unavailable: Redis cannot be reached at the start.
     """
-    topology = topology.debounced(settings.debounce)
+    topology = topology.debounced(settings.debounce).dated(time.time(), settings.zone)
     handlers = {name: find(topology.group(name), topology) for name in names}
     stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards)
     async with contextlib.AsyncExitStack() as stack:

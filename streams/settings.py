@@ -12,8 +12,10 @@ import io
 import os
 import re
 from collections.abc import Mapping
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 import msgspec
 from dotenv.main import resolve_variables
@@ -90,6 +92,11 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     @property
     def production(self) -> bool:
         return self.environment == "production"
+
+    @property
+    def zone(self) -> tzinfo | None:
+        """Of TIMEZONE; None: this machine's."""
+        return ZoneInfo(self.timezone) if self.timezone else None
 
     @property
     def embedded(self) -> bool:

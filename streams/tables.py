@@ -77,7 +77,7 @@ class Group(Table, kw_only=True):
     deadline: Span = Seconds(600)
     """A handler running longer is cancelled; that counts as a failed attempt."""
     from_: str = msgspec.field(default="start", name="from")
-    """Where a new group begins: "start", "now", or an entry id."""
+    """Where a new group begins: "start", "now", a time ago ("2h"), a date, or behind an entry's id."""
     replay: bool = False
     """Take entries marked as replayed too; others settle them unseen."""
     when_full: WhenFull = "shed"

@@ -7,6 +7,8 @@ pipeline runs and what is secret is not here but in settings.py.
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import difflib
 import math
 import operator
@@ -19,17 +21,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
+from streams import moments
 from streams.errors import ConfigurationError
 from streams.tables import Action, File, Group, Seconds, Stream, Table
 
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 365 * 86400}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w|y)")
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _TOOL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """A name that every model server takes."""
 INBOUND = "inbound"
 """The stream that people's messages come in on."""
 
+_ID = re.compile(r"\d+-\d+")
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 _BOUNDS = {
     "ge": (operator.ge, "at least"), "gt": (operator.gt, "more than"), "le": (operator.le, "at most"),
@@ -76,6 +78,27 @@ class Topology(File, kw_only=True):
             groups[name] = group
         return msgspec.structs.replace(self, groups=groups)
 
+    def dated(self, now: float, zone: datetime.tzinfo | None) -> Topology:
+        """
+        With the ids that dates of `from` stand for.
+
+        Args:
+            now: Unix seconds.
+            zone: of dates that name none; None: this machine's.
+
+        Raises:
+            ConfigurationError: one is still to come.
+        """
+        groups = {}
+        for name, group in self.groups.items():
+            with contextlib.suppress(ValueError):
+                at = moments.date(group.from_, zone)
+                if at > now:
+                    _fail(self.path.name, f"groups.{name}.from", group.from_, 'is still to come; write "now"')
+                group = msgspec.structs.replace(group, from_=just_before(at))
+            groups[name] = group
+        return msgspec.structs.replace(self, groups=groups)
+
     def downstream(self, stream: str) -> list[str]:
         """This stream and all that its groups, and theirs, write to."""
         found = [stream]
@@ -89,24 +112,15 @@ class Topology(File, kw_only=True):
         return [group for group in self.groups.values() if group.reads == stream]
 
 
+def just_before(at: float) -> str:
+    """An id behind which a stream has all that came at this Unix time or later."""
+    return f"{int(at * 1000) - 1}-{(1 << 63) - 1}"
+
+
 def suggest(wrong: str, accepted: typing.Iterable[str]) -> str:
     """`; did you mean 'inbound'?`, or nothing where nothing is near."""
     near = difflib.get_close_matches(wrong, list(accepted), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def seconds(value: object) -> Seconds:
-    """
-    A duration as seconds: 2, 0.5, "1.5s", "10m", "7d".
-
-    Raises:
-        ValueError: it is none; the text says what is accepted.
-    """
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
-        return Seconds(float(value))
-    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
-        return Seconds(float(match[1]) * _UNITS[match[2]])
-    raise ValueError('is no duration; write seconds (2, 0.5) or "500ms", "10s", "5m", "2h", "7d", "2y"')
 
 
 def load(path: Path | str = "streams.toml") -> Topology:
@@ -145,7 +159,7 @@ def _convert(value: Any, shape: Any, where: str, file: str) -> Any:
     """One value into the shape its field has, with the way to it for the error."""
     if shape is Seconds:
         try:
-            return seconds(value)
+            return moments.seconds(value)
         except ValueError as error:
             _fail(file, where, value, str(error))
     origin = get_origin(shape)
@@ -165,7 +179,7 @@ def _convert(value: Any, shape: Any, where: str, file: str) -> Any:
         inner = get_args(shape)[0]
         return origin(_convert(item, inner, f"{where}[{index}]", file) for index, item in enumerate(value))
     try:
-        return msgspec.convert(value, shape)
+        return msgspec.convert(msgspec.to_builtins(value), shape)  # TOML has dates of its own, without quotes
     except msgspec.ValidationError as error:
         _fail(file, where, value, _why(value, shape, error))
 
@@ -269,8 +283,16 @@ def _check_group(group: Group, file: File, name: str) -> None:
         _check_supersede(group, f"{where}.on_new_message", name)
     if group.batch:
         _check_batch(group, where, name)
-    if not re.fullmatch(r"start|now|\d+-\d+", group.from_):
-        _fail(name, f"{where}.from", group.from_, 'is not "start", "now" or an entry id such as "1728123456789-0"')
+    if group.from_ not in ("start", "now") and not _ID.fullmatch(group.from_):
+        _check_moment(group.from_, f"{where}.from", name)
+
+
+def _check_moment(text: str, where: str, name: str) -> None:
+    try:
+        moments.moment(text, 0)
+    except ValueError:
+        dates = '"2025-10-05", "2025-10-05T14:00"'
+        _fail(name, where, text, f'is not "start", "now", a time ago ("2h"), a date ({dates}) or an entry\'s id')
 
 
 MOST_IN_WORK = 10_000

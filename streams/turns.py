@@ -9,6 +9,7 @@ Consumer).  Knows no handler and decides nothing: fate.py does, worker.py carrie
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streams import wire
+from streams import moments, wire
 from streams.connection import Argument, Store
 from streams.effects import Handler, Message, Output, Turn
 from streams.endings import Ending, entry, read_progress
@@ -137,6 +138,7 @@ class Turns:
     def _taking(self) -> list[Argument]:
         """The arguments of a take that are the group's, as take.lua numbers them."""
         group, handler, metering = self.group, self._handler, self._handler.metering
+        turn_max = 1 if group.order == "none" else group.turn_max
         bells = self._store.keys.of("bell") + ":" if self._supersedes else ""
         meter: list[Argument] = ["", 0, 0]
         if metering:
@@ -144,7 +146,7 @@ class Turns:
             meter = [self._prefix(metering.kind), metering.window_seconds * 1000, exempt]
         return [
             group.name, HEARTBEAT_MS, self._box, group.order,
-            int(group.debounce * 1000), int(group.debounce_max * 1000), group.turn_max, group.turn_max_chars,
+            int(group.debounce * 1000), int(group.debounce_max * 1000), turn_max, group.turn_max_chars,
             int(group.replay), self._dead_max, self._suspect_after,
             *meter, bells,
             len(handler.recall), *map(self._prefix, handler.recall),
@@ -165,9 +167,15 @@ class Turns:
         made, pending = await self._store.run(
             _OPEN,
             [*self._some("cursor", "leases", "due", first=self._stream), self._store.keys.of("groups")],
-            [self.group.name, "start" if anew else self.group.from_, self.consumer, self._box, registration],
+            [self.group.name, "start" if anew else self._from(), self.consumer, self._box, registration],
         )
         return bool(made), int(pending)
+
+    def _from(self) -> str:
+        """As open.lua has it."""
+        with contextlib.suppress(ValueError):
+            return f"-{int(moments.seconds(self.group.from_) * 1000)}"
+        return self.group.from_
 
     async def take(self, room: int, count: int, suspects: int, later: Later | None = None) -> Taken:
         """

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import tzinfo
 from functools import cached_property
 from typing import Any, Protocol
-from zoneinfo import ZoneInfo
 
 from processors.inference import prompt
 from processors.inference.actions import Detector
@@ -58,7 +57,7 @@ class Resources:
     @cached_property
     def zone(self) -> tzinfo | None:
         """Where the clinic's clock stands; None is this machine's."""
-        return ZoneInfo(self.settings.timezone) if self.settings.timezone else None
+        return self.settings.zone
 
     @property
     def texts(self) -> tables.Texts:

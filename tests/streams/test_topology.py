@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
-from streams import topology
+from streams import moments, topology
 from streams.errors import ConfigurationError
 
 BASE = '[streams.inbound]\n[streams.outbound]\n[groups.g]\nreads = "inbound"\nhandler = "a:b"\n'
@@ -44,7 +45,13 @@ def test_the_file_that_ships_is_accepted() -> None:
         (BASE + 'supersede_max = "3"', "groups.g.supersede_max = '3' should be a whole number"),
         (BASE + 'attempts = "5"', "groups.g.attempts = '5' should be a whole number"),
         (BASE + "debounce = 11", "groups.g.debounce = 11.0 is longer than debounce_max (10)"),
-        (BASE + 'from = "monday"', 'groups.g.from = \'monday\' is not "start", "now" or an entry id'),
+        (BASE + 'from = "monday"', 'groups.g.from = \'monday\' is not "start", "now", a time ago ("2h")'),
+        (BASE + 'from = "2025-13-05"', "groups.g.from = '2025-13-05' is not"),
+        (BASE + "from = 20251005", "groups.g.from = 20251005 should be text"),
+        (BASE + "batch = 0", "groups.g.batch = 0 should be at least 1"),
+        (BASE + "batch_wait = 61", "groups.g.batch_wait = 61 should be at most 60"),
+        (BASE + "batch = 1000", "groups.g.batch = 1000 times `concurrency` (16) is 16,000 turns at once; no more"),
+        (BASE + SUPERSEDE + "batch = 2", "groups.g.on_new_message = 'supersede' is not for a group with `batch`"),
         (BASE + 'writes = ["outbund"]', "groups.g.writes = 'outbund' is not a stream; did you mean 'outbound'?"),
         (BASE.replace('"a:b"', '"a.b"'), "groups.g.handler = 'a.b' is not of the form 'module:function'"),
         (BASE.replace("groups.g", "groups.G!").replace("[groups.G!]", '[groups."G!"]'), "groups.G! = 'G!' is no name"),
@@ -153,10 +160,42 @@ def test_a_file_that_is_no_toml_says_where(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [("500ms", 0.5), ("1.5s", 1.5), ("7d", 604800), (2, 2), ("2 h", 7200)])
 def test_a_duration_is_a_number_of_seconds_or_has_a_unit(text: object, expected: float) -> None:
-    assert topology.seconds(text) == expected
+    assert moments.seconds(text) == expected
 
 
 @pytest.mark.parametrize("wrong", ["", "5 parsecs", "-1s", -1, True, None, float("inf"), float("nan")])
 def test_anything_else_is_no_duration(wrong: object) -> None:
     with pytest.raises(ValueError, match="no duration"):
-        topology.seconds(wrong)
+        moments.seconds(wrong)
+
+
+LA_PAZ = ZoneInfo("America/La_Paz")
+"""Four hours behind UTC, all year."""
+
+
+@pytest.mark.parametrize(
+    ("written", "ms"),
+    [
+        ('"2025-10-05"', 1759636800000),
+        ("2025-10-05", 1759636800000),
+        ('"2025-10-05T14:00"', 1759687200000),
+        ("2025-10-05T14:00:00", 1759687200000),
+        ('"2025-10-05T14:00+02:00"', 1759665600000),
+    ],
+)
+def test_a_date_is_where_a_new_group_begins_in_the_zone_of_its_people(written: str, ms: int) -> None:
+    given = parse(BASE + f"from = {written}").dated(1759700000, LA_PAZ)
+    # Behind whatever can have come before that millisecond, and before all that came in it
+    milliseconds, _, sequence = given.groups["g"].from_.partition("-")
+    assert int(milliseconds) == ms - 1
+    assert int(sequence) > 1 << 32
+
+
+@pytest.mark.parametrize("begins", ["start", "now", "2h", "1728123456789-0"])
+def test_what_is_no_date_stays_what_it_is(begins: str) -> None:
+    assert parse(BASE + f'from = "{begins}"').dated(0, None).groups["g"].from_ == begins
+
+
+def test_a_date_that_is_still_to_come_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"groups\.g\.from = '2025-10-05' is still to come"):
+        parse(BASE + 'from = "2025-10-05"').dated(1759600000, LA_PAZ)

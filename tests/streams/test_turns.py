@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zoneinfo import ZoneInfo
+
 import pytest
 from protocol import a_consumer, a_topology, bodies, end, kill, named, nothing, redis_ms, say
 
@@ -9,7 +11,8 @@ from streams.connection import Store
 from streams.effects import Effects, Handler, Message, Metering, Output, Turn, Write
 from streams.endings import NotAllowed, ending
 from streams.keys import Keys
-from streams.turns import Changed, Gone, Impossible
+from streams.retention import trim
+from streams.turns import Changed, Gone, Impossible, Turns
 from streams.watch import Watch
 
 
@@ -513,3 +516,24 @@ async def test_a_turns_length_is_counted_in_characters(each_store: Store) -> Non
     for _ in range(3):
         await say(each_store, "+1", "ñ" * 40)
     assert len((await turns.take(5, 100, 1)).grants[0].turn.messages) == 2
+
+
+async def test_a_new_group_begins_as_long_ago_as_it_is_told_to(each_store: Store) -> None:
+    # Given what was said three hours ago, an hour ago, and now
+    now = await redis_ms(each_store)
+    await say(each_store, "+1", id=f"{now - 3 * 3_600_000}-0")
+    later = [await say(each_store, f"+{n}", id=f"{now - n}-0") for n in (3_600_000, 0)]
+    turns = await a_consumer(each_store, **{"from": "2h"})
+    assert [grant.turn.id for grant in (await turns.take(9, 200, 1)).grants] == later
+
+
+async def test_a_new_group_begins_with_the_first_message_of_its_date(each_store: Store) -> None:
+    midnight = 1759636800000
+    await say(each_store, "+1", id=f"{midnight - 1}-7")
+    first = await say(each_store, "+2", id=f"{midnight}-0")
+    top = a_topology(**{"from": "2025-10-05"}).dated(1759700000, ZoneInfo("America/La_Paz"))
+    turns = Turns(each_store, top, top.groups["g"], Handler(handle=nothing))
+    await turns.open()
+    assert [grant.turn.id for grant in (await turns.take(9, 200, 1)).grants] == [first]
+    # And trimming, which looks one id behind where it stands, gets along with that
+    assert (await trim(each_store, top))["inbound"] == 1

@@ -13,7 +13,7 @@ from processors.inference.answers import Answers
 from processors.inference.calls import hear
 from processors.inference.generation import Call, Generated, Request
 from processors.inference.resources import Resources
-from streams import metrics, topology
+from streams import metrics, moments
 from streams.connection import Store
 from streams.settings import Settings
 from streams.stores import Stores
@@ -197,7 +197,7 @@ async def test_a_reply_with_a_call_is_not_kept_for_others(store: Store) -> None:
 async def test_a_reply_that_was_kept_is_not_found_once_there_are_other_actions(store: Store) -> None:
     stores, settings = Stores.alone(store), Settings(model="echo")
     for action in (BOOK, HANDOFF, msgspec.structs.replace(BOOK, description="Otra cosa")):
-        pipeline = Topology(actions=[action], inference=Inference(answers=topology.seconds("1h")))
+        pipeline = Topology(actions=[action], inference=Inference(answers=moments.seconds("1h")))
         async with resources.opened(Group(reads="inbound", handler="a:b"), pipeline, settings, stores) as here:
             assert here.answers is not None
             assert await here.answers.find(ANA, "", "hola") is None

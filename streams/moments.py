@@ -1,0 +1,63 @@
+"""
+Durations and points in time, as people write them: "1.5s", "2h", "2025-10-05", "2025-10-05T14:00".
+
+Pure: whoever asks brings the clock and the time zone.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, tzinfo
+
+from streams.tables import Seconds
+
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 365 * 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w|y)")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d.*)?")
+"""Not all that `fromisoformat` takes: 20251005 is more likely a slip."""
+
+
+def seconds(value: object) -> Seconds:
+    """
+    A duration as seconds: 2, 0.5, "1.5s", "10m", "7d".
+
+    Raises:
+        ValueError: it is none; the text says what is accepted.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return Seconds(float(value))
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+        return Seconds(float(match[1]) * _UNITS[match[2]])
+    raise ValueError('is no duration; write seconds (2, 0.5) or "500ms", "10s", "5m", "2h", "7d", "2y"')
+
+
+def date(text: str, zone: tzinfo | None) -> float:
+    """
+    A date, or a date and time, as Unix seconds.
+
+    Args:
+        zone: in which it is meant, where it names none itself; None: this machine's.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not _DATE.fullmatch(text):
+        raise ValueError("is no date; write 2025-10-05 or 2025-10-05T14:00")
+    told = datetime.fromisoformat(text)
+    try:
+        return (told if told.tzinfo else told.replace(tzinfo=zone)).timestamp()
+    except (OverflowError, OSError) as error:
+        raise ValueError("is no date that there has been") from error
+
+
+def moment(text: str, now: float, zone: tzinfo | None = None) -> float:
+    """
+    "2h" (ago), or a date, as Unix seconds.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return now - seconds(text)
+    except ValueError:
+        return date(text, zone)
