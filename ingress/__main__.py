@@ -15,15 +15,15 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import uvicorn
 from starlette.applications import Starlette
 
 from ingress.app import create_app
-from ingress.listening import Help, Listeners, adopt, bind, queued
+from ingress.listening import Help, Listeners, adopt, bind, close, queued
 from ingress.protocol import Protocol
-from streams import garbage, layout, memory, metrics, welcome
+from streams import anew, garbage, layout, memory, metrics, welcome
 from streams import log as logs
 from streams.settings import PROBE_SOCKET, Settings
 from streams.stores import Stores
@@ -44,12 +44,17 @@ LINGER = 1.0
 _log = logs.get("ingress")
 
 
-async def serve(topology: Topology, settings: Settings, url: str) -> None:
+async def serve(topology: Topology, settings: Settings, url: str, arguments: Sequence[str] = ()) -> Listeners | None:
     """
     Serve until a signal.
 
     Args:
         url: where Redis is.
+        arguments: options of the command line that come before the command.
+
+    Returns:
+        where it is to begin anew (SIGHUP had it stop, and it would start with its configuration as it is now), the
+        sockets on which connections wait for it meanwhile.
 
     Raises:
         ConfigurationError: it would be open to strangers, the address is taken, Redis holds another layout,
@@ -66,7 +71,7 @@ async def serve(topology: Topology, settings: Settings, url: str) -> None:
         level = _log.info if listeners.of == 1 else _log.debug
         level("redis.connected", url=url)
         await memory.refuse_eviction(stores, production=settings.production)
-        server = _Server(config(app, settings), listeners, welcome.address(settings, listeners.port))
+        server = _Server(config(app, settings), listeners, welcome.address(settings, listeners.port), arguments)
         async with asyncio.TaskGroup() as whole:
             watching = whole.create_task(layout.watch(stores))
             await server.serve(sockets=listeners.own)
@@ -74,6 +79,7 @@ async def serve(topology: Topology, settings: Settings, url: str) -> None:
     finally:
         await stores.close()
     level("redis.disconnected")
+    return server.handed_on
 
 
 def config(app: Starlette, settings: Settings) -> uvicorn.Config:
@@ -112,8 +118,13 @@ def _most_connections() -> int:
 class _Server(uvicorn.Server):
     """uvicorn's, with our signals and without its ten wake-ups a second."""
 
-    def __init__(self, config: uvicorn.Config, listeners: Listeners, address: str) -> None:
+    def __init__(
+        self, config: uvicorn.Config, listeners: Listeners, address: str, arguments: Sequence[str] = ()
+    ) -> None:
         super().__init__(config)
+        self.handed_on: Listeners | None = None
+        """Once it is to begin anew: what waits on these is for whoever takes its place."""
+        self._hangup = anew.Hangup([*arguments, "ingress"], self._step_aside)
         self._listeners = listeners
         self._help = Help(listeners.others, self._protocol)
         self._address = address
@@ -176,6 +187,7 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
+        self._hangup.listen()
         try:
             yield
         finally:
@@ -183,9 +195,20 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _on_signal(self) -> None:
-        if self.should_exit:
+        if self.should_exit and self.handed_on is None:
             _log.warning("ingress.stopped_at_once")
             os._exit(1)
+        self._hangup.forget()
+        if self.handed_on is not None:
+            close(self.handed_on.own)
+            self.handed_on = None
+        self._end()
+
+    def _step_aside(self) -> None:
+        self.handed_on = self._listeners.doubled()
+        self._end()
+
+    def _end(self) -> None:
         _log.info("ingress.draining", requests=len(self.server_state.tasks))
         self.should_exit = True
         self._ending.set()

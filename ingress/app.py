@@ -33,6 +33,13 @@ from streams.stores import Each, Stores
 from streams.topology import Topology
 
 
+def would_start(topology: Topology, settings: Settings) -> None:
+    """Raises ConfigurationError: it would be open to strangers, or streams.toml has no `inbound`."""
+    access.check(settings)
+    if INBOUND not in topology.streams:
+        raise ConfigurationError(f"{topology.path.name}: [streams.{INBOUND}] is missing: the ingress appends to it")
+
+
 def create_app(topology: Topology, settings: Settings, stores: Stores | None = None) -> Starlette:
     """
     The ingress as an ASGI application.  `app.state.waiting` knows whoever waits for a reply.
@@ -43,9 +50,7 @@ def create_app(topology: Topology, settings: Settings, stores: Stores | None = N
     Raises:
         ConfigurationError: it would be open to strangers, has no Redis, or streams.toml has no `inbound`.
     """
-    access.check(settings)
-    if INBOUND not in topology.streams:
-        raise ConfigurationError(f"{topology.path.name}: [streams.{INBOUND}] is missing: the ingress appends to it")
+    would_start(topology, settings)
     ours = stores is None
     stores = stores or _open(topology, settings)
     appenders = Appenders(stores, topology)

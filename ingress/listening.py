@@ -53,6 +53,16 @@ class Listeners:
         own, others = (",".join(str(each.fileno()) for each in sockets) for sockets in (self.own, self.others))
         return f"{self.of};{own};{others}"
 
+    def doubled(self) -> Listeners:
+        """The same again, which listen on when these are closed."""
+        return Listeners([each.dup() for each in self.own], [each.dup() for each in self.others], self.of)
+
+    def handed_on(self) -> dict[str, str]:
+        """What a command that takes this process's place is to find in its environment, where it finds these."""
+        for each in (*self.own, *self.others):
+            each.set_inheritable(True)
+        return {VARIABLE: self.told()}
+
     @classmethod
     def inherited(cls) -> Listeners | None:
         """What we were given; None where we are to bind for ourselves."""

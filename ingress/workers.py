@@ -10,19 +10,18 @@ from collections.abc import Sequence
 
 from ingress import access, listening
 from ingress.listening import Listeners
-from streams import log, welcome
+from streams import anew, log, welcome
 from streams.crew import Crew, agree, named
+from streams.entry import Place
 from streams.program import Program
 from streams.screen import Screen
 from streams.settings import Settings
 from streams.topology import Topology
 
-_log = log.get("ingress")
+_log, _reload_log = log.get("ingress"), log.get("reload")
 
 
-async def run(
-    topology: Topology, settings: Settings, arguments: Sequence[str], screen: Screen, url: str, count: int
-) -> None:
+async def run(topology: Topology, settings: Settings, place: Place, screen: Screen, url: str, count: int) -> None:
     """
     Serve with so many processes until a signal; one that dies is started again.
 
@@ -34,10 +33,23 @@ async def run(
     listeners = listening.bind(settings, count)
     await agree(topology, settings, url)
     _log.info("redis.connected", url=url)
-    with Crew.gathered(settings, arguments, screen) as crew:
+    with Crew.gathered(settings, place, screen) as crew:
         address = welcome.address(settings, listeners[0].port)
+        all_of_them = programs(crew, listeners, url)
+
+        async def reload() -> None:
+            if why := await anew.refusal([*place.arguments, "ingress"]):
+                _reload_log.error("reload.refused", why=why)
+                return
+            crew.accept()
+            names = [program.name for program in all_of_them]
+            _reload_log.info("reload.begun", restarting=names)
+            failed = await crew.change([all_of_them], all_of_them)
+            _reload_log.info("reload.done", restarted=names, failed=failed)
+
         await crew.run(
-            [programs(crew, listeners, url)],
+            [all_of_them],
+            reload=reload,
             ready=lambda: _log.info("ingress.listening", url=address, workers=count),
             closing=lambda: close(listeners),
         )

@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from streams import cli_archive, cli_dead, cli_group, cli_model, entry
+from streams import anew, cli_archive, cli_dead, cli_group, cli_model, entry
 from streams.entry import examples as _examples
-from streams.options import Full, Json, Url, Yes
+from streams.options import Full, Json, Trial, Url, Yes
 
 app = typer.Typer(
     name="cauce",
@@ -63,12 +63,12 @@ Group = Annotated[list[str], typer.Argument(metavar="GROUP…", help="Groups of 
 
 
 @app.command(epilog=_examples("cauce up", "MODEL=echo cauce up", "REDIS_URL=redis://localhost:6379/0 cauce up"))
-def up(context: typer.Context) -> None:
+def up(context: typer.Context, trial: Trial = False) -> None:
     """
     Start everything in watched processes.
 
     Redis where REDIS_URL is unset, the ingress, and a worker for each group of streams.toml.  Ctrl-C ends what is in
-    work first; a second Ctrl-C stops at once.
+    work first; a second Ctrl-C stops at once.  After a change of the configuration: cauce reload.
     """
     from streams import check, log
     from streams.screen import Screen
@@ -77,9 +77,14 @@ def up(context: typer.Context) -> None:
     topology, settings = context.obj.topology, context.obj.settings
     entry.refuse_silent_embedding(settings)
     check.refuse_what_cannot_run(settings, topology)
+    if trial:
+        from streams import process
+
+        process.would_start(list(topology.groups), topology, settings)
+        return
     screen = Screen(prefixed=settings.log_format == "console")
     log.configure(settings, screen)
-    entry.run(Pipeline(topology, settings, context.obj.arguments, screen).run(), fast=False)
+    entry.run(Pipeline(context.obj, topology, settings, screen).run(), fast=False)
 
 
 @app.command(epilog=_examples("INGRESS_PORT=8080 cauce ingress", "cauce ingress --workers 4"))
@@ -89,6 +94,7 @@ def ingress(
         int | None,
         typer.Option("--workers", min=1, max=64, show_default="INGRESS_WORKERS", help="Processes that share the port."),
     ] = None,
+    trial: Trial = False,
 ) -> None:
     """
     Run the ingress: HTTP in, stream entries out.
@@ -99,30 +105,53 @@ def ingress(
 
     topology, settings = context.obj.topology, context.obj.settings
     url, count = entry.redis_url(settings), workers or settings.ingress_workers
-    if count > 1:
+    if trial:
+        from ingress.app import would_start
+
+        would_start(topology, settings)
+    elif count > 1:
         from ingress import workers as several
         from streams.screen import Screen
 
         screen = Screen(prefixed=settings.log_format == "console")
         log.configure(settings, screen)
-        entry.run(several.run(topology, settings, context.obj.arguments, screen, url, count), fast=False)
+        entry.run(several.run(topology, settings, context.obj, screen, url, count), fast=False)
     else:
         from ingress.__main__ import serve
 
         log.configure(settings)
-        entry.run(serve(topology, settings, url))
+        if listeners := entry.run(serve(topology, settings, url, context.obj.arguments)):
+            anew.begin(**listeners.handed_on())
 
 
 @app.command(epilog=_examples("cauce work inference", "cauce work egress archive"))
-def work(context: typer.Context, groups: Group) -> None:
+def work(context: typer.Context, groups: Group, trial: Trial = False) -> None:
     """Run a worker for one group or several, in one process."""
     from streams import log, process
 
     topology, settings = context.obj.topology, context.obj.settings
+    if trial:
+        process.would_start(groups, topology, settings)
+        return
     log.configure(settings)
     for name in groups:
         topology.group(name)
-    entry.run(process.run(groups, topology, settings, entry.redis_url(settings)))
+    url = entry.redis_url(settings)
+    if entry.run(process.run(groups, topology, settings, url, context.obj.arguments)):
+        anew.begin()
+
+
+@app.command(epilog=_examples("cauce reload"))
+def reload(context: typer.Context) -> None:
+    """
+    Have the running `cauce up` read streams.toml, .env and the handlers' code again.
+
+    Starts workers of new groups, ends those of removed ones, and starts anew whose part has changed, one after the
+    other.  What would not start is refused, and all stays as it is.  Exit status 2: refused; 1: a process is not ready.
+    """
+    from streams import reload
+
+    raise typer.Exit(reload.run(context.obj.settings.data_dir))
 
 
 @app.command(epilog=_examples("ENVIRONMENT=production cauce check"))

@@ -10,16 +10,18 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
 from prometheus_client.multiprocess import mark_process_dead
 
 from streams import layout, log
+from streams.entry import ACCEPTED, Place
 from streams.errors import ConfigurationError
 from streams.program import Program
 from streams.screen import Screen
@@ -36,30 +38,41 @@ _log = log.get("up")
 class Crew:
     """
     Args:
-        arguments: options of the command line (`--config …`) that every process gets as well.
+        place: the files that every process is led to as well.
         folder: of this run; sockets and shared metrics lie there.
     """
 
-    def __init__(self, settings: Settings, arguments: Sequence[str], screen: Screen, folder: Path) -> None:
+    def __init__(self, settings: Settings, place: Place, screen: Screen, folder: Path) -> None:
         self.folder = folder
         self._grace = settings.shutdown_grace + EXTRA_GRACE
         self._screen = screen
         # -P: the folder we are started in must not stand before our own packages.
-        self._cauce = [sys.executable, "-P", "-m", "streams.cli", *arguments]
+        self._cauce = [sys.executable, "-P", "-m", "streams.cli", *place.arguments]
         self._key = secrets.token_hex(16)
         self._programs = 0
+        self._stages: Sequence[Sequence[Program]] = ()
+        self._terminals = [number for number in range(3) if os.isatty(number)]
         self._stop = asyncio.Event()
+        self._hangup = asyncio.Event()
         self._now = asyncio.Event()
         (folder / "metrics").mkdir()
+        self._config = place.config
+        self.accept()
         self._listen_for_signals()
 
     @classmethod
     @contextlib.contextmanager
-    def gathered(cls, settings: Settings, arguments: Sequence[str], screen: Screen) -> Iterator[Crew]:
+    def gathered(cls, settings: Settings, place: Place, screen: Screen) -> Iterator[Crew]:
         """With a folder that goes when all is over."""
         # In /tmp, because a unix socket's path has to be short.
         with tempfile.TemporaryDirectory(prefix="cauce-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-            yield cls(settings, arguments, screen, Path(folder))
+            yield cls(settings, place, screen, Path(folder))
+
+    def accept(self) -> None:
+        """Whoever is started from now on gets streams.toml as it is now."""
+        new = self.folder / "accepted.new"
+        shutil.copyfile(self._config, new)
+        new.replace(self.folder / "accepted.toml")
 
     def program(
         self, name: str, *command: str, url: str, environ: Mapping[str, str], pass_fds: Sequence[int] = ()
@@ -79,6 +92,7 @@ class Crew:
             "PYTHONUNBUFFERED": "1",
             "PROMETHEUS_MULTIPROC_DIR": str(self.folder / "metrics"),
             log.KEY_VARIABLE: self._key,
+            ACCEPTED: str(self.folder / "accepted.toml"),
             PROBE_SOCKET: str(path),
             **environ,
         }
@@ -92,33 +106,98 @@ class Crew:
         mark_process_dead(pid, str(self.folder / "metrics"))  # type: ignore[no-untyped-call]
 
     async def run(
-        self, stages: Sequence[Sequence[Program]], *, ready: Callable[[], None], closing: Callable[[], None]
+        self,
+        stages: Sequence[Sequence[Program]],
+        *,
+        ready: Callable[[], None],
+        reload: Callable[[], Awaitable[None]],
+        closing: Callable[[], None],
     ) -> None:
         """
         Start all, and stop them at a signal: each stage once those before it have ended.
 
         Args:
             ready: called when all are.
+            reload: called at SIGHUP, one call after the other; cancelled when all are to stop.
             closing: called before the first is told to stop.
 
         Raises:
             ConfigurationError: one cannot be started; all others have been stopped then.
         """
-        programs = [program for stage in stages for program in stage]
+        self._stages = stages
+        programs = self.programs
         for program in programs:
             self._screen.introduce(program.name)
             program.start()
         try:
             if await self.until_ready(programs):
                 ready()
-                ends = [asyncio.create_task(self._stop.wait()), *_hopeless(programs)]
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                for end in ends:
-                    end.cancel()
+                await self._attend(reload)
             self.blame(programs)
         finally:
             closing()
-            await self._shut_down(stages)
+            await self._shut_down(self._stages)
+
+    @property
+    def programs(self) -> list[Program]:
+        """All that there are, in the order in which they stop."""
+        return [program for stage in self._stages for program in stage]
+
+    async def _attend(self, reload: Callable[[], Awaitable[None]]) -> None:
+        """Until they are to stop."""
+        stop = asyncio.create_task(self._stop.wait())
+        while not stop.done():
+            hangup = asyncio.create_task(self._hangup.wait())
+            await asyncio.wait([stop, hangup], return_when=asyncio.FIRST_COMPLETED)
+            if hangup.done() and not stop.done():
+                self._hangup.clear()
+                reloading = asyncio.ensure_future(reload())
+                await asyncio.wait([stop, reloading], return_when=asyncio.FIRST_COMPLETED)
+                if not reloading.done():
+                    reloading.cancel()
+                    await asyncio.wait([reloading])
+                elif error := reloading.exception():
+                    raise error
+            hangup.cancel()
+
+    async def change(self, stages: Sequence[Sequence[Program]], again: Collection[Program]) -> list[str]:
+        """
+        Go over to these stages: stop what is not in them, start what is new, start anew what is to be.
+
+        One after the other, each once the one before it is ready, so that those that share a group's or a port's work
+        are never away together.
+
+        Returns:
+            the names of those that are not ready; they are started again and again.
+        """
+        before, after = self.programs, [program for stage in stages for program in stage]
+        gone = [program for program in before if program not in after]
+        self._stages = [*stages, gone]
+        for program in gone:  # first, for what is new may get its port
+            await program.stop(self._grace)
+        unready = []
+        for program in after:
+            if program not in before:
+                self._screen.introduce(program.name)
+                program.was_ready = True  # it does not start: a reason to say so, and none to end all others
+                program.start()
+            elif program in again:
+                await program.again(self._grace)
+            else:
+                continue
+            if not await self._is_back(program):
+                unready.append(program.name)
+        self._stages = stages
+        return unready
+
+    @staticmethod
+    async def _is_back(program: Program) -> bool:
+        """True once it is ready; False where it has died first."""
+        while program.status != "starting again":
+            if await program.ready():
+                return True
+            await asyncio.sleep(0.1)
+        return False
 
     def blame(self, programs: Sequence[Program]) -> None:
         """Raises ConfigurationError with the last words of one that starting again cannot help."""
@@ -170,8 +249,17 @@ class Crew:
                 _log.info("pipeline.draining", hint="once more to stop at once")
             self._stop.set()
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        def on_hangup() -> None:
+            # The kernel sends it too, when the terminal that we were started in is closed.
+            if all(map(os.isatty, self._terminals)):
+                self._hangup.set()
+            else:
+                on_signal()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(signal.SIGHUP, on_hangup)
 
 
 async def agree(topology: Topology, settings: Settings, url: str) -> None:

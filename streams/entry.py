@@ -5,6 +5,7 @@ What every command of `cauce` begins and ends with: which files are meant, where
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,6 +19,12 @@ from streams.topology import Topology
 
 if TYPE_CHECKING:
     from streams.stores import Stores
+
+ACCEPTED = "CAUCE_STREAMS"
+"""
+Names a copy of streams.toml as whoever supervises us has accepted it: one of us that dies is started again with that,
+whatever somebody is writing there now.
+"""
 
 _YES = ("y", "yes", "s", "si", "sí")
 
@@ -41,7 +48,7 @@ class Place:
 
     @property
     def topology(self) -> Topology:
-        return topology.load(self.config)
+        return topology.load(self.config, content=os.environ.get(ACCEPTED))
 
     @property
     def settings(self) -> Settings:

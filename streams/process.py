@@ -13,7 +13,8 @@ import signal
 import time
 from collections.abc import Sequence
 
-from streams import batches, garbage, layout, log, memory, metrics, probe, retention, watchdog
+from streams import anew, batches, garbage, layout, log, memory, metrics, probe, retention, watchdog
+from streams.effects import Handler
 from streams.handlers import find
 from streams.room import Room, Suspects, places
 from streams.settings import Settings
@@ -22,16 +23,35 @@ from streams.topology import Topology
 from streams.worker import Worker
 
 
-async def run(names: Sequence[str], topology: Topology, settings: Settings, url: str) -> None:
+def would_start(names: Sequence[str], topology: Topology, settings: Settings) -> dict[str, Handler]:
+    """
+    The handlers of these groups.
+
+    Raises:
+        ConfigurationError: a group or its handler is not there, or its `from` is still to come.
+    """
+    topology.dated(time.time(), settings.zone)
+    return {name: find(topology.group(name), topology) for name in names}
+
+
+async def run(
+    names: Sequence[str], topology: Topology, settings: Settings, url: str, arguments: Sequence[str] = ()
+) -> bool:
     """
     Serve these groups in this process until the first SIGTERM or SIGINT; then drain.  A second signal stops at once.
+
+    Args:
+        arguments: options of the command line that come before the command.
+
+    Returns:
+        whether it is to begin anew: SIGHUP had it drain, and it would start with its configuration as it is now.
 
     Raises:
         ConfigurationError: a group or its handler is not there, or Redis throws messages away.
         Unavailable: Redis cannot be reached at the start.
     """
     topology = topology.debounced(settings.debounce).dated(time.time(), settings.zone)
-    handlers = {name: find(topology.group(name), topology) for name in names}
+    handlers = would_start(names, topology, settings)
     stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(stores.close)
@@ -41,7 +61,7 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
         metrics.expect(topology.groups)
         workers: list[Worker] = []
         suspects = Suspects()
-        _stop_on_signals(workers, len(handlers) * len(stores))
+        hangup = _stop_on_signals(workers, len(handlers) * len(stores), [*arguments, "work", *names])
         for name, handler in handlers.items():
             group = topology.group(name)
             resources = None
@@ -55,28 +75,40 @@ async def run(names: Sequence[str], topology: Topology, settings: Settings, url:
                 probe.serve(settings.worker_port, ready=lambda: all(worker.ready for worker in workers))
             )
         garbage.keep_what_is_loaded()
-        async with asyncio.TaskGroup() as whole:
-            beside = [
-                whole.create_task(retention.run(stores, topology)),
-                whole.create_task(layout.watch(stores)),
-                whole.create_task(watchdog.run()),
-            ]
-            async with asyncio.TaskGroup() as serving:
-                for worker in workers:
-                    serving.create_task(worker.run(settings.shutdown_grace))
-            for task in beside:
-                task.cancel()
+        await _serve(workers, stores, topology, settings.shutdown_grace)
     log.get("worker").info("redis.disconnected")
+    return hangup.heard
 
 
-def _stop_on_signals(workers: Sequence[Worker], count: int) -> None:
+async def _serve(workers: Sequence[Worker], stores: Stores, topology: Topology, grace: float) -> None:
+    async with asyncio.TaskGroup() as whole:
+        beside = [
+            whole.create_task(retention.run(stores, topology)),
+            whole.create_task(layout.watch(stores)),
+            whole.create_task(watchdog.run()),
+        ]
+        async with asyncio.TaskGroup() as serving:
+            for worker in workers:
+                serving.create_task(worker.run(grace))
+        for task in beside:
+            task.cancel()
+
+
+def _stop_on_signals(workers: Sequence[Worker], count: int, command: Sequence[str]) -> anew.Hangup:
     """`workers` may still be growing; `count` is how many there will be."""
     loop = asyncio.get_running_loop()
     signals = 0
 
+    def stop() -> None:
+        if len(workers) < count:
+            anew.begin()
+        for worker in workers:
+            worker.stop()
+
     def on_signal() -> None:
         nonlocal signals
         signals += 1
+        hangup.forget()
         if signals > 1:
             log.get("worker").warning("worker.stopped_at_once")
             os._exit(1)
@@ -86,5 +118,8 @@ def _stop_on_signals(workers: Sequence[Worker], count: int) -> None:
         for worker in workers:
             worker.stop()
 
+    hangup = anew.Hangup(command, stop)
+    hangup.listen()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    return hangup

@@ -91,10 +91,18 @@ class Program:
             return True
         return False
 
+    async def again(self, grace: float) -> None:
+        """Stop it, and start it anew, with what it reads then."""
+        await self.stop(grace)
+        self._stopping.clear()
+        self.status = "starting"
+        self.start()
+
     async def stop(self, grace: float) -> None:
         """SIGTERM, and SIGKILL after `grace` seconds."""
-        self._stopping.set()
-        self.signal(signal.SIGTERM)
+        if not self._stopping.is_set():  # a second one would say: at once
+            self._stopping.set()
+            self.signal(signal.SIGTERM)
         if self._running is None:
             return
         done, _ = await asyncio.wait({self._running}, timeout=grace)

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+
+import msgspec
 
 from ingress import listening, workers
-from streams import embedded, log, welcome
+from streams import anew, embedded, entry, log, welcome
 from streams.crew import Crew, agree, named
 from streams.errors import ConfigurationError
 from streams.program import Program
+from streams.reload import Notice, Outcome, fixed, parts
 from streams.screen import Screen
 from streams.settings import Settings
 from streams.topology import Topology
 
-_log = log.get("up")
+_log, _reload_log = log.get("up"), log.get("reload")
 
 
 class Pipeline:
@@ -28,14 +31,19 @@ class Pipeline:
     All processes of one `cauce up`.
 
     Args:
-        arguments: options of the command line (`--config …`) that every process gets as well.
+        place: where topology and settings were read, and are read again.
     """
 
-    def __init__(self, topology: Topology, settings: Settings, arguments: list[str], screen: Screen) -> None:
+    def __init__(self, place: entry.Place, topology: Topology, settings: Settings, screen: Screen) -> None:
+        self._place = place
         self._topology = topology
         self._settings = settings
-        self._arguments = arguments
         self._screen = screen
+        self._parts = parts(topology, settings)
+        self._ports: dict[str, int] = {}
+        """WORKER_PORT of each process."""
+        self._programs: dict[str, Program] = {}
+        """Of workers."""
 
     async def run(self) -> None:
         """
@@ -47,13 +55,19 @@ class Pipeline:
             Unavailable: the Redis of REDIS_URL cannot be reached.
         """
         listeners = listening.bind(self._settings, self._settings.ingress_workers)
-        ports = _ports(self._topology, self._settings, listeners[0].port)
-        with Crew.gathered(self._settings, self._arguments, self._screen) as crew:
+        port = listeners[0].port
+        self._give_ports(self._topology, port)
+        with (
+            Crew.gathered(self._settings, self._place, self._screen) as crew,
+            Notice.posted(self._settings.data_dir) as notice,
+        ):
             async with self._with_redis(crew) as url:
                 if url is not None:
+                    ingress = workers.programs(crew, listeners, url)
                     await crew.run(
-                        [workers.programs(crew, listeners, url), *self._workers(crew, url, ports)],
-                        ready=lambda: self._welcome(listeners[0].port),
+                        [ingress, *self._workers(crew, url, self._topology)],
+                        ready=lambda: self._welcome(port),
+                        reload=lambda: self._reload(crew, ingress, url, port, notice),
                         closing=lambda: workers.close(listeners),
                     )
 
@@ -62,17 +76,59 @@ class Pipeline:
         if self._settings.log_format == "console":
             self._screen.write(welcome.text(self._settings, port, self._screen.bold))
 
-    def _workers(self, crew: Crew, url: str, ports: Sequence[int]) -> list[list[Program]]:
-        """By stage: whoever is in one reads what those before it write."""
-        left = iter(ports)
-        return [
-            [
-                crew.program(name, "work", group, url=url, environ={"WORKER_PORT": str(next(left))})
-                for group in stage
-                for name in named(group, self._topology.group(group).processes)
-            ]
-            for stage in stages(self._topology)
-        ]
+    def _workers(self, crew: Crew, url: str, topology: Topology) -> list[list[Program]]:
+        """By stage: whoever is in one reads what those before it write.  Those that there are already stay the same."""
+        before, self._programs = self._programs, {}
+        for name, group in names(topology).items():
+            self._programs[name] = before.get(name) or crew.program(
+                name, "work", group, url=url, environ={"WORKER_PORT": str(self._ports[name])}
+            )
+        groups = names(topology)
+        return [[self._programs[name] for name in groups if groups[name] in stage] for stage in stages(topology)]
+
+    def _give_ports(self, topology: Topology, ingress: int) -> None:
+        """Each process keeps the port that it has.  Raises ConfigurationError."""
+        kept = {name: port for name, port in self._ports.items() if name in names(topology)}
+        free = iter(_ports(topology, self._settings, ingress, taken=set(kept.values())))
+        self._ports = {name: kept[name] if name in kept else next(free) for name in names(topology)}
+
+    async def _reload(self, crew: Crew, ingress: list[Program], url: str, port: int, notice: Notice) -> None:
+        """Go over to the configuration as it is now, where it is one; tell what came of it."""
+        try:
+            topology, settings = await self._read_again(port)
+        except ConfigurationError as error:
+            _reload_log.error("reload.refused", why=str(error))
+            notice.tell(Outcome(refused=str(error)))
+            return
+        crew.accept()
+        before, self._parts = self._parts, parts(topology, settings)
+        changed = {part for part, content in self._parts.items() if before.get(part) != content}
+        self._topology, self._settings = topology, settings
+        there, stages = crew.programs, [ingress, *self._workers(crew, url, topology)]
+        concerned = {program.name for program in ingress if "ingress" in changed}
+        concerned |= {name for name, group in names(topology).items() if f"work {group}" in changed}
+        again = [program for program in there if program.name in concerned]
+        _reload_log.info("reload.begun", restarting=[program.name for program in again])
+        failed = await crew.change(stages, again)
+        now = crew.programs
+        outcome = Outcome(
+            started=[program.name for program in now if program not in there],
+            restarted=[program.name for program in again],
+            stopped=[program.name for program in there if program not in now],
+            failed=failed,
+        )
+        _reload_log.info("reload.done", **msgspec.structs.asdict(outcome))
+        notice.tell(outcome)
+
+    async def _read_again(self, port: int) -> tuple[Topology, Settings]:
+        """Raises ConfigurationError: it would not start so, or not beside what is running."""
+        if why := await anew.refusal([*self._place.arguments, "up"]):
+            raise ConfigurationError(why)
+        topology, settings = self._place.topology, self._place.settings
+        if why := fixed(self._settings, settings):
+            raise ConfigurationError(why)
+        self._give_ports(topology, port)
+        return topology, settings
 
     @contextlib.asynccontextmanager
     async def _with_redis(self, crew: Crew) -> AsyncIterator[str | None]:
@@ -116,21 +172,36 @@ def stages(topology: Topology) -> list[list[str]]:
     return found
 
 
-def _ports(topology: Topology, settings: Settings, ingress: int) -> list[int]:
+def names(topology: Topology) -> dict[str, str]:
+    """What the processes of all groups are called, and the group of each, in the order in which they stop."""
+    return {
+        name: group
+        for stage in stages(topology)
+        for group in stage
+        for name in named(group, topology.group(group).processes)
+    }
+
+
+def _ports(topology: Topology, settings: Settings, ingress: int, taken: Collection[int] = ()) -> list[int]:
     """
-    Each worker's port: WORKER_PORT and those after it, or 0 for none.
+    A port for each worker: WORKER_PORT and those after it, or 0 for none.
+
+    Args:
+        taken: those that live on have these; there are as many as ever for the others.
 
     Raises:
         ConfigurationError: they do not fit in beside the ingress's.
     """
-    count, first = sum(group.processes for group in topology.groups.values()), settings.worker_port or 0
+    count, first = len(names(topology)), settings.worker_port or 0
     last = first + count - 1
     if first and (last > 65535 or first <= ingress <= last):
         why = "there is no port above 65535" if last > 65535 else f"the ingress has {ingress}"
         raise ConfigurationError(
             f"environment: WORKER_PORT = {first} is the first of {count}, one for each process: {why}; choose another"
         )
-    return [first + number if first else 0 for number in range(count)]
+    if not first:
+        return [0] * count
+    return [port for port in range(first, last + 1) if port not in taken]
 
 
 def _asks(holder: embedded.Embedded) -> Callable[[], Awaitable[bool]]:

@@ -123,16 +123,19 @@ def suggest(wrong: str, accepted: typing.Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def load(path: Path | str = "streams.toml") -> Topology:
+def load(path: Path | str = "streams.toml", *, content: Path | str | None = None) -> Topology:
     """
     Read and check a file.
+
+    Args:
+        content: a copy, whose content stands for the file's.
 
     Raises:
         ConfigurationError: it is missing, no TOML, or wrong somewhere.
     """
     path = Path(path)
     try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        plain = tomllib.loads(Path(content or path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigurationError(
             f"{path}: no such file; run this in the folder of your streams.toml or pass --config"

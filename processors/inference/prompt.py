@@ -45,6 +45,8 @@ class PromptFile:
     """
     The text of SYSTEM_PROMPT_FILE, read again when the file has changed, which is looked at once a second at most.
 
+    A file that is just being written is not read: it has to have been the same for a second, or for two looks.
+
     Raises:
         ConfigurationError: it cannot be read at the start. Later what was read last stays.
     """
@@ -61,9 +63,8 @@ class PromptFile:
             return self._text
         self._again_at = self._clock() + 1
         seen, self._seen = self._seen, self._looked()
-        # Twice the same: a file that is just being written is not read.
-        if self._seen == seen != self._state:
-            self._read(seen)
+        if self._seen != self._state and (self._seen == seen or _at_rest(self._seen)):
+            self._read(self._seen)
         return self._text
 
     def _read(self, state: tuple[int, ...] | None) -> None:
@@ -83,6 +84,10 @@ class PromptFile:
         except OSError:
             return None
         return found.st_mtime_ns, found.st_ctime_ns, found.st_size
+
+
+def _at_rest(state: tuple[int, ...] | None) -> bool:
+    return state is not None and time.time_ns() - state[1] > 1_000_000_000
 
 
 def compose(system: str, before: Sequence[Said], words: str) -> list[Line]:

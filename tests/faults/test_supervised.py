@@ -134,7 +134,7 @@ async def stop_and_start(ups: list[Up], load: Load, again: Callable[[], Up]) -> 
     ups[0].child("work inference").terminate()
     assert "exit status 0" in await asyncio.to_thread(ups[0].until, "process.died")
     await asyncio.to_thread(ups[0].until, "worker.reading")
-    for number in (signal.SIGHUP, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM):
         await load.taken(100)
         everybody = psutil.Process(ups[-1].process.pid).children()
         ups[-1].process.send_signal(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,6 +93,13 @@ def test_a_prompt_file_that_has_changed_is_read_again(tmp_path: Path, caplog) ->
     # Not before it has been the same for two looks: it may just be being written
     assert prompt.text() == "Eres la recepción."
     assert prompt.text() == prompt.text() == "Eres la recepción de la clínica."
+    # But at the first look where nobody has touched it for a second
+    file.write_text("Eres otra.", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as later:
+        later.setattr(time, "time_ns", lambda: file.stat().st_ctime_ns + 1_500_000_000)
+        assert prompt.text() == "Eres otra."
+    file.write_text("Eres la recepción de la clínica.", encoding="utf-8")
+    assert [prompt.text() for _ in range(3)][-1] == "Eres la recepción de la clínica."
     # What cannot be read leaves the last one in force, and is said once
     file.write_bytes(b"\xff\xfe\xfd")
     for _ in range(5):
