@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from streams import anew, cli_archive, cli_dead, cli_group, cli_model, entry
+from streams import anew, cli_archive, cli_dead, cli_group, cli_model, cli_new, entry
 from streams.entry import examples as _examples
 from streams.options import Full, Json, Trial, Url, Yes
 
@@ -30,6 +30,7 @@ breaker_app = typer.Typer(help="The breaker in front of OUTBOUND_URL.", no_args_
 app.add_typer(breaker_app, name="breaker")
 app.add_typer(cli_group.app, name="group")
 app.add_typer(cli_dead.app, name="dead")
+app.add_typer(cli_new.app, name="new")
 app.add_typer(cli_model.app, name="model")
 app.add_typer(cli_archive.app, name="archive")
 

@@ -177,6 +177,10 @@ class Handler(msgspec.Struct, kw_only=True, frozen=True):
     returns how much of what, for the receipt.
     """
 
+    def __call__(self, given: Any) -> Any:
+        """A turn, or a list of them where `batch`: as the function itself, for its tests."""
+        return self.handle(given)
+
     def __post_init__(self) -> None:
         if self.metering and self.metering.unless and self.metering.unless not in self.recall:
             raise TypeError(f"metering stops at {self.metering.unless!r}, which `recall` does not name")

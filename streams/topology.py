@@ -25,7 +25,8 @@ from streams import moments
 from streams.errors import ConfigurationError
 from streams.tables import Action, File, Group, Seconds, Stream, Table
 
-_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+NAME = re.compile(r"[a-z][a-z0-9_-]*")
+"""Of a stream or a group."""
 _TOOL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """A name that every model server takes."""
 INBOUND = "inbound"
@@ -236,7 +237,7 @@ def _check(file: File, name: str) -> None:
         file.streams = {"inbound": Stream(), "outbound": Stream(), "statuses": Stream()}
     for kind in ("streams", "groups"):
         for key in getattr(file, kind):
-            if not _NAME.fullmatch(key):
+            if not NAME.fullmatch(key):
                 _fail(name, f"{kind}.{key}", key, "is no name; use lower-case letters, digits, - and _")
     for group in file.groups.values():
         _check_group(group, file, name)

@@ -23,8 +23,8 @@ FLOORS = {
     2: "worker inwork room process committer housekeeping retention deadletters mover replay erase timeline probe "
     "watchdog garbage embedded anew",
     # 4: the command line; 3 are the doors, ingress and processors
-    4: "cli cli_archive cli_dead cli_group cli_model options entry check status tail dead reshard console supervisor "
-    "crew program screen welcome roster top frame counters reload",
+    4: "cli cli_archive cli_dead cli_group cli_model cli_new options entry check status tail dead reshard console "
+    "supervisor crew program screen welcome roster top frame counters reload new",
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["streams"] = 0

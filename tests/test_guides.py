@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import os
 import re
-import signal
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 from conftest import Server
+from pipeline import Process
+from waiting import until
 
 from streams import cli, keys, settings, topology, welcome, wire
 from streams.connection import Store
@@ -173,56 +176,110 @@ def test_the_table_of_personal_data_is_that_of_the_keys_and_of_streams_toml() ->
     assert f"the last {topology.load(ROOT / 'streams.toml').history.max_messages} messages" in text("docs/privacy.md")
 
 
+GUIDED = ("bookings", "ledger", "alarms")
+"""The groups of docs/groups.md, in its order: a table and a handler each."""
+
+
 @pytest.fixture
-def bookings(tmp_path: Path) -> Path:
-    """The folder that somebody has who did what docs/groups.md says."""
-    [table], [handler] = blocks("docs/groups.md", "toml"), blocks("docs/groups.md", "python")
-    (tmp_path / "streams.toml").write_text(text("streams.toml") + "\n" + table, encoding="utf-8")
-    (tmp_path / "bookings.py").write_text(handler, encoding="utf-8")
+def guided(tmp_path: Path) -> Path:
+    """The folder that somebody has who did all that docs/groups.md says."""
+    tables, handlers = blocks("docs/groups.md", "toml"), blocks("docs/groups.md", "python")
+    assert len(tables) == len(handlers) == len(GUIDED)
+    (tmp_path / "streams.toml").write_text("\n".join([text("streams.toml"), *tables]), encoding="utf-8")
+    for name, source in zip(GUIDED, handlers, strict=True):
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
     return tmp_path
 
 
-async def test_the_group_of_the_guide_does_what_it_says(bookings: Path, store: Store, any_server: Server) -> None:
-    # Given the guide's group at work, as `cauce work bookings` runs it
-    environment = {"PATH": os.environ["PATH"], "REDIS_URL": any_server.url}
-    worker = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "streams.cli", "work", "bookings",
-        cwd=bookings, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+@contextlib.asynccontextmanager
+async def at_work(folder: Path, group: str, url: str) -> AsyncIterator[Process]:
+    """A worker for this group, as `cauce work` runs it; it reads when the context opens, and has to end well."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "streams.cli", "work", group, cwd=folder,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "REDIS_URL": url, "TIMEZONE": "America/La_Paz"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    written = store.follower()
+    worker = Process(group, child)
     try:
+        await worker.says("worker.reading")
+        yield worker
+    finally:
+        status = await worker.end()
+    assert status == 0, worker.lines
+
+
+async def written(store: Store, stream: str, count: int) -> list[tuple[str, bytes]]:
+    """The first entries of a stream, once so many are there: whose, and what."""
+    await until(lambda: _long(store, stream, count), within=30)
+    rows = [
+        dict(zip(flat[::2], flat[1::2], strict=True)) for _, flat in await store.command("XRANGE", stream, "-", "+")
+    ]
+    return [(row[b"key"].decode(), row[b"body"]) for row in rows]
+
+
+async def _long(store: Store, stream: str, count: int) -> bool:
+    return bool(await store.command("XLEN", stream) >= count)
+
+
+async def test_the_bookings_of_the_guide_are_numbered_for_each_person(
+    guided: Path, store: Store, any_server: Server
+) -> None:
+    async with at_work(guided, "bookings", any_server.url):
         # When the bot has understood two appointments of one person, with a word in between
         for number, action in enumerate(("book", None, "book")):
             slots = {"speciality": "cardiología"} if action else {}
             reply = wire.Reply(id=f"reply_{number}", user_id=ANA, message="¡Hola!", action=action, slots=slots,
                                created_at="2025-10-05T10:00:05Z")  # fmt: skip
             await store.command("XADD", "outbound", "*", "key", ANA, "type", "reply", "body", wire.encode(reply))
-        found: list[dict[str, bytes]] = []
-        last = "0-0"
-        async with asyncio.timeout(30):
-            while len(found) < 2:
-                for _, entries in await written.read({"bookings": last}, block_ms=2000, count=10):
-                    found += [fields for _, fields in entries]
-                    last = entries[-1][0]
         # Then both are on its own stream, in order and numbered, under the person's key
-        assert [(each["key"].decode(), each["body"]) for each in found] == [
+        assert await written(store, "bookings", 2) == [
             (ANA, b'{"reply":"reply_0","number":1,"slots":{"speciality":"cardiolog\xc3\xada"}}'),
             (ANA, b'{"reply":"reply_2","number":2,"slots":{"speciality":"cardiolog\xc3\xada"}}'),
         ]
         assert await store.command("GET", f"own:bookings:{ANA}") == b"2"
-    finally:
-        await written.close()
-        worker.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
-            said, _ = await worker.communicate()
-    assert worker.returncode == 0, said.decode()
+
+
+async def said(store: Store, *texts: str) -> None:
+    for number, each in enumerate(texts):
+        body = wire.encode(wire.Inbound(user_id=ANA, message_id=f"m{number}", text=each))
+        await store.command("XADD", "inbound", "*", "key", ANA, "type", "text", "body", body)
+
+
+async def test_the_ledger_of_the_guide_has_each_message_once(guided: Path, store: Store, any_server: Server) -> None:
+    # Given what was said before it existed
+    await said(store, *(f"{number}" for number in range(700)))
+    async with at_work(guided, "ledger", any_server.url):
+        await until(lambda: _kept(guided, 700), within=30)
+        await said(store, "y esto")
+        await until(lambda: _kept(guided, 701), within=30)
+    with contextlib.closing(sqlite3.connect(guided / "ledger.sqlite")) as ledger:
+        rows = ledger.execute("SELECT text, person FROM said").fetchall()
+    assert sorted(rows) == sorted([(f"{number}", ANA) for number in range(700)] + [("y esto", ANA)])
+
+
+async def _kept(folder: Path, count: int) -> bool:
+    with contextlib.closing(sqlite3.connect(folder / "ledger.sqlite")) as ledger:
+        with contextlib.suppress(sqlite3.OperationalError):  # no table yet
+            return bool(ledger.execute("SELECT count(*) FROM said").fetchone()[0] == count)
+    return False
+
+
+async def test_the_alarms_of_the_guide_ring_for_what_comes_from_now_on(
+    guided: Path, store: Store, any_server: Server
+) -> None:
+    await said(store, "Es una urgencia de ayer")
+    async with at_work(guided, "alarms", any_server.url):
+        await said(store, "Hola", "¡Se desmayó mi madre!", "Gracias")
+        assert await written(store, "alarms", 1) == [
+            (ANA, '{"user_id":"+59112345678","text":"¡Se desmayó mi madre!"}'.encode())
+        ]
 
 
 @pytest.mark.slow
-def test_the_handler_of_the_guide_is_fully_typed(bookings: Path) -> None:
+def test_the_handlers_of_the_guide_are_fully_typed(guided: Path) -> None:
     checked = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(ROOT / ".mypy_cache"),
-         str(bookings / "bookings.py")],
+         *(str(guided / f"{name}.py") for name in GUIDED)],
         cwd=ROOT, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert checked.returncode == 0, checked.stdout
