@@ -9,3 +9,8 @@ from streams.effects import Effects, Turn, handler
 async def look(turn: Turn) -> Effects | None:
     """Settle the turn, and do nothing."""
     return None
+
+
+@handler(batch=True)
+async def look_at_many(turns: list[Turn]) -> None:
+    """Nothing more, for many at once."""

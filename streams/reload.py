@@ -157,19 +157,26 @@ def run(data_dir: Path) -> int:
     return 1 if outcome.failed else 0
 
 
-def parts(topology: Topology, settings: Settings) -> dict[str, Any]:
-    """
-    What of all this concerns the ingress, and each group: equal, and its processes need not be started again.
+Parts = dict[str, Any]
 
-    A handler's code counts as well, where it lies beside streams.toml.
-    """
-    whole: dict[str, Any] = {"ingress": (settings, topology)}
+
+def parts(topology: Topology, settings: Settings) -> Parts:
+    """What of all this concerns the ingress, and each group; with its code, where that lies beside streams.toml."""
+    whole: Parts = {"streams": topology.streams, "ingress": (settings, topology)}
     for name, group in topology.groups.items():
-        sections = {"groups": {name: group}}
+        sections = {"groups": {name: group}, "streams": {}}
         answers = topology.answering(group.reads) is group
         theirs = msgspec.structs.replace(topology, **sections, **_unread(group))
         whole[f"work {name}"] = (settings, theirs, answers, _code(group, topology.path.resolve().parent))
     return whole
+
+
+def concerned(before: Parts, after: Parts) -> set[str]:
+    """Of which parts the processes are to be started anew.  A stream that is changed is everybody's: all trim it."""
+    streams = after["streams"]
+    if any(streams.get(name) != table for name, table in before["streams"].items()):
+        return set(after)
+    return {part for part, content in after.items() if before.get(part) != content}
 
 
 def _unread(group: Group) -> dict[str, Any]:

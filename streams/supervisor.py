@@ -18,7 +18,7 @@ from streams import anew, embedded, entry, log, welcome
 from streams.crew import Crew, agree, named
 from streams.errors import ConfigurationError
 from streams.program import Program
-from streams.reload import Notice, Outcome, fixed, parts
+from streams.reload import Notice, Outcome, concerned, fixed, parts
 from streams.screen import Screen
 from streams.settings import Settings
 from streams.topology import Topology
@@ -102,12 +102,12 @@ class Pipeline:
             return
         crew.accept()
         before, self._parts = self._parts, parts(topology, settings)
-        changed = {part for part, content in self._parts.items() if before.get(part) != content}
+        changed = concerned(before, self._parts)
         self._topology, self._settings = topology, settings
         there, stages = crew.programs, [ingress, *self._workers(crew, url, topology)]
-        concerned = {program.name for program in ingress if "ingress" in changed}
-        concerned |= {name for name, group in names(topology).items() if f"work {group}" in changed}
-        again = [program for program in there if program.name in concerned]
+        theirs = {program.name for program in ingress if "ingress" in changed}
+        theirs |= {name for name, group in names(topology).items() if f"work {group}" in changed}
+        again = [program for program in there if program.name in theirs]
         _reload_log.info("reload.begun", restarting=[program.name for program in again])
         failed = await crew.change(stages, again)
         now = crew.programs

@@ -26,7 +26,7 @@ from waiting import until
 from streams import anew, reload, topology
 from streams.connection import Store
 from streams.errors import ConfigurationError
-from streams.reload import Notice, Outcome, parts
+from streams.reload import Notice, Outcome, concerned, parts
 from streams.settings import Secret, Settings
 from streams.supervisor import _ports
 
@@ -363,8 +363,7 @@ def given(**groups: dict[str, Any]) -> topology.Topology:
 
 
 def changed(before: topology.Topology, after: topology.Topology) -> set[str]:
-    one, other = parts(before, Settings()), parts(after, Settings())
-    return {part for part in one.keys() | other.keys() if one.get(part) != other.get(part)}
+    return concerned(parts(before, Settings()), parts(after, Settings())) - {"streams"}
 
 
 def test_a_new_group_concerns_the_ingress_and_no_other_group() -> None:
@@ -390,7 +389,15 @@ def test_who_becomes_the_one_that_answers_is_concerned() -> None:
 
 def test_a_secret_that_was_rotated_concerns_everybody() -> None:
     before, after = (parts(given(), Settings(ingress_tokens=(Secret(text),))) for text in ("one", "other"))
-    assert {part for part in before if before[part] != after[part]} == {"ingress", "work inference", "work egress"}
+    assert concerned(before, after) == {"ingress", "work inference", "work egress"}
+
+
+def test_a_stream_that_is_new_concerns_nobody_who_was_there_and_one_that_is_changed_all() -> None:
+    more, kept = given(), given()
+    more.streams["bookings"] = topology.Stream()
+    kept.streams["inbound"].keep = topology.Seconds(9)
+    assert changed(given(), more) == {"ingress"}
+    assert changed(given(), kept) == {"ingress", "work inference", "work egress"}
 
 
 def test_who_lives_on_keeps_its_port_and_the_new_ones_get_those_that_are_free() -> None:
