@@ -16,6 +16,7 @@ from redis.exceptions import ResponseError
 from streams import log
 from streams.endings import Ending
 from streams.errors import Unavailable
+from streams.pace import Pace
 from streams.turns import MAX_BYTES, MAX_IDS, MAX_TURNS, Turns
 
 Result = tuple[bool, int]
@@ -28,8 +29,8 @@ Then = Callable[[Result | Exception], None]
 class Committer:
     """Sends endings to Redis in batches."""
 
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
+    def __init__(self, turns: Turns, pace: Pace) -> None:
+        self._turns, self._pace = turns, pace
         self._waiting: deque[tuple[Ending, Then]] = deque()
         self._something = asyncio.Event()
         self._log = log.get(turns.group.name)
@@ -58,10 +59,11 @@ class Committer:
     def _batch(self) -> list[tuple[Ending, Then]]:
         batch: list[tuple[Ending, Then]] = []
         ids = size = 0
+        most = self._pace.at_once(MAX_IDS)
         while self._waiting and len(batch) < MAX_TURNS:
             ending, _ = self._waiting[0]
             ids, size = ids + ending.ids, size + ending.size
-            if batch and (ids > MAX_IDS or size > MAX_BYTES):
+            if batch and (ids > most or size > MAX_BYTES):
                 break
             batch.append(self._waiting.popleft())
         return batch
@@ -69,7 +71,8 @@ class Committer:
     async def _send(self, batch: list[tuple[Ending, Then]]) -> None:
         while True:
             try:
-                results = await self._turns.settle([ending for ending, _ in batch])
+                async with self._pace.kept():
+                    results = await self._turns.settle([ending for ending, _ in batch])
                 break
             except Unavailable as error:
                 level = self._log.debug if error.told else self._log.warning

@@ -21,6 +21,7 @@ from streams.effects import Handler, Output, Turn
 from streams.errors import Unavailable
 from streams.housekeeping import Housekeeping
 from streams.inwork import InWork
+from streams.pace import Pace
 from streams.room import Room, places
 from streams.tables import Group
 from streams.topology import Topology
@@ -63,7 +64,8 @@ class Worker:
         self._resources = resources
         self._log = log.get(group.name)
         self._turns = Turns(store, topology, group, handler)
-        self._committer = Committer(self._turns)
+        self._pace = Pace()
+        self._committer = Committer(self._turns, self._pace)
         self._bell = Bell(store, group, self._turns.consumer, lambda token: self._in_work.supersede(token))
         self._housekeeping = Housekeeping(store, self._turns, Watch(store, topology), resources)
         self._in_work = InWork(
@@ -201,7 +203,10 @@ class Worker:
     async def _take(self, room: int) -> Taken:
         self._bell.hush()
         with self._room.suspects.ask(self._bell.ring) as suspects:
-            return await self._turns.take(room, READ_COUNT, suspects)
+            async with self._pace.kept():
+                taken = await self._turns.take(room, self._pace.at_once(READ_COUNT), suspects)
+                self._pace.read(taken.read, taken.cursor, taken.now_ms)
+                return taken
 
     async def _take_when_rung(self, room: int, last: Taken) -> Taken | None:
         async def later(call: Sequence[Argument]) -> Any:

@@ -1,0 +1,83 @@
+"""A worker that reads what is old makes room for those whose people wait."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from protocol import a_topology, redis_ms, say
+from waiting import until
+
+from streams.connection import Store
+from streams.effects import Handler, Turn
+from streams.pace import LITTLE, OLD_MS, RESTS, Pace
+from streams.worker import Worker
+
+NOW = 1728123456789
+
+
+def looked(count: int, age_ms: int, **how: Any) -> Pace:
+    found = Pace(**how)
+    found.read(count, f"{NOW - age_ms}-7", NOW)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("count", "age_ms", "gentle"),
+    [(200, OLD_MS + 1, True), (200, OLD_MS, False), (200, 0, False), (0, 3_600_000, False)],
+    ids=["old", "not yet old", "fresh", "nothing new, after a quiet hour"],
+)
+def test_who_reads_what_is_old_asks_for_little(count: int, age_ms: int, gentle: bool) -> None:
+    found = looked(count, age_ms)
+    assert (found.gentle, found.at_once(200)) == (gentle, LITTLE if gentle else 200)
+    assert found.at_once(3) == 3
+
+
+async def test_a_rest_is_as_long_as_the_call_was_several_times_over() -> None:
+    rests = list[float]()
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+
+    for age_ms in (OLD_MS + 1, 0):
+        times = iter([1.0, 1.5])
+        async with looked(1, age_ms, clock=times.__next__, sleep=rest).kept():
+            pass
+    assert rests == [RESTS * 0.5]
+
+
+async def test_a_new_group_works_off_what_is_old_in_small_calls_and_then_goes_as_fast_as_it_can(store: Store) -> None:
+    # Given what was said an hour ago, and what is said now
+    hour_ago = await redis_ms(store) - 3_600_000
+    for number in range(300):
+        await say(store, f"+{number}", id=f"{hour_ago + number}-0")
+    handled, read = [], []
+
+    async def handle(turn: Turn) -> None:
+        handled.append(turn.key)
+
+    top = a_topology(writes=[])
+    worker = Worker(store, top, top.groups["g"], Handler(handle=handle))
+    whole = worker._turns.take
+
+    async def take(room: int, count: int, *more: Any) -> Any:
+        read.append(count)
+        return await whole(room, count, *more)
+
+    worker._turns.take = take  # type: ignore[method-assign]
+    running = asyncio.create_task(worker.run(5))
+    try:
+        await until(lambda: _true(len(handled) == 300))
+        await say(store, "+new")
+        await until(lambda: _true(len(handled) == 301))
+    finally:
+        worker.stop()
+        await running
+    # Then it asked for much at first, when it knew nothing, for little then, and for much again
+    assert read.count(LITTLE) >= 2
+    assert not worker._pace.gentle
+
+
+async def _true(it: bool) -> bool:
+    return it
