@@ -19,6 +19,7 @@ from ingress.append import INBOUND
 from ingress.appenders import Appenders
 from ingress.chat import Chat
 from ingress.dashboard.page import Page
+from ingress.erasing import Erasing
 from ingress.health import Health
 from ingress.history import History
 from ingress.observed import Observed
@@ -93,6 +94,7 @@ def _routes(
     webhooks = Webhooks(topology, settings, appenders, doorkeeper)
     health = Health(stores, topology, [appender.pressure for appender in appenders])
     history, operations, page = History(stores, topology), Operations(stores, topology), Page(settings, health)
+    erasing = Erasing(stores, topology, settings)
 
     guard = doorkeeper.guard
     routes = [
@@ -106,6 +108,7 @@ def _routes(
         Route("/chat/history/{user_id}", guard("operator", history.read)),
         Route("/chat/{user_id}/pause", guard("operator", chat.pause), methods=["POST"]),
         Route("/chat/{user_id}/resume", guard("operator", chat.resume), methods=["POST"]),
+        Route("/chat/{user_id}", guard("operator", erasing.delete), methods=["DELETE"]),
         Route("/model/info", guard("operator", operations.model)),
         Route("/metrics", guard("operator", operations.metrics)),
         Route("/openapi.json", guard("operator", Description().show)),

@@ -99,7 +99,7 @@ local function hurry(entry, group)
   if redis.call('HEXISTS', KEYS[group.hints], 'p:' .. group.key) == 1 then return end
   if redis.call('ZADD', KEYS[group.due], 'XX', 'LT', 'CH', string.format('%.0f', now), group.key) == 1 then
     redis.call('HSET', KEYS[group.hints], 'h:' .. group.key, '1')
-    ring(KEYS[group.bell], 'key', group.key)
+    ring(KEYS[group.bell], 'hurried', entry)
   end
 end
 

@@ -302,6 +302,8 @@ def _told(claim: Claim | None, receipt: dict[str, Any], *, repeat: bool) -> Resp
         return Json(receipt, 202)
     if claim.state == "webhook":
         return Json(receipt | {"status": "delivered"}) if repeat else Json(receipt, 202)
+    if claim.state == "erased":
+        return Json(receipt | {"status": "erased"})
     if claim.state == "merged":
         return Json(receipt | {"status": "merged", "into": claim.into})
     body: dict[str, Any] = msgspec.json.decode(claim.answer)

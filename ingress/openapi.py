@@ -242,6 +242,13 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
         who=_OPERATOR,
         parameters=(_PERSON,),
     ),
+    ("DELETE", "/chat/{user_id}"): _writes(
+        "Erases one person, everywhere; what they write afterwards is a new conversation.",
+        {"200": _answer("What was there, without who it was.", "Erased")},
+        *("invalid_field", "too_large", "not_json", "not_found", "redis_unavailable"),
+        who=_OPERATOR,
+        parameters=(_PERSON,),
+    ),
     ("GET", "/model/info"): _operation(
         "What the live inference workers say of their model.",
         {"200": _answer("Nulls where there is no worker.", "Model")},

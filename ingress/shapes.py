@@ -116,12 +116,18 @@ SCHEMAS: dict[str, Schema] = {
     "Item": _ITEM,
     "Receipt": record(_RECEIPT),
     "Answered": record(
-        _RECEIPT | {"status": {"enum": ["replied", "merged", "paused", "failed", "delivered"]}}, **_ANSWER
+        _RECEIPT | {"status": {"enum": ["replied", "merged", "paused", "failed", "delivered", "erased"]}}, **_ANSWER
     ),
     "Taken": record(
         {"accepted": _COUNT, "duplicates": _COUNT, "statuses": _COUNT, "ignored": _COUNT, "entry_ids": items_of(ENTRY)}
     ),
     "Paused": record({"user_id": _TEXT, "paused": {"type": "boolean"}, "until": _NOTHING_OR_TEXT}),
+    "Erased": record(
+        {"status": {"enum": ["erased", "incomplete"]}, "digest": _TEXT, "at": _TEXT, "counts": named(_COUNT)},
+        rewritten=items_of(_TEXT),
+        left=items_of(_TEXT) | {"description": "What could not be done, and why; a repeat goes on."},
+        notes=items_of(_TEXT) | {"description": "Where else it may lie, out of reach."},
+    ),
     "Conversation": record(
         {"conversation_id": _TEXT, "user_id": _TEXT, "status": {"enum": ["active", "paused"]}},
         created_at=_TEXT,

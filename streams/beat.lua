@@ -1,9 +1,10 @@
 -- beat: a consumer is alive, and names the leases it holds.
 --
--- KEYS  1 leases  2 due  3 attempts  4 hints  5 consumers  6 heartbeat
+-- KEYS  1 leases  2 due  3 attempts  4 hints  5 consumers  6 heartbeat  7 erased
 -- ARGV  1 msgpack: {consumer, seen, held = {token, …}, ttl_ms, box, supersede}
--- Returns {lost, next_due_ms or -1, newer}: the named tokens that are no longer in force (the worker cancels them), and
---   with `supersede` those whose turns are superseded, as take.lua has told their holder.
+-- Returns {lost, next_due_ms or -1, newer, erased}: the named tokens that are no longer in force (the worker cancels them), and
+--   with `supersede` those whose turns are superseded, as take.lua has told their holder; erased: another word for each
+--   erase of somebody (erase.lua), '' for none.
 --
 -- A lease granted by a call whose answer the consumer has seen, and which it does not name, was lost on the way and
 -- would mute its key for good: it becomes due again, its attempt taken back, for it never started.
@@ -47,4 +48,5 @@ for _, token in ipairs(a.held) do
   if not in_force[token] then lost[#lost + 1] = token end
 end
 local upcoming = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
-return {lost, upcoming[2] and math.max(0, tonumber(upcoming[2]) - now) or -1, newer}
+local count = redis.pcall('HGET', KEYS[7], 'count')
+return {lost, upcoming[2] and math.max(0, tonumber(upcoming[2]) - now) or -1, newer, type(count) == 'string' and count or ''}

@@ -1,9 +1,9 @@
 -- claim: a waiting request asks for its reply.  The first claim of an open door is final: the webhook stays silent.
 --
--- KEYS  1 door of the entry  2 waiting  3 cursor and 4 box of the answering group for this person
+-- KEYS  1 door of the entry  2 waiting  3 cursor and 4 box of the answering group for this person  5 erased  6 stream
 -- ARGV  1 entry id  2 ticket  3 '1': it stops waiting, whatever the answer  4 prefix of doors  5 prefix of bells
 --       6 msgpack: {{leases, due, hints, bell}, …} of the groups that may hold the reply back  7 key (the person)
--- Returns {'claimed', status, answer} | {'merged', into} | {'pending'} | {'webhook'}.
+-- Returns {'claimed', status, answer} | {'merged', into} | {'pending'} | {'webhook'} | {'erased'}.
 --
 -- A script, because "is it still mine?" and "now it is" must be one act.
 local entry, ticket, stop = ARGV[1], ARGV[2], ARGV[3] == '1'
@@ -15,13 +15,13 @@ local function withdraw()
   if waiter and string.match(waiter, '^%d+|[^|]*|(.*)$') == ticket then redis.call('HDEL', KEYS[2], entry) end
 end
 
+local erased = KEYS[5]
+-- with boxes.lua
+-- with erased.lua
+
 local function settled()
-  local ms, seq = string.match(entry, '^(%d+)%-(%d+)$')
-  local member = string.rep('0', 15 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
-  if redis.call('ZSCORE', KEYS[4], member) then return false end
-  local cms, cseq = string.match(redis.call('GET', KEYS[3]) or '0-0', '^(%d+)%-(%d+)$')
-  local cursor = string.rep('0', 15 - #cms) .. cms .. '-' .. string.rep('0', 20 - #cseq) .. cseq
-  return member <= cursor
+  if redis.call('ZSCORE', KEYS[4], boxed(entry)) then return false end
+  return boxed(entry) <= boxed(redis.call('GET', KEYS[3]) or '0-0')
 end
 
 -- Whoever holds the reply back for this request may let go of it now.
@@ -33,13 +33,17 @@ local function wake()
     elseif redis.call('HGET', hints, 'p:' .. ARGV[7]) == 'door' then
       redis.call('HDEL', hints, 'p:' .. ARGV[7])
       redis.call('ZADD', due, 'XX', string.format('%.0f', now), ARGV[7])
-      redis.call('XADD', bell, 'MAXLEN', '~', 1000, '*', 'key', ARGV[7])
+      redis.call('XADD', bell, 'MAXLEN', '~', 1000, '*', 'claimed', entry)
       redis.call('EXPIRE', bell, 3600)
     end
   end
 end
 
 redis.call('HDEL', KEYS[2], '') -- a full Redis refuses the first write of a script, not the later ones, and never HDEL
+if was_erased(ARGV[7], KEYS[6], entry) then
+  withdraw()
+  return {'erased'}
+end
 local door = KEYS[1]
 -- A door tells whose it is: shards that have moved together may have had an entry of one id each.
 local function ours(name)

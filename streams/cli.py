@@ -286,6 +286,28 @@ def reshard(context: typer.Context, yes: Yes = False) -> None:
     entry.run(reshard.run(context.obj, yes=yes))
 
 
+@app.command(epilog=_examples("cauce erase +59112345678 --dry-run", "cauce erase 59112345678 --yes --json > receipt"))
+def erase(
+    context: typer.Context,
+    user: Annotated[str, typer.Argument(metavar="USER", help="The person, in any spelling that /chat takes.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what there is, and do nothing.")] = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """
+    Erase one person: messages, replies, dead letters, conversation, and what groups have written elsewhere.
+
+    While everything runs, and while the person writes: what comes afterwards is a new conversation.  Exit status 1:
+    something is left, which the receipt names; the same command goes on.
+    """
+    from streams import forget, log
+
+    topology, settings = context.obj.topology, context.obj.settings
+    log.configure(settings)
+    how = forget.How(yes=yes, dry_run=dry_run, as_json=as_json)
+    raise typer.Exit(entry.ask(context.obj, lambda stores: forget.run(stores, topology, settings, user, how)))
+
+
 @breaker_app.command("show", epilog=_examples("cauce breaker show"))
 def breaker_show(context: typer.Context) -> None:
     """Say whether replies are being delivered, held back, or stopped."""

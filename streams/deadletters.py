@@ -145,7 +145,13 @@ async def redrive(store: Store, stream: str, ids: Sequence[str], *, max_len: int
     keys = store.keys
     reply = await store.run(
         _REDRIVE,
-        [keys.dead(stream), keys.stream(stream), keys.of("groups"), keys.of("redrive", secrets.token_hex(8))],
+        [
+            keys.dead(stream),
+            keys.stream(stream),
+            keys.of("groups"),
+            keys.of("redrive", secrets.token_hex(8)),
+            keys.of("erased"),
+        ],
         [_pack({"name": stream, "max_len": max_len, "keep_ms": ANSWER_MS, "ids": ids})],
     )
     return [Redriven(row[0].decode(), row[1].decode(errors="replace") if len(row) > 1 else "") for row in reply]

@@ -22,8 +22,11 @@ _RELEASE = script(__file__, "release.lua")
 class Claim(msgspec.Struct, frozen=True):
     """What a waiting request learns."""
 
-    state: Literal["claimed", "merged", "pending", "webhook"]
-    """claimed: the answer is yours; merged: `into`'s request got it; pending: not yet; webhook: by that door."""
+    state: Literal["claimed", "merged", "pending", "webhook", "erased"]
+    """
+    claimed: the answer is yours; merged: `into`'s request got it; pending: not yet; webhook: by that door; erased: its
+    person was, and there is none.
+    """
     status: str = ""
     answer: bytes = b"{}"
     """JSON, as the handler's `Answer.body`."""
@@ -67,6 +70,8 @@ class Doors:
                 keys.of("waiting", self._stream),
                 keys.group("cursor", self._group),
                 keys.group("box", self._group, key),
+                keys.of("erased"),
+                keys.stream(self._stream),
             ],
             [entry, ticket, "1" if stop else "0", keys.of("door") + ":", keys.of("bell") + ":", self._holders, key],
         )

@@ -45,6 +45,8 @@ class Housekeeping:
         self._watch = watch
         describe: Callable[[], dict[str, Any]] | None = getattr(resources, "describe", None)
         self._describe = describe if store.keys.shard == 0 else None  # a model is there once for all shards
+        self._drop: Callable[[], None] = getattr(resources, "forget", lambda: None)
+        self._erased = b""
         self._working: Callable[[], bool] = getattr(resources, "ready", lambda: True)
         self._log = log.get(turns.group.name)
         self._missing: set[Consumer] = set()
@@ -111,6 +113,10 @@ class Housekeeping:
         beaten = await self._turns.beat(held())
         self._beaten = asyncio.get_running_loop().time()
         told(beaten)
+        if beaten.erased != self._erased:
+            # After what it was told it has lost: what is kept of that goes as well.
+            self._erased = beaten.erased
+            self._drop()
         if self._describe is not None:
             key = self._store.keys.of("model", self._turns.consumer)
             # A full Redis refuses it, and the beat has been heard all the same.

@@ -39,6 +39,8 @@ TABLE: dict[str, Kind] = {
     "door": Kind("door:<entry>", "hash", "settle, claim", "`wait.keep`", True),
     "bell": Kind("bell:<name>", "stream", "scripts, worker", "1 h; about 1,000 entries", False),
     "groups": Kind("groups", "hash", "worker", "until `cauce group drop`", False),
+    "erased": Kind("erased", "hash", "erase", "8 days after the last erase", False),
+    "anew": Kind("anew:<random>", "stream", "erase", "10 min, until it has taken its stream's place", True),
     "group.cursor": Kind("group:<group>:cursor", "string", "take", "as the group", False),
     "group.box": Kind("group:<group>:box:<key>", "sorted set", "take, settle", "until its entries are settled", True),
     "group.leases": Kind("group:<group>:leases", "hash", "take, settle", "until settled", True),

@@ -30,7 +30,7 @@ PAGE = 500
 OF_PEOPLE = ("conversation", "conversation_meta", "rate_limit", "paused", "own")
 """Kinds whose keys end in a person."""
 
-LEFT_BEHIND = ("group", "waiting", "bell", "model", "test", "redrive", "digest", "groups", "breaker")
+LEFT_BEHIND = ("group", "waiting", "bell", "model", "test", "redrive", "digest", "groups", "erased", "anew", "breaker")
 """Kinds of which nothing is left where no shard is any more: what is needed of them is written anew."""
 
 _TAGGED = re.compile(rb"\{\d{1,3}\}(:|$)")
@@ -300,7 +300,7 @@ def _moving(keys: Keys, name: str) -> str:
 
 def _kind_of(keys: Keys, name: bytes) -> tuple[str, bytes]:
     """Of a shard's key its kind and what follows; of another's nothing."""
-    if name == keys.of("groups").encode() or name == keys.of("digest").encode():
+    if name in [keys.of(kind).encode() for kind in ("groups", "digest", "erased")]:
         return name.decode().removeprefix(keys.namespace).partition(":")[0], b""
     for kind in (*OF_PEOPLE, "seen", "door", *LEFT_BEHIND):
         start = (keys.group("due", "").partition(":due")[0] if kind == "group" else keys.of(kind) + ":").encode()

@@ -1,8 +1,8 @@
 -- redrive: put dead letters back onto their stream, each once, for the group that buried it and no other.
 --
--- KEYS  1 dead stream  2 stream  3 groups  4 what this call was answered
+-- KEYS  1 dead stream  2 stream  3 groups  4 what this call was answered  5 erased
 -- ARGV  1 msgpack: {name of the stream, max_len, keep_ms, ids = {id of a dead letter, …}}
--- Returns for each id {'done', id of the new entry}; or, nothing done for it, {'gone'}: it is not there (any more),
+-- Returns for each id {'done', id of the new entry}; or, nothing done for it, {'gone'}: it is not there (any more), or about to go,
 --   {'full'}: the stream is at its max_len, {'nobody', group}: no such group reads the stream, and a message for it would
 --   be settled unseen by all others, {'foreign'}: it has not the form of what we bury.
 --
@@ -11,9 +11,12 @@
 -- is done; what follows it is refused no more.  It passes dedupe by, which is append's, and starts without a history:
 -- the attempts of the old entry went when it was buried.
 local a = cmsgpack.unpack(ARGV[1])
-local dead, stream, groups, answered = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local dead, stream, groups, answered, erased = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local before = redis.call('GET', answered)
 if before then return cmsgpack.unpack(before) end
+
+-- with boxes.lua
+-- with erased.lua
 
 local HEADER = {'origin', 'group', 'reason', 'attempts', 'first_ms', 'last_ms'}
 local OURS = {['for'] = true, origin = true} -- what an earlier redrive added
@@ -53,6 +56,7 @@ local function redrive(id)
   if length >= a.max_len then return {'full'} end
   local fields, first = {}, header.origin
   for i = 2 * #HEADER + 1, #flat, 2 do
+    if flat[i] == 'key' and was_erased(flat[i + 1], dead, id) then return {'gone'} end
     if OURS[flat[i]] then
       if flat[i] == 'origin' then first = flat[i + 1] end
     else

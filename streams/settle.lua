@@ -1,23 +1,24 @@
 -- settle: end turns.  Each is committed (acknowledged, with its effects), buried (the same, and into the dead letters)
 -- or parked (given back for later), all or nothing, only by the holder of its lease.
 --
--- KEYS  1 stream  2 leases  3 due  4 attempts  5 hints  6 waiting  7 dead stream, then every state key and output
---         stream the effects name (declared, so that a cluster slot under way answers TRYAGAIN before anything is done)
--- ARGV  1 msgpack: {group, box, door, bell, keep_ms, dead_max, answers, turns, blobs}; answers: this group replies to requests
---         that wait on the stream; a turn is {key, token, ids, effects?, bury?, delay_ms?, at_door?, uncount?, progress?,
+-- KEYS  1 stream  2 leases  3 due  4 attempts  5 hints  6 waiting  7 dead stream  8 erased, then every state key and
+--         output stream the effects name (declared, so that a cluster slot under way answers TRYAGAIN before anything is done)
+-- ARGV  1 msgpack: {group, box, door, bell, keep_ms, dead_max, answers, unordered, turns, blobs}; answers: this group replies
+--         to requests that wait on the stream; a turn is {key, token, ids, effects?, bury?, delay_ms?, at_door?, uncount?, progress?,
 --         unless?, superseded?}, effects is
 --         {writes = {{key, blob or false, ttl_ms}}, outputs = {{stream, answers, {'key', …, 'type', …, 'body', blob, …}}},
 --         answer?}, a blob the number of one of its turn's; blobs: how many each turn has
 --       2… the blobs of all turns: values and bodies, as they are
--- Returns for each turn {1, ms until its key is due again or -1}, {0, -1}: refused, the lease is another's by now, or
+-- Returns for each turn {1, ms until its key is due again or -1}, {0, -1}: refused, the lease is another's by now (or
+--   what it answers was erased), or
 --   {2, -1}: the lease is ours, but a key that it names is of another type (or Redis refuses an effect after all), or
 --   {3, -1}: the lease is ours, but the key `unless` is there; of both nothing was done.
 --
 -- Everything that can fail is looked at before the first write, for Lua does not roll back.  The first write is ZREM or
 -- HDEL, which a full Redis never refuses; what all turns have in common is written last, with one command for all.
 local a = cmsgpack.unpack(ARGV[1])
-local stream, leases, due, attempts, hints, waiting, dead =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local stream, leases, due, attempts, hints, waiting, dead, erased =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local someone_waits = a.answers and redis.call('EXISTS', waiting) == 1
@@ -27,6 +28,7 @@ local MOST_FIELDS = 2000 -- of an entry; Lua cannot hand many thousands of argum
 
 -- with slices.lua
 -- with boxes.lua
+-- with erased.lua
 
 local is_stream = {}
 local function appendable(key)
@@ -174,6 +176,15 @@ local function due_at(turn)
   return now
 end
 
+-- An erase takes the leases of its person away.  In a group without order a lease says not whose it is; the entry does.
+local function erased_meanwhile(turn)
+  local found = a.unordered and any_erased() and redis.call('XRANGE', stream, turn.key, turn.key)[1]
+  for i = 1, found and #found[2] or 0, 2 do
+    if found[2][i] == 'key' and was_erased(found[2][i + 1], stream, turn.key) then return true end
+  end
+  return false
+end
+
 local keys, results, ended, over, dues = {}, {}, {}, {}, {}
 local blobs = 1 -- arguments before the turn's own
 for i, turn in ipairs(a.turns) do
@@ -184,6 +195,8 @@ local held = redis.call('HMGET', leases, unpack(keys))
 for i, turn in ipairs(a.turns) do
   local effects = turn.effects
   if held[i] ~= turn.token then
+    results[i] = {0, -1}
+  elseif erased_meanwhile(turn) then
     results[i] = {0, -1}
   elseif turn.unless and redis.call('EXISTS', turn.unless) == 1 then
     results[i] = {3, -1}

@@ -1,6 +1,6 @@
 -- take: read new entries into their keys' boxes, then lease the keys whose time has come.
 --
--- KEYS  1 stream  2 cursor  3 leases  4 due  5 attempts  6 hints  7 consumers  8 heartbeat  9 dead stream
+-- KEYS  1 stream  2 cursor  3 leases  4 due  5 attempts  6 hints  7 consumers  8 heartbeat  9 dead stream  10 erased
 -- ARGV  1 consumer  2 call  3 room  4 count  5 suspects that may start
 --       of the group: 6 name  7 heartbeat's ms  8 box prefix  9 order  10 debounce_ms  11 debounce_max_ms  12 turn_max
 --       13 turn_chars  14 whether it sees replayed entries, 1 or 0  15 dead_max  16 suspect_after
@@ -24,8 +24,8 @@ local a = {
   recall = tonumber(ARGV[21]),
 }
 local RECALL = 21 -- the arguments behind it are the prefixes of state
-local stream, cursor, leases, due, attempts, hints, consumers, heartbeat, dead =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local stream, cursor, leases, due, attempts, hints, consumers, heartbeat, dead, erased =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local position = redis.call('GET', cursor)
@@ -47,6 +47,7 @@ local LEAST = 10 -- entries that are read though enough are due: those may be su
 
 local function ms_of(id) return tonumber(string.match(id, '^0*(%d+)%-')) end
 -- with boxes.lua
+-- with erased.lua
 local TOLD = {key = true, type = true, ['for'] = true, replayed = true, now = true, origin = true}
 -- What is asked of an entry here; the others are its readers'.
 local function fields_of(flat)
@@ -170,7 +171,8 @@ local function gather(key, ids, limit)
   for i = 1, math.min(#ids, limit) do
     local id = ids[i]
     local found = just_read[id] or redis.call('XRANGE', stream, id, id)[1]
-    if not found then
+    -- Of a group without order an erase finds what was read before only as it comes to it.
+    if not found or a.order == 'none' and any_erased() and was_erased(fields_of(found[2]).key, stream, id) then
       gone[#gone + 1] = id
       redis.call('ZREM', a.box .. key, boxed(id))
       redis.call('XACK', stream, a.group, id)
@@ -289,7 +291,7 @@ local unseen, names, brought = {}, {}, {}
 for _, entry in ipairs(read) do
   local id, f = entry[1], fields_of(entry[2])
   local ours = f['for'] == a.group
-  if (f['for'] and not ours) or (f.replayed and not a.replay and not ours) then
+  if (f['for'] and not ours) or (f.replayed and not a.replay and not ours) or was_erased(f.key, stream, id) then
     unseen[#unseen + 1] = id
   elseif f.key and string.find(f.key, '[\128-\255]') and not is_utf8(f.key) then
     bury(id, entry[2])

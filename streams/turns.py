@@ -32,6 +32,7 @@ _TAKE = script(__file__, "take.lua")
 _SETTLE = script(__file__, "settle.lua")
 _BEAT = script(__file__, "beat.lua")
 _OPEN = script(__file__, "open.lua")
+_AHEAD = script(__file__, "ahead.lua")
 
 HEARTBEAT_MS = 8_000
 """How long a consumer counts as alive after its last sign."""
@@ -68,6 +69,8 @@ class Beaten(NamedTuple):
     """Leases, of those named, whose turns are superseded."""
     next_due_ms: int
     """Until the next key's time comes; -1 for none."""
+    erased: bytes
+    """Another word after each erase of somebody; empty for none."""
 
 
 class Taken(msgspec.Struct):
@@ -125,6 +128,7 @@ class Turns:
         self._keys = {
             kind: keys.group(kind, group.name) for kind in ("cursor", "leases", "due", "attempts", "hints", "consumers")
         }
+        self._erased = keys.of("erased")
         self._heartbeat = keys.group("heartbeat", group.name, self.consumer)
         self._box = keys.group("box", group.name) + ":"
         self._keep_ms = int(topology.wait.keep * 1000)
@@ -193,7 +197,7 @@ class Turns:
         self._calls = call = self._calls + 1
         args = [self.consumer, call, room, count, suspects, *self._take_args]
         keys = [*self._some("cursor", "leases", "due", "attempts", "hints", "consumers", first=self._stream)]
-        keys += [self._heartbeat, self._dead]
+        keys += [self._heartbeat, self._dead, self._erased]
         reply = await later(self._store.calling(_TAKE, keys, args)) if later else None
         if reply is None:
             reply = await self._store.run(_TAKE, keys, args)
@@ -240,6 +244,7 @@ class Turns:
             "keep_ms": self._keep_ms,
             "dead_max": self._dead_max,
             "answers": self._answers,
+            "unordered": self.group.order == "none",
             "turns": [msgspec.Raw(ending.packed) for ending in endings],
             "blobs": [len(ending.blobs) for ending in endings],
         }
@@ -250,6 +255,7 @@ class Turns:
                 *self._some("leases", "due", "attempts", "hints", first=self._stream),
                 keys.of("waiting", self.group.reads),
                 self._dead,
+                self._erased,
                 *declared,
             ],
             [_pack(args), *(blob for ending in endings for blob in ending.blobs)],
@@ -263,18 +269,20 @@ class Turns:
             "supersede": self._supersedes,
         }  # fmt: skip
         # Impatient: a beat into a dead connection has to be repeated over another one while the heartbeat still lives.
-        lost, next_due_ms, newer = await self._store.run(
+        lost, next_due_ms, newer, erased = await self._store.run(
             _BEAT,
-            [*self._some("leases", "due", "attempts", "hints", "consumers"), self._heartbeat],
+            [*self._some("leases", "due", "attempts", "hints", "consumers"), self._heartbeat, self._erased],
             [_pack(args)],
             silence=BEAT_SILENCE,
         )
-        return Beaten({token.decode() for token in lost}, [token.decode() for token in newer], next_due_ms)
+        return Beaten({token.decode() for token in lost}, [token.decode() for token in newer], next_due_ms, erased)
 
-    async def ahead(self, turn: Turn, output: Output) -> None:
-        """Append an entry before its turn ends.  Raises Unavailable, and what `endings.entry` raises."""
-        stream, _, fields = entry(self._store.keys, self.group, turn, output)
-        await self._store.pipeline([("XADD", stream, "*", *fields)])
+    async def ahead(self, grant: Grant, output: Output) -> None:
+        """
+        Append an entry before its turn ends, if it is still ours.  Raises Unavailable, and what `endings.entry` raises.
+        """
+        stream, _, fields = entry(self._store.keys, self.group, grant.turn, output)
+        await self._store.run(_AHEAD, [self._keys["leases"], stream], [grant.turn.key, grant.token, *fields])
 
     async def wake(self) -> None:
         """Ring for the group's other consumers, who then see what is due.  Raises Unavailable."""

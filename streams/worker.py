@@ -17,7 +17,7 @@ from streams import log
 from streams.bell import Bell
 from streams.committer import Committer
 from streams.connection import Argument, Store
-from streams.effects import Handler, Output, Turn
+from streams.effects import Handler, Output
 from streams.errors import Unavailable
 from streams.housekeeping import Housekeeping
 from streams.inwork import InWork
@@ -225,15 +225,15 @@ class Worker:
         if grant.suspect:
             self._room.suspects.add(grant.token)
         if not grant.turn.replayed:
-            grant.turn.ahead = partial(self._ahead, grant.turn)
+            grant.turn.ahead = partial(self._ahead, grant)
         self._in_work.start(grant)
 
-    async def _ahead(self, turn: Turn, output: Output) -> None:
+    async def _ahead(self, grant: Grant, output: Output) -> None:
         try:
             async with asyncio.timeout(0.5):
-                await self._turns.ahead(turn, output)
+                await self._turns.ahead(grant, output)
         except (Unavailable, TimeoutError) as error:  # what is worth nothing later is not waited for
-            self._log.debug("ahead.lost", turn=turn.id, why=str(error))
+            self._log.debug("ahead.lost", turn=grant.turn.id, why=str(error))
 
     def _beaten(self, beaten: Beaten) -> None:
         for token in beaten.lost:

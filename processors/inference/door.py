@@ -76,6 +76,8 @@ class Job(Generic[Work]):
         self.future: asyncio.Future[Generated] = self.loop.create_future()
         self.since = time.monotonic()
         self.cancelled = False
+        self.forgotten = False
+        """Somebody was erased while it was in work: nothing of it is kept."""
         self.tools: Series[Tool] = ()
         """Those that the model was offered."""
         self.work: Work | None = None
@@ -109,6 +111,10 @@ class _Stop:
     pass
 
 
+class _Forget:
+    pass
+
+
 class Died(CauceError):
     """The engine's thread has ended, and with it all that this process can do."""
 
@@ -126,7 +132,7 @@ class Door(ABC, Generic[Work]):
 
     def __init__(self, speech: Speech) -> None:
         self._speech = speech
-        self._inbox: queue.SimpleQueue[Job[Work] | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Job[Work] | _Stop | _Forget] = queue.SimpleQueue()
         self._jobs: dict[int, Job[Work]] = {}
         self._numbers = itertools.count(1)
         self._failures = 0
@@ -160,6 +166,9 @@ class Door(ABC, Generic[Work]):
 
     def ready(self) -> bool:
         return self._over is None and self._thread.is_alive()
+
+    def forget(self) -> None:
+        self._inbox.put(_Forget())
 
     async def failed(self) -> None:
         """
@@ -211,6 +220,10 @@ class Door(ABC, Generic[Work]):
     @abstractmethod
     def _leave(self, job: Job[Work]) -> None:
         """Free what a request holds, and forget it."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Drop what is kept of requests that have left; those in work are marked `forgotten`."""
 
     def _put_down(self) -> None:
         """After the last step, when all have been told."""
@@ -266,7 +279,18 @@ class Door(ABC, Generic[Work]):
             if isinstance(job, _Stop):
                 return False
             wait = False
-            self._take_in(job)
+            if isinstance(job, _Forget):
+                self._forget_all()
+            else:
+                self._take_in(job)
+
+    def _forget_all(self) -> None:
+        for job in self._jobs.values():
+            job.forgotten = True
+        try:
+            self._forget()
+        except Exception as error:
+            log.warning("engine.not_forgotten", why=type(error).__name__)
 
     def _take_in(self, job: Job[Work]) -> None:
         """Refused before it is admitted, a bad request harms only itself."""

@@ -53,6 +53,9 @@ class Echo:
     def ready(self) -> bool:
         return True
 
+    def forget(self) -> None:
+        """It keeps nothing."""
+
     async def failed(self) -> None:
         await asyncio.Event().wait()
 

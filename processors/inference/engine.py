@@ -38,6 +38,10 @@ class Runner(Speech, Protocol):
         """It leaves: what the row holds may serve the beginning of another prompt."""
         ...
 
+    def forget(self, rows: int) -> None:
+        """Drop all that is kept, and what lies in the rows behind the first so many."""
+        ...
+
     def step(
         self, first_row: int, sequences: Series[Sequence], piece: Piece | None = None
     ) -> tuple[list[int], int | None]:
@@ -178,10 +182,15 @@ class Threaded(Door[Sequence]):
         sequence = job.work
         assert sequence is not None  # noqa: S101 - only admitted jobs are in _jobs
         del self._jobs[sequence.number]
-        if sound and (row := self._scheduler.row(sequence)) is not None:
+        if sound and not job.forgotten and (row := self._scheduler.row(sequence)) is not None:
             try:
                 self._runner.keep(row, sequence)
             except Exception as error:  # it is served all the same
                 log.warning("engine.not_kept", tokens=sequence.length, why=type(error).__name__)
         for move in self._scheduler.leave(sequence):
             self._runner.move(move)
+        if job.forgotten and not any(each.forgotten for each in self._jobs.values()):
+            self._forget()
+
+    def _forget(self) -> None:
+        self._runner.forget(self._scheduler.rows)

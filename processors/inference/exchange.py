@@ -64,6 +64,8 @@ class Turn(msgspec.Struct, frozen=True):
 
     out: list[int] = []
     put: list[Put] = []
+    anew: bool = False
+    """First open the pipeline anew, which is how it forgets."""
 
 
 class News(msgspec.Struct, frozen=True, array_like=True):

@@ -141,6 +141,10 @@ class Engine(Protocol):
 
     def ready(self) -> bool: ...
 
+    def forget(self) -> None:
+        """Drop what is kept of conversations, and keep nothing of those that are being answered now."""
+        ...
+
     async def failed(self) -> None:
         """Wait until it can answer nobody any more, and raise why; an engine that recovers by itself waits for ever."""
         ...

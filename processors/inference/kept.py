@@ -83,6 +83,12 @@ class Kept(Generic[Value]):
         for _, chain in _chain(tokens):
             self._blocks[chain][self._numbers] = None
 
+    def forget(self) -> None:
+        """Drop all."""
+        self.size = 0
+        self._entries.clear()
+        self._blocks.clear()
+
     def _beginnings(self, tokens: list[int]) -> list[int]:
         found = []
         for length, chain in _chain(tokens):

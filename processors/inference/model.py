@@ -106,6 +106,12 @@ class Model(Words):
         self._kept.keep(tokens, saved, sum(states.nbytes for pair in saved for states in pair))
 
     @torch.inference_mode()
+    def forget(self, rows: int) -> None:
+        self._kept.forget()
+        for layer in self._layers:
+            layer.forget(rows)
+
+    @torch.inference_mode()
     def step(
         self, first_row: int, sequences: Series[Sequence], piece: Piece | None = None
     ) -> tuple[list[int], int | None]:

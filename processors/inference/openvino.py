@@ -83,6 +83,8 @@ class Paged(Door[Running]):
         """Who was in a step that failed, so that only the guilty goes, or had no room beside the others."""
         self._out: list[int] = []
         """Who is to be taken out with the next step."""
+        self._stale = False
+        """The pipeline keeps what is to be forgotten: when those in it have ended it is opened anew."""
         self.open()
 
     def describe(self) -> dict[str, Any]:
@@ -100,7 +102,7 @@ class Paged(Door[Running]):
 
     @property
     def _busy(self) -> bool:
-        return bool(self._jobs or self._out)
+        return bool(self._jobs or self._out or self._stale)
 
     @property
     def _load(self) -> Load:
@@ -111,12 +113,14 @@ class Paged(Door[Running]):
         self._waiting.append(job)
 
     def _step(self) -> None:
-        put = self._fill()
-        if not (self._running or self._out):
+        anew = self._stale and not self._running
+        put = [] if self._stale and self._running else self._fill()
+        if not (self._running or self._out or anew):
             return
         if self._running:
             metrics.ENGINE_BATCH.observe(len(self._running))
-        turn, self._out = Turn(self._out, put), []
+        turn, self._out = Turn(self._out, put, anew), []
+        self._stale = self._stale and not anew
         stepped, alone = self._steps.step(turn), len(self._running) == 1
         if isinstance(stepped, Failed):
             self._failed(stepped.why)
@@ -203,6 +207,9 @@ class Paged(Door[Running]):
             self._alone.remove(job)
         else:
             self._waiting.remove(job)
+
+    def _forget(self) -> None:
+        self._stale = True
 
     def _put_down(self) -> None:
         self._steps.close()

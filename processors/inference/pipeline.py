@@ -12,6 +12,8 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -45,16 +47,24 @@ _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 class Pipeline:
-    """The pipeline, and who is in it."""
+    """
+    The pipeline, and who is in it.
 
-    def __init__(self, pipeline: Any) -> None:
-        self._pipeline = pipeline
+    Args:
+        again: opens the same one anew.
+    """
+
+    def __init__(self, pipeline: Any, again: Callable[[], Any] = lambda: None) -> None:
+        self._pipeline, self._again = pipeline, again
         self._handles: dict[int, Any] = {}
 
     def step(self, turn: Turn) -> Stepped | Failed:
         for number in turn.out:
             if (handle := self._handles.pop(number, None)) is not None:
                 handle.cancel()  # where it has ended already, that changes nothing
+        if turn.anew:
+            self._pipeline = None  # it has no other way to forget; and memory has no room for two
+            self._pipeline = self._again()
         news = [found for put in turn.put if (found := self._put(put)) is not None]
         try:
             if self._pipeline.has_non_finished_requests():
@@ -184,7 +194,7 @@ def _precision(dtype: str) -> str:
     return _PRECISIONS[dtype]
 
 
-def opened(asked: Open) -> tuple[Any, Opened]:
+def opened(asked: Open) -> tuple[Pipeline, Opened]:
     """
     The pipeline over a folder, and what it is.
 
@@ -194,8 +204,8 @@ def opened(asked: Open) -> tuple[Any, Opened]:
     """
     folder, device = Path(asked.folder), _device(asked.inference.device)
     shape = Shape.of(folder)
-    pipeline = pipelined(folder, shape, asked.inference, device, asked.context_length)
-    return pipeline, Opened(device, shape.dtype, shape.parameters, shape.vocabulary)
+    again = partial(pipelined, folder, shape, asked.inference, device, asked.context_length)
+    return Pipeline(again(), again), Opened(device, shape.dtype, shape.parameters, shape.vocabulary)
 
 
 def main() -> None:
@@ -211,10 +221,9 @@ def main() -> None:
             connection.send_bytes(msgspec.msgpack.encode(Unopened(why, ours)))
             return
         connection.send_bytes(msgspec.msgpack.encode(told))
-        mine = Pipeline(pipeline)
         while True:
             turn = msgspec.msgpack.decode(connection.recv_bytes(), type=Turn)
-            connection.send_bytes(msgspec.msgpack.encode(mine.step(turn)))
+            connection.send_bytes(msgspec.msgpack.encode(pipeline.step(turn)))
     except (EOFError, OSError):
         os._exit(0)  # nobody is left to speak to, and the pipeline would complain of who is left in it
 

@@ -216,6 +216,9 @@ class Remote:
         """It takes turns also while all servers are away: those wait, and count no attempt."""
         return not self._refused
 
+    def forget(self) -> None:
+        """What the server keeps is the server's."""
+
     async def failed(self) -> None:
         await asyncio.Event().wait()
 

@@ -87,6 +87,10 @@ class Resources:
         slots = self.engine.describe().get("slots")
         return slots + max(1, slots // 4) if slots else None
 
+    def forget(self) -> None:
+        """Somebody was erased: keep nothing of any conversation."""
+        self.engine.forget()
+
     async def failed(self) -> None:
         await self.engine.failed()
 

@@ -114,6 +114,12 @@ class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call] # transformers an
             memory[row, :, :tokens] = states[:, :tokens]
             memory[row, :, tokens:] = 0
 
+    def forget(self, rows: int) -> None:
+        """Give the memory of all but the first so many rows back, with what is in it."""
+        if self.is_initialized:
+            self.keys = _grown(self.keys[:rows], self.keys.shape[0], self.keys.shape[2])
+            self.values = _grown(self.values[:rows], self.values.shape[0], self.values.shape[2])
+
     def _reserve(self, rows: int, width: int) -> None:
         """Memory grows by doubling, so that no step copies it."""
         has_rows, has_width = self.keys.shape[0], self.keys.shape[2]

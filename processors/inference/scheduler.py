@@ -104,6 +104,11 @@ class Scheduler:
     def busy(self) -> bool:
         return bool(self.waiting or self.running or self.reading)
 
+    @property
+    def rows(self) -> int:
+        """In use, from the first on."""
+        return len(self.running) + (self.reading is not None)
+
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from tests.property.model import Entries, Fields, GroupModel
+from tests.property.model import Entries, Fields, GroupModel, order
 from tests.property.wire import Call
 
 
@@ -48,6 +48,10 @@ class Front:
         self.waiting: dict[str, Waiter] = {}
         self.waiting_until = -1
         self.doors: dict[str, Door] = {}
+        self.erased: dict[str, str] = {}
+        """Who was erased → the highest id then."""
+        self.gone: set[str] = set()
+        """Entries that went with them."""
 
     def expire(self) -> None:
         """The registrations are one key, which Redis forgets when nobody can wait any more."""
@@ -91,7 +95,16 @@ class Front:
             self.waiting_until = max(self.waiting_until, self.now() + wait["ms"])
 
     def _unanswered(self, entry: str) -> bool:
+        if entry in self.gone:
+            return order(entry) > order(self.answering.cursor)
         return entry not in self.doors and entry not in self.answering.settled
+
+    def erase(self, person: str, ids: list[str]) -> None:
+        self.erased[person] = self.inbound.last
+        self.gone |= set(ids)
+        for id in ids:
+            self.waiting.pop(id, None)
+            self.doors.pop(id, None)
 
     def withdraw(self, call: Call, reply: int) -> None:
         self.expire()
@@ -128,10 +141,15 @@ class Front:
     def claim(self, call: Call, reply: list[Any]) -> None:
         self.expire()
         entry, ticket, stop, *_, key = (str(arg) if isinstance(arg, str) else arg for arg in call.args)
+        waiter = self.waiting.get(entry)
+        if order(entry) <= order(self.erased.get(str(key), "0-0")):
+            if waiter and waiter.ticket == ticket:
+                del self.waiting[entry]
+            assert reply == [b"erased"], "of what was erased nobody is told more"
+            return
         asked = self.doors.get(entry)
         door = self.doors[asked.into] if asked and asked.into else asked
         if door is None:
-            waiter = self.waiting.get(entry)
             if stop == "1" and waiter and waiter.ticket == ticket:
                 del self.waiting[entry]
             gone = entry in self.answering.settled
@@ -150,7 +168,11 @@ class Front:
                 self.egress.claimed(key)
 
     def release(self, call: Call, reply: int) -> None:
-        door = self.doors.get(call.keys[0].removeprefix("door:"))
+        entry = call.keys[0].removeprefix("door:")
+        door = self.doors.get(entry)
+        if entry in self.gone:
+            assert reply == 0, "who lost it to an erase may send it no more, and asks in vain"
+            return
         assert door, "only a marked reply is asked for"
         self._shut(door)
         expected = {"webhook": 0, "http": -1, "open": door.deadline - self.now()}[door.state]
@@ -185,6 +207,17 @@ class Promises:
                 self.groups[call.told()["group"]].swept(call.told(), reply)
             case "append" | "withdraw" | "claim" | "release":
                 getattr(self.front, call.name)(call, reply)
+
+    def erase(self, person: str, streams: dict[str, Entries]) -> set[str]:
+        """Somebody is erased: the entries that go."""
+        ids = {name: entries.of(person) for name, entries in streams.items()}
+        for group in self.groups.values():
+            group.erase(person, ids[group.group.reads])
+        self.front.erase(person, ids["inbound"])
+        self.outputs = [fields for fields in self.outputs if fields["key"] != person]
+        for name, entries in streams.items():
+            entries.rows = {id: fields for id, fields in entries.rows.items() if id not in ids[name]}
+        return set(ids["inbound"])
 
     def _of(self, call: Call) -> GroupModel:
         return self.groups[call.keys[0].split(":")[1]]

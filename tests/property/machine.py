@@ -174,6 +174,10 @@ class Pipeline(RuleBasedStateMachine):
             case "an ingress dies":
                 self.do(self.stage.restart_ingress(who % 2))
 
+    @rule(person=PEOPLE)
+    def somebody_is_erased(self, person: str) -> None:
+        self.do(self.stage.erase(person))
+
     @invariant()
     def redis_holds_what_was_promised(self) -> None:
         self.do(compare(self.stage))

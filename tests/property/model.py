@@ -43,10 +43,12 @@ class Entries(msgspec.Struct):
     """One stream, oldest first."""
 
     rows: dict[str, Fields] = {}
+    last: str = "0-0"
+    """The highest id there was."""
 
     def append(self, id: str, fields: Fields) -> None:
-        assert all(order(id) > order(other) for other in list(self.rows)[-1:]), "ids rise"
-        self.rows[id] = fields
+        assert order(id) > order(self.last), "ids rise"
+        self.rows[id], self.last = fields, id
 
     def after(self, cursor: str) -> list[str]:
         return [id for id in self.rows if order(id) > order(cursor)]
@@ -318,6 +320,21 @@ class GroupModel:
         for id in lease.ids:
             note = self.notes[id]
             note.starts, note.crashes = max(0, note.starts + starts), note.crashes + crashes
+
+    def erase(self, key: str, ids: list[str]) -> None:
+        """A person goes, with all these entries of theirs: nothing is in work, nothing waits, nothing is known."""
+        self.boxes.pop(key, None)
+        self.leases.pop(key, None)
+        self.due.pop(key, None)
+        self.state.pop(key, None)
+        self.counted.pop(key, None)
+        self._forget(key)
+        for id in ids:
+            self.notes.pop(id, None)
+        self.settled = [id for id in self.settled if id not in ids]
+        self.buried = [id for id in self.buried if id not in ids]
+        for consumer, (call, grants) in self.calls.items():
+            self.calls[consumer] = call, [grant for grant in grants if grant[0] != key]
 
     # requests that wait
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from ingress import append, waiting
-from streams import doors, turns, watch
+from streams import doors, rewriting, traces, turns, watch
 from streams.scripts import Script
 
 
@@ -31,6 +31,15 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = {
+    "a turn goes on although its person was erased": Mutation(
+        traces, "_ERASE", "in_work = in_work + redis.call('HDEL', leases, a.person)", ""
+    ),
+    "a request is answered although its person was erased": Mutation(
+        doors, "_CLAIM", "if was_erased(ARGV[7], KEYS[6], entry) then", "if false then"
+    ),
+    "a stream written anew forgets what is pending": Mutation(
+        rewriting, "_SWAP", "redis.call('XPENDING', old, group.name, after, '+', 500)", "{}"
+    ),
     "a turn is ended whoever holds the lease": Mutation(
         turns, "_SETTLE", "if held[i] ~= turn.token then", "if false then"
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,10 @@ from ingress.append import Appended, Appender, Arrival, Waiter
 from ingress.waiting import GRACE_MS, Waiting
 from streams.connection import entries
 from streams.doors import Doors
+from streams.erase import Erasure
 from streams.errors import Unavailable
+from streams.settings import Settings
+from streams.stores import Stores
 from streams.turns import Turns
 from streams.watch import Consumer, Watch
 from tests.property.actors import HANDLERS, Client, Delivery, Post, Work, Worker, a_topology
@@ -56,6 +60,8 @@ class Stage:
         self._hired: list[Consumer] = []
         self.texts: dict[str, bytes] = {}
         """What requests were told, by the entry they asked for."""
+        self.gone: set[str] = set()
+        """Entries of people who were erased."""
 
     def _model(self, name: str) -> GroupModel:
         group = self.top.groups[name]
@@ -292,10 +298,19 @@ class Stage:
         await self.store.command("XGROUP", "DESTROY", self.top.groups[group].reads, group)
         await Turns(self.store, self.top, self.top.groups[group], HANDLERS[group]).open()
 
+    async def erase(self, person: str) -> None:
+        """Somebody goes, in one step; what is under way comes later, as it may."""
+        self.learn(await self.store.command(*self.news()))
+        erasure = Erasure(Stores.alone(self.store), self.top, Settings(data_dir=Path("/nowhere")), person, heard=0)
+        receipt = await erasure.run()
+        assert all("could not be asked" in line for line in receipt.left), receipt.left  # these handlers are played
+        gone = self.promises.erase(person, self.streams)
+        self.gone |= gone
+        self.texts = {entry: text for entry, text in self.texts.items() if entry not in gone}
+
     def news(self) -> tuple[str, ...]:
         """The command that asks which outputs are new."""
-        last = next(reversed(self.streams["outbound"].rows), "")
-        return "XRANGE", "outbound", f"({last}" if last else "-", "+"
+        return "XRANGE", "outbound", f"({self.streams['outbound'].last}", "+"
 
     def learn(self, found: Any) -> None:
         for id, fields in entries(found):

@@ -18,6 +18,7 @@ from waiting import until
 from streams import metrics
 from streams.connection import Store
 from streams.housekeeping import Housekeeping
+from streams.traces import Traces
 from streams.turns import Turns
 from streams.watch import Watch
 from tests.property.clock import ClockedServer, bears_it
@@ -176,3 +177,24 @@ async def test_nobody_is_dead_because_the_clock_was_set_ahead(clocked: ClockedSe
         await watcher._sweep()
     assert [taken.turn.key for taken in (await two.take(5, 100, 1)).grants] == ["+1"]
     await store.close()
+
+
+async def test_an_erase_is_heard_of_with_the_next_beat_after_what_was_lost(store: Store) -> None:
+    class Keeping:
+        def forget(self) -> None:
+            heard.append("forget")
+
+    heard: list[str] = []
+    turns = await a_consumer(store)
+    rounds = Housekeeping(store, turns, Watch(store, a_topology()), Keeping())
+
+    async def beat() -> list[str]:
+        heard.clear()
+        await rounds._beat(lambda: [], lambda beaten: heard.append("beaten"))
+        return list(heard)
+
+    assert await beat() == ["beaten"]
+    for _ in range(2):
+        await Traces(store, a_topology(), "+1", lambda _what, _more: None).tombstone()
+        assert await beat() == ["beaten", "forget"]
+        assert await beat() == ["beaten"]

@@ -214,7 +214,7 @@ async def test_a_lease_whose_grant_was_lost_on_the_way_is_freed_by_the_beat(each
     await say(each_store, "+2")
     lost = (await turns.take(5, 100, 1)).grants[0]
     # When the consumer names only the one it knows of, and one that never was
-    missing, _, next_due_ms = await turns.beat([held.token, "nobody.1.1.1"])
+    missing, _, next_due_ms, _ = await turns.beat([held.token, "nobody.1.1.1"])
     assert missing == {"nobody.1.1.1"}
     assert next_due_ms == 0
     again = (await turns.take(5, 100, 1)).grants
@@ -405,7 +405,7 @@ async def test_a_full_redis_still_lets_turns_be_taken_and_settled(each_store: St
         one, two = (await turns.take(5, 100, 1)).grants
         assert await end(turns, one, effects) == (True, -1)
         assert await end(turns, two, delay_ms=0) == (True, 0)
-        assert await turns.beat([]) == (set(), [], 0)
+        assert await turns.beat([]) == (set(), [], 0, b"")
     finally:
         await each_store.command("CONFIG", "SET", "maxmemory", "0")
     assert await each_store.command("XLEN", "outbound") == 1
@@ -454,7 +454,7 @@ async def test_a_copy_that_comes_after_its_consumer_was_swept_revives_no_old_lea
     again = (await frozen.take(5, 100, 1)).grants[0]
     # Then the old turn cannot end, nor keep from the others, what that copy was given
     assert bodies(again) == ["second"]
-    assert await frozen.beat([held.token]) == ({held.token}, [], 0)
+    assert await frozen.beat([held.token]) == ({held.token}, [], 0, b"")
     assert bodies((await other.take(5, 100, 1)).grants[0]) == ["second"]
 
 

@@ -42,6 +42,8 @@ class Counting:
         """Of prompts, as they were read."""
         self.left: list[int] = []
         """The numbers of those that left with a row in order."""
+        self.forgot: list[int] = []
+        """How many rows were in use, each time."""
 
     def start(self) -> None:
         return None
@@ -66,6 +68,10 @@ class Counting:
     def keep(self, row: int, sequence: Sequence) -> None:
         assert self.rows[row] == sequence.number
         self.left.append(sequence.number)
+
+    def forget(self, rows: int) -> None:
+        self.forgot.append(rows)
+        self.left.clear()
 
     def step(
         self, first_row: int, sequences: Series[Sequence], piece: Piece | None = None
@@ -164,6 +170,27 @@ async def test_what_was_known_already_is_not_read_again(counting: Counting, monk
         assert (said.text, said.prompt_tokens, said.recalled_tokens) == (counted(30), 10, 7)
         assert counting.pieces == [(7, 10)]
     finally:
+        await engine.close()
+
+
+async def test_when_somebody_is_erased_nothing_is_kept_of_what_was_nor_of_what_is_in_work(counting: Counting) -> None:
+    engine = Threaded(counting, slots=2)
+    try:
+        assert (await engine.generate(asked(5))).text == counted(5)
+        assert counting.left == [1]
+        # Given one who is being answered
+        counting.stepped.clear()
+        counting.gate.clear()
+        working = asyncio.create_task(engine.generate(asked(60)))
+        await asyncio.to_thread(counting.stepped.wait, 10)
+        engine.forget()
+        counting.gate.set()
+        # Then it is answered all the same, and its row is given back when it leaves
+        assert (await working).text == counted(60)
+        assert (await engine.generate(asked(7))).text == counted(7)
+        assert (counting.left, counting.forgot) == ([3], [1, 0])
+    finally:
+        counting.gate.set()
         await engine.close()
 
 

@@ -68,3 +68,12 @@ def test_whatever_is_kept_what_is_found_is_a_beginning_and_the_bound_holds(
         assert best[1] // BLOCK == whole_blocks
     assert kept.size == sum(entry.size for entry in kept._entries.values())
     assert {number for those in kept._blocks.values() for number in those} == set(kept._entries)
+
+
+def test_all_of_it_is_forgotten_at_once_and_it_keeps_on_keeping() -> None:
+    kept = Kept[str](30)
+    kept.keep([1] * 20, "a", 10)
+    kept.forget()
+    assert (kept.best([1] * 20), kept.size, len(kept)) == (None, 0, 0)
+    kept.keep([1] * 20, "b", 10)
+    assert kept.best([1] * 20) == ("b", 20)

@@ -146,6 +146,25 @@ def test_what_is_kept_has_its_bound_in_bytes(tiny: Any) -> None:
     assert [each.recalled for each in again] == [0, 0]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_to_be_forgotten_is_in_no_row_and_nobody_else_notices(tiny: Any, kind: str) -> None:
+    model, stock = runner(tiny, kind, keep_bytes=1 << 20), tiny.causal(kind)
+    generated_by_slots(model, [sequence(number, [7 + number] * 40, 4) for number in range(3)], slots=3)
+    # Given one who is being answered, in the first row
+    going = sequence(9, prompts(1, 30)[0], 6)
+    going.generated.append(model.step(0, [], Piece(0, going, len(going.prompt)))[1])
+    going.read = len(going.prompt)
+    model.forget(1)
+    assert model._kept.size == 0
+    assert all(not layer.keys[1:].any() and not layer.values[1:].any() for layer in model._layers)
+    while len(going.generated) < 6:
+        going.generated += model.step(0, [going])[0]
+    assert going.generated == generated_by_transformers(stock, going.prompt, 6)
+    again = sequence(1, [7] * 40, 4)
+    generated_by_slots(model, [again], slots=1)
+    assert again.recalled == 0
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_memory_grows_beyond_what_it_began_with(tiny: Any, kind: str) -> None:
     model = runner(tiny, kind)

@@ -125,6 +125,18 @@ async def test_a_pipeline_whose_process_dies_ends_the_worker(exported: Path) -> 
             await asyncio.wait_for(engine.failed(), 10)
 
 
+async def test_it_forgets_by_being_opened_anew_and_nobody_loses_a_reply(exported: Path) -> None:
+    async with opened(exported) as engine:
+        question = asked("Hola, quiero una cita con cardiología el martes que viene por la mañana")
+        before = await engine.generate(question)
+        asking = [asyncio.create_task(engine.generate(question)) for _ in range(3)]
+        await asyncio.sleep(0)
+        engine.forget()
+        after = [await each for each in [*asking, asyncio.create_task(engine.generate(question))]]
+        assert [each.text for each in after] == [before.text] * 4
+        assert not engine._stale
+
+
 async def test_who_gives_up_frees_the_place_for_who_waits(exported: Path) -> None:
     async with opened(exported, slots=1) as engine:
         long = asked("Hola", max_tokens=900, sampling=Sampling(temperature=50.0))

@@ -1,0 +1,105 @@
+"""
+`cauce erase` at a terminal: asks, shows how far it is, and gives the receipt.
+
+What is erased, and in which order, stands in erase.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ingress import people
+from streams import entry
+from streams.erase import Erasure, Receipt
+from streams.errors import ConfigurationError
+from streams.masking import Mask
+from streams.settings import Settings
+from streams.stores import Stores
+from streams.topology import Topology
+from streams.traces import Look
+
+_HEADS = {"erased": "erased", "incomplete": "erased but for what is left, see below", "found": "nothing was done"}
+
+
+class How(msgspec.Struct, frozen=True, kw_only=True):
+    """How the command is to act."""
+
+    yes: bool = False
+    dry_run: bool = False
+    as_json: bool = False
+
+
+async def run(stores: Stores, topology: Topology, settings: Settings, user: str, how: How) -> int:
+    """
+    Erase a person, or count what there is of them.
+
+    Returns:
+        the exit status: 1 where something is left, or nobody said yes.
+
+    Raises:
+        ConfigurationError: that is no person.
+        Unavailable: Redis cannot be reached; what was done until then stays done.
+    """
+    try:
+        person = people.person(user, phone_numbers=topology.users.phone_numbers)
+    except people.Unusable as error:
+        raise ConfigurationError(f"USER {error}") from error
+    if how.dry_run or not how.yes:
+        with _shown() as look:
+            found = await Erasure(stores, topology, settings, person, look=look).count()
+        if how.dry_run:
+            _print(found, how)
+            return 0
+        question = (
+            f"{sum(found.counts.values())} entries, keys and files of {Mask().person(person)}: erase them for good?"
+        )
+        if not await entry.agreed(question):
+            sys.stderr.write("nothing was done\n")
+            return 1
+    with _shown() as look:
+        receipt = await Erasure(stores, topology, settings, person, look=look).run()
+    _print(receipt, how)
+    return 1 if receipt.left else 0
+
+
+@contextmanager
+def _shown() -> Iterator[Look]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed}"), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def look(what: str, more: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=None)
+            progress.advance(tasks[what], more)
+
+        yield look
+
+
+def _print(receipt: Receipt, how: How) -> None:
+    if how.as_json:
+        sys.stdout.write(msgspec.json.encode(receipt).decode() + "\n")
+        return
+    console = Console()
+    about = f", receipt {receipt.digest}" if receipt.digest else ""
+    console.print(f"{receipt.at}{about}: {_HEADS[receipt.status]}", highlight=False)
+    table = Table("what", "how much", box=None, header_style="dim")
+    for what, count in receipt.counts.items():
+        table.add_row(what, str(count))
+    console.print(table)
+    if receipt.rewritten:
+        console.print(f"written anew: {', '.join(receipt.rewritten)}", highlight=False)
+    for line in receipt.notes:
+        console.print(f"beyond reach: {line}", highlight=False)
+    for line in receipt.left:
+        console.print(f"left: {line}", highlight=False, style="red")
+    if receipt.left:
+        console.print("The same command goes on.")
