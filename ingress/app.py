@@ -26,6 +26,7 @@ from ingress.observed import Observed
 from ingress.openapi import Description
 from ingress.operations import Operations
 from ingress.quick import Quick
+from ingress.timelines import Timelines
 from ingress.waiting import Waiting
 from ingress.webhooks import Webhooks
 from streams.errors import ConfigurationError
@@ -109,6 +110,7 @@ def _routes(
         Route("/chat/{user_id}/pause", guard("operator", chat.pause), methods=["POST"]),
         Route("/chat/{user_id}/resume", guard("operator", chat.resume), methods=["POST"]),
         Route("/chat/{user_id}", guard("operator", erasing.delete), methods=["DELETE"]),
+        Route("/timeline/{id:path}", guard("operator", Timelines(stores, topology).read)),
         Route("/model/info", guard("operator", operations.model)),
         Route("/metrics", guard("operator", operations.metrics)),
         Route("/openapi.json", guard("operator", Description().show)),

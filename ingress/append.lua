@@ -45,7 +45,7 @@ local function judge(request)
   local verdicts, twins, more = {}, {}, {}
   for i, message in ipairs(request) do
     local mark = redis.pcall('GET', KEYS[message.mark])
-    local entry, text, call = string.match(type(mark) == 'string' and mark or '', '^([^|]*)|([^|]*)|(.*)$')
+    local entry, text, call = string.match(type(mark) == 'string' and mark or '', '^([^|]*)|([^|]*)|([^|]*)')
     local twin = twins[message.mark]
     if entry then
       verdicts[i] = {call == message.call and 'new' or text == message.text and 'duplicate' or 'reused', entry}
@@ -125,6 +125,14 @@ local function refusal(why)
   return {'refused', why}
 end
 
+-- For whoever asks later; where Redis refuses it, nobody is told less than before.
+local function repeated(mark)
+  local told = redis.pcall('GET', mark)
+  local kept, times = string.match(type(told) == 'string' and told or '', '^([^|]*|[^|]*|[^|]*)|?(%d*)')
+  if not kept then return end
+  redis.pcall('SET', mark, string.format('%s|%d:%.0f', kept, (tonumber(times) or 0) + 1, now), 'KEEPTTL')
+end
+
 local writing = false
 local function may_write()
   if not writing then
@@ -155,6 +163,7 @@ for r = 2, #ARGV do
         wait(message, verdict[2])
         hurry(verdict[2], message.wait.group)
       end
+      if verdict[1] == 'duplicate' then repeated(KEYS[message.mark]) end
     end
   end
   results[r] = verdicts

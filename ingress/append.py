@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Any, Literal
 
 import msgspec
 
 from ingress.durability import Durability
 from ingress.pressure import Backlog, Pressure
-from streams import metrics, wire
+from streams import marks, metrics, wire
 from streams import topology as pipeline
 from streams.connection import Store
 from streams.errors import CauceError, Unavailable
@@ -65,6 +66,8 @@ class Arrival(msgspec.Struct, kw_only=True, frozen=True):
     """What makes a repeat a repeat: the same id with another text is a mistake of the sender's."""
     trace: str = msgspec.field(default_factory=wire.new_trace)
     waiter: Waiter | None = None
+    received_ms: int = msgspec.field(default_factory=lambda: time.time_ns() // 1_000_000)
+    """This machine's clock, Unix milliseconds."""
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -130,7 +133,8 @@ class Appender:
         self._calls += 1
         self._waiting.append(_Request(arrivals, f"{self._name}{self._calls:x}", done, size))
         if self._writing is None:
-            self._writing = asyncio.create_task(self._write_all())
+            # In nobody's context: it writes for all of them, and what it logs is not this request's.
+            self._writing = asyncio.create_task(self._write_all(), context=Context())
         return await done
 
     async def _write_all(self) -> None:
@@ -226,11 +230,11 @@ class Appender:
             packed = []
             for number, arrival in enumerate(request.arrivals):
                 place(names.stream(arrival.stream))
-                mark = names.of("seen", self._hash(arrival.key, arrival.message_id))
+                mark = marks.name(names, self.digest, arrival.key, arrival.message_id)
                 message: dict[str, Any] = {
                     "stream": streams.setdefault(arrival.stream, len(streams) + 1),
                     "mark": place(mark),
-                    "text": self._hash(arrival.text),
+                    "text": marks.digest(self.digest, arrival.text),
                     "call": f"{request.call}.{number}",
                     "fields": _fields(arrival),
                 }
@@ -262,11 +266,6 @@ class Appender:
         kept["bell"] = place(names.of("bell", group.name))
         return {"group": {"key": arrival.key, **kept}}
 
-    def _hash(self, *parts: str) -> str:
-        """Redis is not to tell who wrote, nor what; lengths keep ("a", "bc") and ("ab", "c") apart."""
-        whole = "".join(f"{len(part)}:{part}" for part in parts)
-        return hashlib.blake2b(whole.encode(errors="replace"), key=self.digest[:64], digest_size=16).hexdigest()
-
     async def close(self) -> None:
         """Let what is being written end."""
         if self._writing is not None:
@@ -282,7 +281,7 @@ def _fail(request: _Request, error: Exception) -> None:
 
 def _fields(arrival: Arrival) -> list[str]:
     fields = ["key", arrival.key, "type", arrival.type, "body", arrival.body.decode()]
-    fields += ["v", wire.VERSION, "trace", arrival.trace]
+    fields += ["v", wire.VERSION, "trace", arrival.trace, "received", str(arrival.received_ms)]
     if arrival.waiter:
         # A request that waits is not to wait for the debounce window as well.
         fields += ["now", "1"]

@@ -196,8 +196,10 @@ class Chat:
 
 
 def trace_of(request: Request) -> str:
-    """The caller's trace, or a new one."""
-    return wire.trace_from(request.headers.get("traceparent"))
+    """The caller's trace, or a new one; from here on it stands in what is logged of this request."""
+    trace = wire.trace_from(request.headers.get("traceparent"))
+    logs.trace.set(trace)
+    return trace
 
 
 def arrival_of(inbound: Inbound, trace: str, ticket: Ticket | None = None) -> Arrival:

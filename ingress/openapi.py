@@ -34,6 +34,7 @@ ERRORS = {
     "foreign_origin": (403, "a browser on another site"),
     "foreign_host": (403, "without tokens: a name that is not this machine's"),
     "not_found": (404, "no such route, nor with such a `user_id` in it"),
+    "unknown_message": (404, "nothing is known of this message, or of this person since then"),
     "no_conversation": (404, "nothing is known of this person, or it has expired"),
     "method_not_allowed": (405, "not with this method"),
     "request_timeout": (408, "the request was not here in time"),
@@ -161,6 +162,19 @@ _HUB = (
         "query", "hub.challenge", {"type": "string", "minLength": 1, "maxLength": 256}, "Comes back.", required=True
     ),
 )
+_ID: Schema = {"type": "string", "minLength": 1, "maxLength": people.LONGEST_ID}
+_TIMELINE = (
+    _parameter("path", "id", _ID, "A message's id of any kind, or a person."),
+    _parameter("query", "user", shapes.USER_ID, "Whose message it is."),
+    _parameter(
+        "query",
+        "since",
+        {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,6})?(ms|s|m|h|d|w)$"},
+        "Of a person: 2h.",
+    ),
+    _parameter("query", "n", {"type": "integer", "minimum": 1, "maximum": 200}, "Of a person: the latest so many."),
+    _parameter("query", "full", {"enum": ["yes", "no"]}, "`yes`: numbers and ids are not masked."),
+)
 _PLAIN: Schema = {"type": "string"}
 
 OPERATIONS: dict[tuple[str, str], Schema] = {
@@ -225,6 +239,13 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
         *("invalid_field", "no_conversation", "not_found", "redis_unavailable"),
         who=_OPERATOR,
         parameters=(_PERSON,),
+    ),
+    ("GET", "/timeline/{id}"): _operation(
+        "What happened to a message, or to a person's latest ones.",
+        {"200": _answer("Every step; of a person a line for each message.", "Timeline")},
+        *("invalid_field", "unknown_message", "not_found", "redis_unavailable"),
+        who=_OPERATOR,
+        parameters=_TIMELINE,
     ),
     ("POST", "/chat/{user_id}/pause"): _writes(
         "A human takes over; the bot is silent.",
@@ -293,7 +314,8 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
     paths: dict[str, Schema] = {}
     for route in routes:
         for method in sorted((route.methods or set()) - {"HEAD"}):
-            paths.setdefault(route.path, {})[method.lower()] = OPERATIONS[method, route.path]
+            path = route.path_format
+            paths.setdefault(path, {})[method.lower()] = OPERATIONS[method, path]
     return {
         "openapi": "3.1.0",
         "info": {

@@ -16,6 +16,7 @@ from ingress.access import Access
 from ingress.chat import Chat, Said
 from ingress.pressure import Backlog
 from ingress.refusal import Refused
+from streams import log as logs
 from streams import wire
 from streams.errors import Unavailable
 
@@ -52,7 +53,9 @@ class Quick:
             return await self._app(scope, _again(message, receive), send)
         scope["path_params"], scope["route"] = {}, self._route
         try:
-            body = await self._chat.accept(inbound, wire.trace_from(given.get(b"traceparent", b"").decode("latin-1")))
+            trace = wire.trace_from(given.get(b"traceparent", b"").decode("latin-1"))
+            logs.trace.set(trace)
+            body = await self._chat.accept(inbound, trace)
         except (Refused, Unavailable, Backlog) as error:
             response = await errors.HANDLERS[type(error)](Request(scope), error)
             return await response(scope, receive, send)

@@ -7,13 +7,14 @@ the struct ask as well.  Knows no route and no status.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from ingress import access, people, whatsapp
 from ingress.chat import LONGEST_PAUSE, Pause, Said, Told
 from ingress.health import Picture
+from streams import timeline
 
 Schema = dict[str, Any]
 
@@ -49,6 +50,8 @@ _TEXT: Schema = {"type": "string"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _NOTHING_OR_TEXT: Schema = {"type": ["string", "null"]}
 _ANY: Schema = {"type": "object"}
+
+_OUTCOME: Schema = {"enum": list(get_args(timeline.Outcome))}
 
 ENTRY = {"type": "string", "pattern": r"^[0-9]+-[0-9]+$", "examples": ["1728123456789-0"]}
 
@@ -154,6 +157,29 @@ SCHEMAS: dict[str, Schema] = {
         context_length={"type": ["integer", "null"]},
         others=items_of(_ANY) | {"description": "Further models, while a deployment changes it."},
     ),
+    "Timeline": {
+        "anyOf": [
+            record(
+                {"entry": ENTRY, "stream": _TEXT, "outcome": _OUTCOME, "took_ms": {"type": ["integer", "null"]}},
+                person=_TEXT,
+                message_id=_TEXT,
+                type=_TEXT,
+                trace=_TEXT,
+                steps=items_of(
+                    record(
+                        {"at_ms": {"type": "integer"}, "kind": _TEXT},
+                        wait_ms={"type": "integer"},
+                        stream=_TEXT,
+                        group=_TEXT,
+                        entry=_TEXT,
+                        facts=_ANY,
+                    )
+                ),
+                gaps=items_of(_TEXT),
+            ),
+            record({"person": _TEXT, "messages": items_of(record({"at_ms": _COUNT, "outcome": _OUTCOME}))}),
+        ]
+    },
     "RedisTest": record({"ok": {"type": "boolean"}, "latency_ms": {"type": "number"}, "version": _NOTHING_OR_TEXT}),
     "RedisStats": record(
         {

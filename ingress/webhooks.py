@@ -66,7 +66,7 @@ class Webhooks:
             found.statuses = []
         trace = trace_of(request)
         arrivals = [arrival_of(inbound, trace) for inbound in found.messages]
-        arrivals += [_arrival(status) for status in found.statuses]
+        arrivals += [_arrival(status, trace) for status in found.statuses]
         try:
             appended = await self._appenders.append(arrivals)
         except Unavailable as error:
@@ -74,7 +74,7 @@ class Webhooks:
         return Json(_counted(found, appended))
 
 
-def _arrival(status: Status) -> Arrival:
+def _arrival(status: Status, trace: str) -> Arrival:
     return Arrival(
         stream=STATUSES,
         key=status.recipient_id or "",
@@ -82,6 +82,7 @@ def _arrival(status: Status) -> Arrival:
         body=wire.encode(status),
         # A message of ours is sent, then delivered, then read: three things to know of one id.
         message_id=f"{status.message_id}:{status.status}",
+        trace=trace,
     )
 
 

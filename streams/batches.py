@@ -141,6 +141,8 @@ class Batches:
 
     async def _call(self, places: list[Place]) -> None:
         turns = [place.turn for place in places]
+        # Made in the context of one of them; what is logged of several is of none in particular.
+        log.trace.set(turns[0].messages[-1].trace if len(turns) == 1 else "")
         try:
             found = await self._bounded(turns)
             answers = [None] * len(turns) if found is None else list(found)

@@ -229,6 +229,38 @@ def tail(
     )
 
 
+@app.command(
+    epilog=_examples(
+        "cauce trace wamid.HBgLNTkxMTIzNDU2NzgVAgASGBQ…", "cauce trace 1728123456789-0",
+        "cauce trace +59112345678 --since 2h", "cauce trace m1 --user web-42 --json",
+    )
+)  # fmt: skip
+def trace(
+    context: typer.Context,
+    id: Annotated[
+        str,
+        typer.Argument(
+            metavar="WAMID|ENTRY|USER", help="A message's id of any kind, a webhook-id, a trace id; a person."
+        ),
+    ],
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Whose message it is.")] = None,
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Of a person: 2h, 7d.")] = "24h",
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Of a person: the latest so many.")] = 20,
+    as_json: Json = False,
+    full: Full = False,
+) -> None:
+    """
+    Tell what happened to a message, from HTTP to delivery.
+
+    Of a person, each of their latest messages in a line.  Exit status 1: nothing is known of it.
+    """
+    from streams import trace
+
+    asked = trace.Asked(id=id, user=user, since=since, count=count, as_json=as_json, full=full)
+    topology = context.obj.topology
+    raise typer.Exit(entry.ask(context.obj, lambda stores: trace.show(topology, stores, asked)))
+
+
 @app.command(epilog=_examples("cauce chat", "echo 'Hola' | cauce chat", "cauce chat --user +59112345678"))
 def chat(
     context: typer.Context,

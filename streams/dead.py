@@ -233,7 +233,10 @@ class Verb(msgspec.Struct, frozen=True):
 
 
 async def _redrive(store: Store, desk: Desk, stream: str, ids: Sequence[str]) -> Sequence[Redriven]:
-    return await deadletters.redrive(store, stream, ids, max_len=desk.topology.streams[stream].max_len)
+    topology = desk.topology
+    return await deadletters.redrive(
+        store, stream, ids, max_len=topology.streams[stream].max_len, told_seconds=topology.journal.keep
+    )
 
 
 async def _drop(store: Store, _desk: Desk, stream: str, ids: Sequence[str]) -> Sequence[Redriven]:

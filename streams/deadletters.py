@@ -129,7 +129,9 @@ async def find(store: Store, streams: Sequence[str], id: str) -> list[Letter]:
     ]
 
 
-async def redrive(store: Store, stream: str, ids: Sequence[str], *, max_len: int) -> list[Redriven]:
+async def redrive(
+    store: Store, stream: str, ids: Sequence[str], *, max_len: int, told_seconds: float = 0
+) -> list[Redriven]:
     """
     Put letters back onto their stream, each at most once, whoever else does the same and however often.
 
@@ -138,11 +140,13 @@ async def redrive(store: Store, stream: str, ids: Sequence[str], *, max_len: int
     Args:
         ids: of dead letters, `MOST` at most.
         max_len: of the stream; nothing is put back beyond it.
+        told_seconds: how long it is remembered, for the timeline, as what each came back; 0: not at all.
 
     Raises:
         Unavailable: Redis cannot be reached or is full; at full nothing was done.
     """
     keys = store.keys
+    told = {"redriven": keys.of("redriven", stream) + ":", "told_ms": int(told_seconds * 1000)}
     reply = await store.run(
         _REDRIVE,
         [
@@ -152,7 +156,7 @@ async def redrive(store: Store, stream: str, ids: Sequence[str], *, max_len: int
             keys.of("redrive", secrets.token_hex(8)),
             keys.of("erased"),
         ],
-        [_pack({"name": stream, "max_len": max_len, "keep_ms": ANSWER_MS, "ids": ids})],
+        [_pack({"name": stream, "max_len": max_len, "keep_ms": ANSWER_MS, "ids": ids, **told})],
     )
     return [Redriven(row[0].decode(), row[1].decode(errors="replace") if len(row) > 1 else "") for row in reply]
 

@@ -2,12 +2,13 @@
 What a handler is given (a turn) and what it may want done (effects).
 
 A handler returns effects and never touches pipeline state itself; the runtime commits them together with the
-acknowledgement, all or nothing.  Pure: no Redis, no clock.
+acknowledgement, all or nothing.  Knows no Redis, and of clocks only how long a turn has taken so far.
 """
 
 from __future__ import annotations
 
 import builtins
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, TypeVar, overload
@@ -51,6 +52,15 @@ class Message(msgspec.Struct, kw_only=True, frozen=True):
         return int((self.origin or self.id).partition("-")[0])
 
 
+class Note(msgspec.Struct, frozen=True, array_like=True):
+    """Something worth knowing of how a turn was handled."""
+
+    ms: int
+    """Since the turn was granted."""
+    name: str
+    facts: dict[str, Any] = {}
+
+
 class Turn(msgspec.Struct, kw_only=True):
     """All that waits of one key, to be handled together, once."""
 
@@ -82,6 +92,18 @@ class Turn(msgspec.Struct, kw_only=True):
     """
     shard: int | None = None
     """Where there are several: two of them may have entries of the same id."""
+    began: float = msgspec.field(default_factory=time.monotonic)
+    """When it was granted, by the clock of `note`."""
+    notes: list[Note] = []
+
+    def note(self, name: str, /, **facts: Any) -> None:
+        """
+        Leave a note for the timeline of these messages (`cauce trace`): `turn.note("booked", room=3)`.
+
+        Facts are numbers and short texts.  Numbers of people and WhatsApp's ids in them are masked; what people write
+        does not belong there.
+        """
+        self.notes.append(Note(int((time.monotonic() - self.began) * 1000), name, facts))
 
     @property
     def id(self) -> str:

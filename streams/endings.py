@@ -7,11 +7,12 @@ Encoded where the turn is handled, so that effects which cannot be encoded fail 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from streams import wire
+from streams import journal, wire
 from streams.effects import Effects, Output, Turn, Write
 from streams.errors import CauceError
 from streams.fate import Join, Park
@@ -43,6 +44,8 @@ class Ending(msgspec.Struct, frozen=True):
     """Bytes of all that."""
     instead: Callable[[], Ending] | None = None
     """The end to take where the key of `unless` is there."""
+    told: bytes = b""
+    """What the journal is to keep of it."""
 
 
 def keep_progress(progress: str, superseded: int) -> str:
@@ -67,6 +70,7 @@ def ending(
     bury: str | None = None,
     park: Park | Join | None = None,
     uncounted: bool = False,
+    journaled: bool = False,
 ) -> Ending:
     """
     Args:
@@ -74,31 +78,37 @@ def ending(
         bury: a reason; the entries go to the dead letters as well.
         park: when what is left becomes due; None: at the end of its window.
         uncounted: this start is taken back; a park says so itself.
+        journaled: it is told in the group's journal as well.
 
     Raises:
         NotAllowed: an output to a stream that the group's `writes` does not name, or for a key of another shard.
         TypeError, KeyError: effects that cannot be encoded.
     """
-    touched: list[str] = []
-    blobs: list[bytes] = []
+    touched, blobs, told = list[str](), list[bytes](), b""
     instead: Callable[[], Ending] | None = None
     plain: dict[str, Any] = {"key": turn.key, "token": token, "ids": ids}
+    if bury is not None:
+        plain["bury"] = bury
     if effects is not None:
         plain["effects"] = _effects(keys, group, turn, effects, touched, blobs)
         if effects.unless and effects.instead:
             plain["unless"] = keys.state(effects.unless, group.name, turn.key)
             touched.append(plain["unless"])
-            made = effects.instead
-            instead = lambda: ending(keys, group, turn, token, ids, effects=made(), bury=bury, uncounted=uncounted)  # noqa: E731
-    if bury is not None:
-        plain["bury"] = bury
+            again = partial(ending, keys, group, turn, token, ids, bury=bury, uncounted=uncounted, journaled=journaled)
+            instead = partial(_instead, turn, effects.instead, again)
     if park is not None:
         plain |= _given_back(turn, park)
-        uncounted = uncounted or isinstance(park, Join) or not park.counted
-    if uncounted:
+    if uncounted := uncounted or (park is not None and not park.counted):
         plain["uncount"] = [message.id for message in turn.messages]
+    if journaled:
+        plain["told"] = len(told := journal.told(turn, ids, bury=bury, park=park, uncounted=uncounted))
     packed = _pack(plain)
-    return Ending(packed, blobs, touched, len(ids), len(packed) + sum(map(len, blobs)), instead)
+    return Ending(packed, blobs, touched, len(ids), len(packed) + len(told) + sum(map(len, blobs)), instead, told)
+
+
+def _instead(turn: Turn, made: Callable[[], Effects], again: Callable[..., Ending]) -> Ending:
+    turn.note("changed")
+    return again(effects=made())
 
 
 def _given_back(turn: Turn, park: Park | Join) -> dict[str, Any]:

@@ -8,6 +8,7 @@ read, and tested, in this file alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import msgspec
 
@@ -31,6 +32,8 @@ class Park(msgspec.Struct, frozen=True):
 
 class Join(msgspec.Struct, frozen=True):
     """Superseded: again with what has come since, at the end of its window.  It was no attempt."""
+
+    counted: ClassVar[bool] = False
 
 
 class Burial(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ from streams.tables import Group, WhenFull
 from streams.topology import Topology
 
 _DROP = script(__file__, "drop.lua")
-_STATE = ("cursor", "leases", "due", "attempts", "hints", "consumers", "skipped")
+_STATE = ("cursor", "leases", "due", "attempts", "hints", "consumers", "skipped", "journal")
 
 
 class Registration(msgspec.Struct, frozen=True):

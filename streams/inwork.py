@@ -51,19 +51,21 @@ class InWork:
         resources: Any,
         committer: Committer,
         *,
+        journaled: bool,
         handled: Callable[[], None],
         ended: Callable[[Grant], None],
         due: Callable[[int], None],
     ) -> None:
         """
         Args:
+            journaled: how each turn ends is told in the group's journal.
             handled: called once for each turn, when another may be started in its place: once its handler has ended,
                 or, while twice as many as may be handled at once are in work, when it is in work no longer.
             ended: called once for each turn, when it is in work no longer.
             due: called with the milliseconds until a key of which something is left is due again.
         """
         self._keys, self._group, self._handler, self._resources = keys, group, handler, resources
-        self._committer = committer
+        self._committer, self._journaled = committer, journaled
         self._freed, self._ended, self._due = handled, ended, due
         self._log = log.get(group.name)
         self._works: dict[str, _Work] = {}
@@ -89,12 +91,15 @@ class InWork:
             self._guarded(work, lambda: self._commit(work, "buried", self._buried(grant, burial)))
             return
         grant.turn.resources = self._resources
+        before = log.trace.set(grant.turn.messages[-1].trace)  # the handler's task takes it along
         try:
             work.handling = asyncio.ensure_future(self._handler.handle(grant.turn))
+            work.handling.add_done_callback(partial(self._handled, work))
         except Exception as error:  # it is no coroutine function, and said so at once
             self._close(work, None, error)
             return
-        work.handling.add_done_callback(partial(self._handled, work))
+        finally:
+            log.trace.reset(before)
         if self._alarm is None:
             self._alarm = loop.call_at(work.began + self._group.deadline, self._overdue)
 
@@ -284,4 +289,4 @@ class InWork:
         return self._ending(grant, ids, **how)
 
     def _ending(self, grant: Grant, ids: list[str], **how: Any) -> Ending:
-        return ending(self._keys, self._group, grant.turn, grant.token, ids, **how)
+        return ending(self._keys, self._group, grant.turn, grant.token, ids, journaled=self._journaled, **how)

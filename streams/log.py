@@ -15,6 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -54,6 +55,9 @@ SPOKEN = frozenset({"message", "text", "body", "content", "reply", "prompt", "ca
 
 KEY_VARIABLE = "CAUCE_LOG_KEY"
 """Where `cauce up` hands its processes one key, so that a wamid has the same hash in all their lines."""
+
+trace: ContextVar[str] = ContextVar("trace", default="")
+"""The W3C traceparent of what is being handled; JSON lines about it carry its trace id."""
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _COLOURS = {logging.DEBUG: "\033[2m", logging.WARNING: "\033[33m", logging.ERROR: "\033[31m"}
@@ -242,6 +246,8 @@ class JsonLines(_Masking):
             "event": event,
         }
         line = {**fields, **line} if fields.keys() & line.keys() else {**line, **fields}
+        if traceparent := trace.get():
+            line["trace"] = traceparent[3:35]
         if traceback := self.traceback(record):
             line["traceback"] = traceback
         return json.dumps(line, ensure_ascii=False, default=str)

@@ -30,7 +30,9 @@ PAGE = 500
 OF_PEOPLE = ("conversation", "conversation_meta", "rate_limit", "paused", "own")
 """Kinds whose keys end in a person."""
 
-LEFT_BEHIND = ("group", "waiting", "bell", "model", "test", "redrive", "digest", "groups", "erased", "anew", "breaker")
+LEFT_BEHIND = (
+    "group", "waiting", "bell", "model", "test", "redrive", "redriven", "digest", "groups", "erased", "anew", "breaker",
+)  # fmt: skip
 """Kinds of which nothing is left where no shard is any more: what is needed of them is written anew."""
 
 _TAGGED = re.compile(rb"\{\d{1,3}\}(:|$)")
@@ -216,6 +218,8 @@ class Mover:
                 stream = keys.stream(told.reads)
                 end = await _last(store, stream)
                 await store.pipeline([
+                    # It tells of entries that may lie elsewhere now, and have another's id.
+                    ("UNLINK", keys.group("journal", group)),
                     ("HSET", keys.of("groups"), group, wire.encode(told)),
                     ("XGROUP", "CREATE", stream, group, end, "MKSTREAM"),
                     ("XGROUP", "SETID", stream, group, end),

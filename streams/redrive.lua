@@ -1,7 +1,7 @@
 -- redrive: put dead letters back onto their stream, each once, for the group that buried it and no other.
 --
 -- KEYS  1 dead stream  2 stream  3 groups  4 what this call was answered  5 erased
--- ARGV  1 msgpack: {name of the stream, max_len, keep_ms, ids = {id of a dead letter, …}}
+-- ARGV  1 msgpack: {name of the stream, max_len, keep_ms, redriven = prefix, told_ms, ids = {id of a dead letter, …}}
 -- Returns for each id {'done', id of the new entry}; or, nothing done for it, {'gone'}: it is not there (any more), or about to go,
 --   {'full'}: the stream is at its max_len, {'nobody', group}: no such group reads the stream, and a message for it would
 --   be settled unseen by all others, {'foreign'}: it has not the form of what we bury.
@@ -66,6 +66,10 @@ local function redrive(id)
   end
   local entry = redis.call('XADD', stream, '*', 'for', header.group, 'origin', first, unpack(fields))
   redis.call('XDEL', dead, id)
+  if a.told_ms > 0 then
+    redis.pcall('RPUSH', a.redriven .. first, entry)
+    redis.pcall('PEXPIRE', a.redriven .. first, a.told_ms)
+  end
   length = length + 1
   return {'done', entry}
 end

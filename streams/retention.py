@@ -18,7 +18,7 @@ from collections.abc import Iterable
 import msgspec
 from redis.exceptions import RedisError
 
-from streams import log, memory, metrics
+from streams import journals, log, memory, metrics
 from streams.connection import Store, order
 from streams.errors import Unavailable
 from streams.groups import Registration, registered
@@ -95,6 +95,7 @@ async def trim(store: Store, topology: Topology, seen: memory.Memory = _ROOMY) -
         # As burials do, but to the entry: nobody else may have buried for long.
         dead += int(await store.command("XTRIM", store.keys.dead(name), "MAXLEN", topology.dead.max_len))
         lost[f"{name}.dead"] = dead
+    await journals.trim(store, list(groups), topology.journal, now_ms, seen.share)
     if any(lost.values()):
         _log.info("stream.trimmed", **{name: count for name, count in lost.items() if count})
     return lost

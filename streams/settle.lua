@@ -1,14 +1,16 @@
 -- settle: end turns.  Each is committed (acknowledged, with its effects), buried (the same, and into the dead letters)
 -- or parked (given back for later), all or nothing, only by the holder of its lease.
 --
--- KEYS  1 stream  2 leases  3 due  4 attempts  5 hints  6 waiting  7 dead stream  8 erased, then every state key and
---         output stream the effects name (declared, so that a cluster slot under way answers TRYAGAIN before anything is done)
+-- KEYS  1 stream  2 leases  3 due  4 attempts  5 hints  6 waiting  7 dead stream  8 erased  9 journal, then every state
+--         key and output stream the effects name (declared, so that a cluster slot under way answers TRYAGAIN before
+--         anything is done)
 -- ARGV  1 msgpack: {group, box, door, bell, keep_ms, dead_max, answers, unordered, turns, blobs}; answers: this group replies
 --         to requests that wait on the stream; a turn is {key, token, ids, effects?, bury?, delay_ms?, at_door?, uncount?, progress?,
---         unless?, superseded?}, effects is
+--         unless?, superseded?, told?}, effects is
 --         {writes = {{key, blob or false, ttl_ms}}, outputs = {{stream, answers, {'key', …, 'type', …, 'body', blob, …}}},
---         answer?}, a blob the number of one of its turn's; blobs: how many each turn has
---       2… the blobs of all turns: values and bodies, as they are
+--         answer?}, a blob the number of one of its turn's; told: bytes of its line in the journal; blobs: how many each
+--         turn has
+--       2… the blobs of all turns: values and bodies, as they are; last the lines of all turns for the journal, or ''
 -- Returns for each turn {1, ms until its key is due again or -1}, {0, -1}: refused, the lease is another's by now (or
 --   what it answers was erased), or
 --   {2, -1}: the lease is ours, but a key that it names is of another type (or Redis refuses an effect after all), or
@@ -17,8 +19,8 @@
 -- Everything that can fail is looked at before the first write, for Lua does not roll back.  The first write is ZREM or
 -- HDEL, which a full Redis never refuses; what all turns have in common is written last, with one command for all.
 local a = cmsgpack.unpack(ARGV[1])
-local stream, leases, due, attempts, hints, waiting, dead, erased =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local stream, leases, due, attempts, hints, waiting, dead, erased, journal =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local someone_waits = a.answers and redis.call('EXISTS', waiting) == 1
@@ -222,4 +224,15 @@ tell(ended, 'HDEL', attempts)
 if someone_waits then tell(ended, 'HDEL', waiting) end
 tell(over, 'HDEL', leases)
 tell(dues, 'ZADD', due)
+-- Behind all that it tells of; a journal that cannot be written (a key of another type) is no turn's fault.
+local told = ARGV[#ARGV]
+if #over < #a.turns and told ~= '' then
+  local lines, at = {}, 0
+  for i, turn in ipairs(a.turns) do
+    if results[i][1] == 1 then lines[#lines + 1] = string.sub(told, at + 1, at + (turn.told or 0)) end
+    at = at + (turn.told or 0)
+  end
+  told = table.concat(lines)
+end
+if told ~= '' then redis.pcall('XADD', journal, '*', 'turns', told) end
 return results

@@ -217,6 +217,15 @@ class Dead(Table):
     max_len: Count = 100_000
 
 
+class Journal(Table):
+    """`[journal]`: what is kept of how each message was handled, for `cauce trace`."""
+
+    keep: Seconds = Seconds(7 * 86400)
+    """0: nothing is."""
+    max_mb: Count = 64
+    """MiB in Redis, for all groups together; the oldest goes first."""
+
+
 class Placement(Table, kw_only=True):
     """Before the first table: where in Redis things lie, and how safely."""
 
@@ -241,6 +250,7 @@ class File(Placement, kw_only=True):
     egress: Egress = msgspec.field(default_factory=Egress)
     archive: Archive = msgspec.field(default_factory=Archive)
     dead: Dead = msgspec.field(default_factory=Dead)
+    journal: Journal = msgspec.field(default_factory=Journal)
 
 
 Plain = dict[str, Any]

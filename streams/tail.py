@@ -29,7 +29,8 @@ from streams.topology import Topology, suggest
 
 _BLOCK_MS = 2_000
 _PAGE = 200
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""What would move a terminal's cursor, or begin a line."""
 _DIM, _RED, _CYAN, _YELLOW = "2", "31", "36", "33"
 _OF_STREAMS = ("32", "35", "34", "36", "33")
 
@@ -59,7 +60,7 @@ class Form(msgspec.Struct, kw_only=True):
 
     def hide(self, name: str, text: str) -> str:
         """One field's text for a terminal, masked unless asked for."""
-        return _CONTROL.sub(" ", text if self.full else str(self.mask.field(name, text)))
+        return CONTROL.sub(" ", text if self.full else str(self.mask.field(name, text)))
 
     def _line(self, plain: dict[str, Any], stream: str) -> str:
         at = datetime.fromtimestamp(int(plain["id"].partition("-")[0]) / 1000).strftime("%d.%m. %H:%M:%S")
@@ -71,7 +72,7 @@ class Form(msgspec.Struct, kw_only=True):
             words.append((f"{plain.get('group')}, {plain.get('attempts')} attempts:", _YELLOW))
             words += [(reason, _RED), ("│", _DIM)]
         words.append((_said(plain.get("body")), ""))
-        return "  ".join(self._painted(_CONTROL.sub(" ", str(text)), colour) for text, colour in words)
+        return "  ".join(self._painted(CONTROL.sub(" ", str(text)), colour) for text, colour in words)
 
     def _painted(self, text: str, colour: str) -> str:
         return f"\033[{colour}m{text}\033[0m" if self.colour and colour and text else text

@@ -256,9 +256,14 @@ class Turns:
                 keys.of("waiting", self.group.reads),
                 self._dead,
                 self._erased,
+                keys.group("journal", self.group.name),
                 *declared,
             ],
-            [_pack(args), *(blob for ending in endings for blob in ending.blobs)],
+            [
+                _pack(args),
+                *(blob for ending in endings for blob in ending.blobs),
+                b"".join([ending.told for ending in endings]),
+            ],
         )
         return [_REFUSED[done]() if done in _REFUSED else (done == 1, due) for done, due in reply]
 

@@ -74,6 +74,7 @@ class Worker:
             handler,
             resources,
             self._committer,
+            journaled=topology.journal.keep > 0,
             handled=lambda: self._room.back(1),
             ended=lambda grant: self._room.suspects.cleared(grant.token),
             due=self._due,

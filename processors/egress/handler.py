@@ -110,6 +110,7 @@ async def deliver(turn: Turn) -> Effects | None:
     resources: Resources = turn.resources
     message = turn.messages[0]
     if message.type not in resources.topology.egress.types:
+        turn.note("left_out", type=message.type)
         return None
     reply = _decoded(turn)
     if message.type == "typing":
@@ -117,6 +118,7 @@ async def deliver(turn: Turn) -> Effects | None:
             await _say_typing(turn, resources.webhook, reply)
         return None
     if resources.webhook is None or resources.breaker is None:
+        turn.note("unsent", why="OUTBOUND_URL is not set")
         _not_sent(resources, reply)
         return _recorded(turn, reply, "unsent")
     if turn.now_ms - message.at_ms > resources.topology.egress.expire * 1000:
@@ -124,6 +126,7 @@ async def deliver(turn: Turn) -> Effects | None:
     done = _parts_done(turn)
     try:
         if message.door and not done and await _goes_through_http(resources.stores.of(turn.key), message.door):
+            turn.note("claimed")
             _show(resources, reply.user_id, reply.message)
             return _recorded(turn, reply, "http")
         wait = await resources.breaker.admit(reply.id)
@@ -153,8 +156,10 @@ async def _send_part(
     if part > len(texts):
         return _recorded(turn, reply, "delivered", parts=part - 1)
     body = webhook.payload(reply, texts, part)
+    began = time.monotonic()
     with metrics.DELIVERY_SECONDS.time():
         outcome = await destination.post(body, trace=turn.messages[0].trace)
+    _note(turn, body, outcome, began)
     _COUNTED[_KINDS[outcome.kind]].inc()
     _answers(outcome.status).inc()
     if outcome.kind == "gone":
@@ -190,6 +195,16 @@ def _recorded(
 @cache
 def _answers(status: int | None) -> Counter:
     return metrics.DELIVERY_ANSWERS.labels(str(status or "none"))
+
+
+def _note(turn: Turn, body: webhook.Payload, outcome: Outcome, began: float) -> None:
+    """For the timeline; the reply itself says its webhook-id."""
+    facts: dict[str, object] = {"status": outcome.status, "ms": int((time.monotonic() - began) * 1000)}
+    if body.parts > 1:
+        facts |= {"part": body.part, "parts": body.parts}
+    if outcome.kind != "delivered" and 200 <= (outcome.status or 0) < 300:
+        facts |= {"why": outcome.why}  # of others their status says it, and how the turn ends
+    turn.note("posted", **facts)
 
 
 def _decoded(turn: Turn) -> wire.Reply:

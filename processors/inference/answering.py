@@ -67,6 +67,7 @@ async def respond(exchange: Exchange, within: list[Arrival]) -> Said:
     answers = exchange.here.answers
     question = _alone(exchange, within) if answers else ""
     if answers and question and (known := await answers.find(exchange.turn.key, exchange.rules, question)):
+        events.cached(exchange)
         return Said(spoken=say(known, "cache", within, asked), action=asked.name if asked else None)
     try:
         await _say_typing(exchange, within)
@@ -135,7 +136,7 @@ async def _generate(exchange: Exchange, within: list[Arrival], asked: Detected |
             events.refused(exchange, refused)
             made.text, made.source = here.texts.fallback, "fallback"
             return made
-        events.generated(generated)
+        events.generated(exchange, generated)
         if generated.calls:
             _take(exchange, within, made, generated.calls, lines)
         if _speak(exchange, made, generated):

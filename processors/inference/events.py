@@ -12,6 +12,7 @@ from processors.inference.limits import Verdict
 from processors.inference.replies import Exchange
 from streams import log as logs
 from streams import metrics
+from streams.connection import order
 from streams.effects import Effects
 
 log = logs.get("inference")
@@ -43,29 +44,44 @@ def limited(exchange: Exchange, verdict: Verdict) -> None:
     limit = exchange.here.settings.rate_limit_per_minute
     if verdict.over:
         log.warning("rate_limit.exceeded", user_id=exchange.turn.key, count=verdict.count, limit=limit)
+        first = min((arrival.entry for arrival in verdict.over), key=order)
+        exchange.turn.note("rate_limited", since=first, count=verdict.count, limit=limit)
     elif verdict.count:
         log.info("rate_limit.ok", user_id=exchange.turn.key, count=verdict.count, limit=limit)
 
 
-def generated(result: Generated) -> None:
+def cached(exchange: Exchange) -> None:
+    exchange.turn.note("cached")
+
+
+def generated(exchange: Exchange, result: Generated) -> None:
     metrics.GENERATION_SECONDS.observe(result.ms / 1000)
     _READ.inc(result.prompt_tokens)
     _RECALLED.inc(result.recalled_tokens)
     _WRITTEN.inc(result.tokens)
+    told: dict[str, object] = {"model": exchange.here.settings.model, "tokens": result.tokens, "ms": int(result.ms)}
+    if result.prompt_tokens:
+        told |= {"prompt_tokens": result.prompt_tokens, "recalled_tokens": result.recalled_tokens}
+    if result.finish != "stop":
+        told["finish"] = result.finish
+    exchange.turn.note("generated", **told)
 
 
 def refused(exchange: Exchange, why: Refused) -> None:
     log.warning("generation.refused", turn=exchange.turn.id, user_id=exchange.turn.key, why=str(why))
+    exchange.turn.note("refused", why=str(why))
 
 
 def degenerate(exchange: Exchange, generated: Generated, attempt: int) -> None:
     log.warning("generation.degenerate", turn=exchange.turn.id, tokens=generated.tokens, attempt=attempt)
+    exchange.turn.note("degenerate", tokens=generated.tokens)
 
 
 def called(exchange: Exchange, verdicts: list[tools.Verdict]) -> None:
     """What became of a model's calls."""
     for verdict in verdicts:
         metrics.TOOL_CALLS.labels(verdict.outcome).inc()
+        exchange.turn.note("called", action=verdict.action, outcome=verdict.outcome)
         told = {"turn": exchange.turn.id, "user_id": exchange.turn.key, "action": verdict.action}
         if verdict.outcome == "taken":
             log.info("call.taken", **told)

@@ -51,6 +51,7 @@ async def reply(turn: Turn) -> Effects | None:
         history.resume(exchange.past, before)
     events.recalled(exchange)
     if exchange.paused:
+        turn.note("paused")
         return events.saved(exchange, paused(exchange))
 
     verdict = limits.judge(exchange.arrived, here.settings.rate_limit_per_minute)

@@ -36,7 +36,7 @@ from processors.inference.completions import (
 from processors.inference.endpoints import Endpoint, Endpoints
 from processors.inference.generation import Generated, Line, Refused, Request, StepFailed
 from streams import log as logs
-from streams import retry_after
+from streams import retry_after, wire
 from streams.errors import ConfigurationError, Retry
 from streams.masking import bare
 from streams.settings import Secret, Settings
@@ -151,8 +151,9 @@ class Remote:
         more = {name: value for name, value in wished(request).items() if name not in without}
         body = {"model": self._model, "messages": messages(lines), **more}
         url, answer = f"{endpoint.url}/chat/completions", Answer()
+        headers = self._headers | ({"traceparent": wire.trace_from(trace)} if (trace := logs.trace.get()) else {})
         try:
-            async with self._session().post(url, json=body, headers=self._headers, proxy=_proxy(url)) as response:
+            async with self._session().post(url, json=body, headers=headers, proxy=_proxy(url)) as response:
                 if response.status != 200:
                     told = (await response.read())[:4096].decode(errors="replace")
                     raise self._declined(response, told, more)

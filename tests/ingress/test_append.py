@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from conftest import Server, emptied
+from protocol import redis_ms
 
 from ingress.append import MOST, Appended, Appender, Arrival, Backlog, Waiter
+from streams import marks
 from streams.connection import Store
 from streams.errors import Unavailable
 from tests.ingress.front import a_topology, entries
@@ -35,11 +37,14 @@ async def scripts_run(store: Store) -> int:
 
 async def test_an_entry_is_readable_in_redis(each_store: Store) -> None:
     front = Appender(each_store, a_topology())
-    [one] = await front.append([arrival("m1", "¡Hola!", trace="00-1-2-01")])
+    [one] = await front.append([arrival("m1", "¡Hola!", trace="00-1-2-01", received_ms=1728123456789)])
     assert one.outcome == "new"
     assert await entries(each_store) == [
-        {"key": "+1", "type": "text", "body": '"¡Hola!"', "v": "1", "trace": "00-1-2-01"}
-    ]
+        {
+            "key": "+1", "type": "text", "body": '"¡Hola!"', "v": "1", "trace": "00-1-2-01",
+            "received": "1728123456789",
+        }
+    ]  # fmt: skip
     await front.close()
 
 
@@ -54,6 +59,43 @@ async def test_a_repeat_is_told_the_first_entry_and_another_text_is_not_taken(ea
     assert elsewhere.outcome == "new"
     assert len(await bodies(each_store)) == 2
     await front.close()
+
+
+async def marked(store: Store, front: Appender, person: str = "+1", message_id: str = "m1") -> marks.Mark:
+    value = await store.command("GET", marks.name(store.keys, front.digest, person, message_id))
+    mark = marks.Mark.read(value)
+    assert mark is not None
+    return mark
+
+
+async def test_a_mark_counts_the_repeats_of_its_message_and_lives_no_longer_for_it(each_store: Store) -> None:
+    front = Appender(each_store, a_topology())
+    [first] = await front.append([arrival("m1")])
+    assert await marked(each_store, front) == marks.Mark(first.entry_id, 0, 0)
+    key = marks.name(each_store.keys, front.digest, "+1", "m1")
+    await each_store.command("PEXPIRE", key, 60_000)
+    for times in (1, 2):
+        [again] = await front.append([arrival("m1")])
+        assert again == Appended("duplicate", first.entry_id)
+        told = await marked(each_store, front)
+        assert (told.entry, told.repeats) == (first.entry_id, times)
+        assert abs(told.repeated_ms - await redis_ms(each_store)) < 10_000
+    # Another text is no repeat of it
+    await front.append([arrival("m1", "adiós")])
+    assert (await marked(each_store, front)).repeats == 2
+    assert 0 < await each_store.command("PTTL", key) <= 60_000
+    await front.close()
+
+
+async def test_a_repeat_is_told_so_also_by_a_redis_that_is_full(own_server: Server) -> None:
+    store = Store.open(own_server.url)
+    front = Appender(store, a_topology())
+    [first] = await front.append([arrival("m1")])
+    await store.command("CONFIG", "SET", "maxmemory", "1")
+    assert await front.append([arrival("m1")]) == [Appended("duplicate", first.entry_id)]
+    await store.command("CONFIG", "SET", "maxmemory", "0")
+    await front.close()
+    await store.close()
 
 
 async def test_a_repeat_within_one_request_is_seen_too(store: Store) -> None:

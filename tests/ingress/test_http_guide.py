@@ -40,4 +40,4 @@ def test_every_route_has_a_row_and_every_row_a_route(store: Store) -> None:
     told = set(re.findall(r"^\| `([A-Z]+) (\S+)` \|", GUIDE, re.MULTILINE))
     app = create_app(a_topology(), Settings(), Stores.alone(store))
     routes = [route for route in app.routes if isinstance(route, Route)]
-    assert told == {(method, route.path) for route in routes for method in (route.methods or set()) - {"HEAD"}}
+    assert told == {(method, route.path_format) for route in routes for method in (route.methods or set()) - {"HEAD"}}

@@ -26,7 +26,7 @@ GUIDE = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")
 def served(store: Store, **settings: Any) -> set[tuple[str, str]]:
     app = create_app(a_topology(), Settings(**settings), Stores.alone(store))
     routes = [route for route in app.routes if isinstance(route, Route)]
-    return {(method, route.path) for route in routes for method in (route.methods or set()) - {"HEAD"}}
+    return {(method, route.path_format) for route in routes for method in (route.methods or set()) - {"HEAD"}}
 
 
 def described(document: dict[str, Any]) -> set[tuple[str, str]]:

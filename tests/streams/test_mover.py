@@ -177,6 +177,8 @@ async def test_everybody_is_found_again_wherever_they_were_moved(each_server: Se
         bot = await moved(bot, each_server, shards)
     # Then nothing of anybody is lost, in whatever order
     assert await bot.all() == before
+    # But the journals, which tell of entries by ids that may be others' now
+    assert not [store for store in bot.stores if await store.command("EXISTS", store.keys.group("journal", "g"))]
     # And who repeats a message is known
     await bot.known("hola")
     # And nothing is done twice, and what is new is answered

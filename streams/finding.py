@@ -1,0 +1,221 @@
+"""
+A message found by what somebody knows of it: an entry's id, WhatsApp's, the sender's own, a webhook-id, a trace id.
+
+By its mark where the person is known or the id tells (wamids.py), which takes as long whatever lies in the streams;
+else the streams are looked through, the newest first.  Says where it has looked in vain.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
+
+import msgspec
+
+from streams import journals, marks, wamids
+from streams.connection import Entry, Store, entries, order
+from streams.errors import CauceError
+from streams.receipts import META
+from streams.sieve import INBOUND, STATUSES, body, sift, text
+from streams.stores import Stores
+from streams.stories import Teller
+from streams.timeline import Timeline
+from streams.topology import Topology
+
+ENTRY = re.compile(r"\d{12,15}-\d{1,20}")
+"""An entry's id, which has more digits before its `-` than a telephone number has there."""
+
+_WEBHOOK = re.compile(r"reply_(\d+-\d+)(?:\.s(\d+))?(?:\.\d+)?(?:\.p\d+)?")
+_TRACE = re.compile(r"(?:00-)?([0-9a-f]{32})(?:-[0-9a-f]{16}-[0-9a-f]{2})?")
+
+Look = Callable[[int], None]
+"""Called with how many entries were looked through since the last call."""
+
+
+class Unknown(CauceError):
+    """Nothing is known of it (any more); the text says where it was looked for, and what may have been cut."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """An entry of a stream."""
+
+    store: Store
+    stream: str
+    id: str
+
+
+class Finder:
+    """Finds messages of one bot."""
+
+    def __init__(self, stores: Stores, topology: Topology, look: Look = lambda _: None) -> None:
+        self._stores = stores
+        self._topology = topology
+        self._look = look
+        self._looked: list[str] = []
+
+    async def message(self, id: str, persons: Sequence[str] = ()) -> Place:
+        """
+        Args:
+            id: of an entry, WhatsApp's, the sender's, a webhook-id, a trace id.
+            persons: whose it may be; empty: whose the id says it is, or anybody's.
+
+        Raises:
+            Unknown: nothing is known of it.
+            Unavailable: Redis cannot be reached.
+        """
+        self._looked = []
+        if ENTRY.fullmatch(id):
+            found = await self._entry(id, list(self._stores))
+        elif reply := _WEBHOOK.fullmatch(id):
+            shards = list(self._stores)
+            number = int(reply[2] or 0)
+            found = await self._entry(reply[1], [shards[number]] if number < len(shards) else [], INBOUND)
+        elif trace := _TRACE.fullmatch(id):
+            found = await self._through([INBOUND], trace[1], lambda _: True, field="trace")
+        else:
+            found = await self._named(id, persons)
+        if found is None:
+            raise Unknown(f"nothing is known of {id!r}: looked {'; '.join(self._looked)}. {await self.cut()}")
+        return found
+
+    async def of(self, person: str, *, since_ms: int, count: int) -> AsyncIterator[Place]:
+        """
+        What somebody has sent, the newest first.
+
+        Raises:
+            Unavailable: Redis cannot be reached.
+        """
+        store = self._stores.of(person)
+        key = store.keys.stream(INBOUND)
+        async for slice in sift(store, key, [person], first=str(since_ms), field="key", back=True, enough=count):
+            self._look(slice.looked)
+            for id, fields in entries(slice.found):
+                if text(fields, "key") == person and count > 0 and not text(fields, "origin"):
+                    count -= 1
+                    yield Place(store, INBOUND, id)
+            if count <= 0:
+                return
+
+    async def is_person(self, id: str) -> bool:
+        """Whether there is a conversation of somebody of this name, so that no message's id is meant."""
+        store = self._stores.of(id)
+        names = [store.keys.of(kind, id) for kind in ("conversation", "rate_limit", "paused")]
+        return bool(await store.command("EXISTS", *names))
+
+    async def _entry(self, id: str, stores: Sequence[Store], *streams: str) -> Place | None:
+        names = streams or tuple(self._topology.streams)
+        self._looked.append(f"for the entry in {', '.join(names)}")
+        for store in stores:
+            replies = await store.pipeline([("XRANGE", store.keys.stream(name), id, id) for name in names])
+            for name, reply in zip(names, replies, strict=True):
+                if isinstance(reply, list) and reply:
+                    return Place(store, name, id)
+        self._looked.append("in the journals of the groups that read them")
+        for name in names:
+            for store in stores:
+                for group in self._topology.readers(name):
+                    if (await journals.read(store, group.name, id, order(id)[0])).endings:
+                        return Place(store, name, id)
+        return None
+
+    async def _named(self, id: str, persons: Sequence[str]) -> Place | None:
+        if not persons and (digits := wamids.number(id)):
+            persons = (f"+{digits}", digits)
+        if persons:
+            whose = "as one of this person's" if len(set(persons)) == 1 else "by the number in it"
+            self._looked.append(f"for its mark, {whose}")
+        for person in dict.fromkeys(persons):
+            if (found := await self._marked(id, person)) is not None:
+                return found
+        name = msgspec.json.encode(id).decode()
+        streams = [stream for stream in (INBOUND, STATUSES) if stream in self._topology.streams]
+        return await self._through(streams, name, lambda row: body(row[1]).get("message_id") == id, field="body")
+
+    async def _marked(self, id: str, person: str) -> Place | None:
+        """By the mark of a message from somebody, or of what Meta said of one to them."""
+        store = self._stores.of(person)
+        digest = await store.command("GET", store.keys.of("digest"))
+        if digest is None:
+            return None
+        names = [(INBOUND, id), *((STATUSES, f"{id}:{status}") for status in META)]
+        values = await store.pipeline([("GET", marks.name(store.keys, digest, person, name)) for _, name in names])
+        for (stream, _), value in zip(names, values, strict=True):
+            mark = marks.Mark.read(value) if isinstance(value, bytes) else None
+            if mark and await store.command("XRANGE", store.keys.stream(stream), mark.entry, mark.entry):
+                return Place(store, stream, mark.entry)
+        return None
+
+    async def _through(
+        self, streams: Sequence[str], name: str, is_it: Callable[[Entry], bool], *, field: str
+    ) -> Place | None:
+        for stream in streams:
+            looked = 0
+            for store in self._stores:
+                async for slice in sift(store, store.keys.stream(stream), [name], field=field, back=True):
+                    self._look(slice.looked)
+                    looked += slice.looked
+                    for row in entries(slice.found):
+                        if is_it(row):
+                            return Place(store, stream, row[0])
+            self._looked.append(f"through the {looked:,} entries of {stream}")
+        return None
+
+    async def cut(self) -> str:
+        """What retention may have taken away."""
+        keep = self._topology.streams[INBOUND].keep if INBOUND in self._topology.streams else 0
+        begins = []
+        for store in self._stores:
+            rows = await store.command("XRANGE", store.keys.stream(INBOUND), "-", "+", "COUNT", 1)
+            begins += [order(row[0].decode())[0] / 1000 for row in rows]
+        since = f"goes back to {datetime.fromtimestamp(min(begins)):%Y-%m-%d %H:%M:%S}" if begins else "is empty"
+        return (
+            f"{INBOUND} {since}: what all groups have settled goes after {keep / 86400:g} days "
+            f"([streams.{INBOUND}] keep), or sooner near max_len"
+        )
+
+
+async def tell(
+    stores: Stores,
+    topology: Topology,
+    id: str,
+    *,
+    user: str | None = None,
+    person: str | None = None,
+    since_seconds: float,
+    count: int,
+    look: Look = lambda _: None,
+) -> Timeline | list[Timeline]:
+    """
+    The story of a message; of a person those of their latest messages, the newest first.
+
+    Args:
+        user: whose message it is, where that is known.
+        person: who `id` is, where it can be nothing but a person's.
+        since_seconds, count: which of theirs.
+
+    Raises:
+        Unknown: nothing is known of it.
+        Unavailable: Redis cannot be reached.
+    """
+    finder, teller = Finder(stores, topology, look), Teller(stores, topology)
+
+    async def theirs(person: str) -> list[Timeline]:
+        seconds, _ = await stores.first.command("TIME")
+        since_ms = max(0, int((int(seconds) - since_seconds) * 1000))
+        found = [place async for place in finder.of(person, since_ms=since_ms, count=count)]
+        return [await teller.tell(place.store, place.stream, place.id) for place in found]
+
+    if person is None and user is None and await finder.is_person(id):
+        person = id
+    if person is not None:
+        if told := await theirs(person):
+            return told
+        raise Unknown(f"{person} has sent nothing since then that {INBOUND} still has. {await finder.cut()}")
+    try:
+        place = await finder.message(id, [user] if user else [])
+    except Unknown:
+        if user is None and (told := await theirs(id)):
+            return told
+        raise
+    return await teller.tell(place.store, place.stream, place.id)

@@ -1,0 +1,163 @@
+"""
+`cauce trace`: what happened to a message, or to somebody's latest ones, for an operator's eyes.
+
+Finding is finding.py's, gathering stories.py's, and what it adds up to timeline.py's; here it is put on a terminal, or
+into JSON.  Numbers and ids are masked unless asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from ingress import timelines
+from streams.errors import ConfigurationError
+from streams.finding import Unknown
+from streams.masking import Mask
+from streams.moments import seconds
+from streams.stores import Stores
+from streams.tail import CONTROL
+from streams.timeline import Step, Timeline, folded
+from streams.topology import Topology
+
+_COLOURS = {
+    "dead": "red", "lost": "red", "refused": "red", "meta_failed": "red", "parked": "yellow", "waiting": "yellow",
+    "unread": "yellow", "rate_limited": "yellow", "degenerate": "yellow", "delivered": "green", "in_work": "yellow",
+}  # fmt: skip
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody wants to know, and how."""
+
+    id: str
+    user: str | None = None
+    since: str = "24h"
+    count: int = 20
+    as_json: bool = False
+    full: bool = False
+
+
+async def show(topology: Topology, stores: Stores, asked: Asked) -> int:
+    """
+    Print it.
+
+    Returns:
+        the exit status: 1 where nothing is known of it.
+
+    Raises:
+        ConfigurationError: a time or a person that is none.
+        Unavailable: Redis cannot be reached.
+    """
+    mask, error = Mask(), Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("looked through {task.completed:,.0f} entries"))
+    try:
+        with Progress(*columns, console=error, transient=True, disable=not error.is_terminal) as progress:
+            task = progress.add_task("looking", total=None)
+            question = timelines.Question(asked.id, asked.user, _seconds(asked.since), asked.count)
+            told = await timelines.ask(stores, topology, question, lambda looked: progress.advance(task, looked))
+    except timelines.Unusable as wrong:
+        raise ConfigurationError(str(wrong)) from None
+    except Unknown as unknown:
+        sys.stderr.write(f"cauce: {unknown if asked.full else mask.text(str(unknown))}\n")
+        return 1
+    if asked.as_json:
+        sys.stdout.write(json.dumps(timelines.plain(told, full=asked.full, mask=mask), ensure_ascii=False) + "\n")
+    elif isinstance(told, Timeline):
+        _print(told, None if asked.full else mask)
+    else:
+        _console().print(_list(told, None if asked.full else mask))
+    return 0
+
+
+def _seconds(since: str) -> float:
+    try:
+        return seconds(since)
+    except ValueError as error:
+        raise ConfigurationError(f"--since {since!r} {error}") from None
+
+
+def _console() -> Console:
+    """A pipe's other end has no width."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def _hide(mask: Mask | None, name: str, value: object) -> str:
+    shown = value if mask is None else mask.field(name, value)
+    return CONTROL.sub(" ", str(shown))
+
+
+def _print(told: Timeline, mask: Mask | None) -> None:
+    console = _console()
+    took = f" in {_span(told.took_ms)}" if told.took_ms is not None else ""
+    head = Text.assemble((told.outcome, _COLOURS.get(told.outcome, "")), took, "   ")
+    for name, value in (("person", told.person), ("message_id", told.message_id), ("type", told.type)):
+        head.append(f"{_hide(mask, name, value)}  " if value else "")
+    console.print(head, soft_wrap=True)
+    console.print(f"entry {told.entry} of {told.stream}, trace {told.trace or '–'}", highlight=False, soft_wrap=True)
+    table = Table("time", "wait", "what", "where", "", box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for step in told.steps:
+        table.add_row(*_row(step, mask))
+    console.print(table)
+    for gap in told.gaps:
+        console.print(f"[dim]not told: {gap}[/dim]", highlight=False, soft_wrap=True)
+
+
+def _row(step: Step, mask: Mask | None) -> Sequence[str | Text]:
+    facts = "  ".join(_fact(name, value, mask) for name, value in step.facts.items() if (name, value) != _FIRST)
+    wait = f"+{_span(step.wait_ms)}" if step.wait_ms else ""
+    what = Text(step.kind, style=_COLOURS.get(step.kind, ""))
+    return _clock(step.at_ms), wait, what, step.group or step.stream, Text(facts)
+
+
+_FIRST = ("attempt", 1)
+
+
+def _fact(name: str, value: Any, mask: Mask | None) -> str:
+    if name == "meta_ms":
+        return f"at {datetime.fromtimestamp(value / 1000):%H:%M:%S}"
+    if name.endswith("_ms") or name == "ms":
+        return f"{_LABELS.get(name, name.removesuffix('_ms'))} {_span(value)}"
+    if isinstance(value, bool):
+        return name if value else f"not {name}"
+    shown = _hide(mask, name, value)
+    return shown if name in ("why", "id", "wamid", "matched") else f"{name} {shown}"
+
+
+def _list(told: Sequence[Timeline], mask: Mask | None) -> Table:
+    table = Table("time", "outcome", "took", "message", "", box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for one in told:
+        line = folded(one)
+        rest = [_fact(name, value, mask) for name, value in line.items() if name in _FOLDED]
+        outcome = Text(one.outcome, style=_COLOURS.get(one.outcome, ""))
+        took = _span(one.took_ms) if one.took_ms is not None else "–"
+        at = datetime.fromtimestamp(line["at_ms"] / 1000).strftime("%d.%m. %H:%M:%S")
+        table.add_row(at, outcome, took, one.entry, Text("  ".join([one.type, *rest])))
+    return table
+
+
+_LABELS = {"again_ms": "again in", "due_ms": "due in", "ms": "took"}
+_FOLDED = ("retries", "repeats", "rate_limited", "cached", "redriven", "model_ms", "meta")
+
+
+def _clock(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000):%H:%M:%S}.{ms % 1000:03d}"
+
+
+def _span(ms: float) -> str:
+    """Milliseconds, short."""
+    if abs(ms) < 1000:
+        return f"{ms:.0f} ms"
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
+        if abs(ms) >= 2 * size:
+            return f"{ms / size:.1f} {unit}"
+    return f"{ms / 1000:.2f} s"
