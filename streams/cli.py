@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from streams import anew, cli_archive, cli_dead, cli_group, cli_model, cli_new, entry
+from streams import anew, cli_archive, cli_dead, cli_group, cli_model, cli_new, cli_replay, entry
 from streams.entry import examples as _examples
 from streams.options import Full, Json, Trial, Url, Yes
 
@@ -33,6 +33,7 @@ app.add_typer(cli_dead.app, name="dead")
 app.add_typer(cli_new.app, name="new")
 app.add_typer(cli_model.app, name="model")
 app.add_typer(cli_archive.app, name="archive")
+app.add_typer(cli_replay.app)
 
 
 def _version(asked: bool) -> None:

@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ingress import people
-from streams import deadletters, entry, moments
+from streams import deadletters, entry
 from streams.connection import Store, order
 from streams.deadletters import Letter, Redriven, Wanted
 from streams.errors import ConfigurationError
+from streams.moments import edge
 from streams.stores import Stores
 from streams.tail import Form
 from streams.topology import Topology
@@ -92,18 +93,9 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
             group=self.group,
             reason=self.reason,
             person=person,
-            first=_moment("--since", self.since, now) if self.since else "-",
-            last=_moment("--until", self.until, now) if self.until else "+",
+            first=edge("--since", self.since, now) if self.since else "-",
+            last=edge("--until", self.until, now) if self.until else "+",
         )
-
-
-def _moment(option: str, text: str, now: float) -> str:
-    """`2h` (ago), or a date and time of this machine's clock, as milliseconds."""
-    try:
-        at = moments.moment(text, now)
-    except ValueError:
-        raise ConfigurationError(f"{option} {text!r} is no time: write 2h, 7d, or 2025-10-05T14:00") from None
-    return str(max(0, int(at * 1000)))
 
 
 async def _meant(desk: Desk, which: Which) -> AsyncIterator[Found]:

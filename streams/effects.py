@@ -173,9 +173,19 @@ class Metering(msgspec.Struct, kw_only=True, frozen=True):
     """A state kind, one of those that the handler recalls: while it is there nothing is counted."""
 
 
+class Retold(msgspec.Struct, kw_only=True):
+    """What a turn of the past, with what it once appended, tells of the state around it."""
+
+    found: list[Write] = []
+    """What stood there when it began, or did not (None), whoever had put it there or taken it away."""
+    left: list[Write] = []
+    """What it left."""
+
+
 Handle = Callable[[Turn], Awaitable[Effects | None]]
 HandleBatch = Callable[[list[Turn]], Awaitable[Sequence[Effects | None] | None]]
 """Of several turns: what is to be done for each, in their order, or None where it is nothing for any."""
+Retell = Callable[[Turn, Sequence[Message]], Awaitable[Retold]]
 
 
 class Handler(msgspec.Struct, kw_only=True, frozen=True):
@@ -198,6 +208,8 @@ class Handler(msgspec.Struct, kw_only=True, frozen=True):
     `forget(person, group, topology, settings)`: delete what it has written of this person outside Redis;
     returns how much of what, for the receipt.
     """
+    retell: Retell | None = None
+    """How a replay rebuilds the state that stood before its range; None: it begins with nothing."""
 
     def __call__(self, given: Any) -> Any:
         """A turn, or a list of them where `batch`: as the function itself, for its tests."""
@@ -218,6 +230,7 @@ def handler(
     lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None,
     buried: Callable[[Turn, str], Effects | None] | None = None,
     forget: Callable[[str, Any, Any, Any], Awaitable[dict[str, int]]] | None = None,
+    retell: Retell | None = None,
 ) -> Callable[[Handle], Handler]: ...
 
 
@@ -231,6 +244,7 @@ def handler(
     lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None,
     buried: Callable[[Turn, str], Effects | None] | None = None,
     forget: Callable[[str, Any, Any, Any], Awaitable[dict[str, int]]] | None = None,
+    retell: Retell | None = None,
 ) -> Callable[[HandleBatch], Handler]: ...
 
 
@@ -243,6 +257,7 @@ def handler(
     lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None,
     buried: Callable[[Turn, str], Effects | None] | None = None,
     forget: Callable[[str, Any, Any, Any], Awaitable[dict[str, int]]] | None = None,
+    retell: Retell | None = None,
 ) -> Callable[[Any], Handler]:
     """
     Say more about a handler than its code does.
@@ -260,7 +275,7 @@ def handler(
     def wrap(handle: Callable[[Any], Awaitable[Any]]) -> Handler:
         return Handler(
             handle=handle, batch=batch, recall=recall, metering=metering, outside=outside, lifespan=lifespan,
-            buried=buried, forget=forget,
+            buried=buried, forget=forget, retell=retell,
         )  # fmt: skip
 
     return wrap

@@ -27,6 +27,7 @@ class Kind(msgspec.Struct, frozen=True):
 TABLE: dict[str, Kind] = {
     "stream": Kind("<stream>", "stream", "append, settle", "`keep` after the last group settled; `max_len`", True),
     "dead": Kind("<stream>.dead", "stream", "settle", "30 days; 100,000 entries", True),
+    "carried": Kind("carried:<run>:<stream>", "string, counter", "import, replay --into", "7 days", False),
     "redrive": Kind("redrive:<call>", "string", "redrive", "1 h", False),
     "redriven": Kind("redriven:<stream>:<entry>", "list", "redrive", "`journal.keep`", False),
     "conversation": Kind("conversation:<user>", "string, JSON", "settle", "SESSION_EXPIRE_TIME, sliding", True),

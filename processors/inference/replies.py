@@ -25,6 +25,8 @@ from streams.wire import Reply
 Source = Literal["model", "cache", "action", "fallback", "notice", "failure"]
 AnswerStatus = Literal["replied", "paused", "failed", "rate_limited"]
 _PHONE = re.compile(r"\+?(\d{7,15})")
+HANDOFF = "handoff"
+"""The action after whose reply the bot falls silent, until a person has taken over."""
 _OURS = ("phone_number_id", "display_phone_number")
 """Metadata that says which of our numbers a conversation is on: every reply needs it, whoever spoke last."""
 
@@ -53,8 +55,8 @@ class Exchange(msgspec.Struct, kw_only=True):
 
     @property
     def now(self) -> float:
-        """Redis's clock, carried on by ours for as long as the reply took; Unix seconds."""
-        return self.turn.now_ms / 1000 + time.monotonic() - self.started
+        """Redis's clock, carried on by ours for as long as the reply took; in a replay the log's.  Unix seconds."""
+        return self.turn.now_ms / 1000 + (0.0 if self.turn.replayed else time.monotonic() - self.started)
 
     @property
     def paused(self) -> bool:
@@ -63,6 +65,14 @@ class Exchange(msgspec.Struct, kw_only=True):
     @property
     def person(self) -> list[Arrival]:
         return [arrival for arrival in self.arrived if arrival.from_person]
+
+
+async def resume(exchange: Exchange) -> None:
+    """Let a conversation that begins anew go on from what the archive has of it, where there is one."""
+    here, turn = exchange.here, exchange.turn
+    if exchange.past.new and here.archive is not None:
+        before = await here.archive.before(turn.key, turn.messages[0].at_ms, here.topology.history.max_messages)
+        history.resume(exchange.past, before)
 
 
 def spoken(exchange: Exchange, said: list[Spoken], answer: Answer | None, *, handoff: bool = False) -> Effects:
@@ -76,9 +86,9 @@ def spoken(exchange: Exchange, said: list[Spoken], answer: Answer | None, *, han
     # One output goes through the door of a request that waits: the reply, or the notice that stands in its place.
     outputs += [_output(exchange, one, name, answers=one is said[0]) for one, name in zip(said, ids, strict=True)]
     told = [_said(exchange, one, name) for one, name in zip(said, ids, strict=True)]
-    writes = _remember(exchange, told, "paused" if handoff else "active")
+    writes = remember(exchange, told, "paused" if handoff else "active")
     if handoff:
-        writes.append(_pause(exchange))
+        writes.append(pause(exchange))
     return Effects(outputs=outputs, writes=writes, answer=answer, unless="paused", instead=partial(_silent, exchange))
 
 
@@ -90,7 +100,7 @@ def paused(exchange: Exchange) -> Effects:
     """
     silent = _silent(exchange)
     return msgspec.structs.replace(
-        silent, writes=_remember(exchange, [], "active"), unless="paused", instead=lambda: silent
+        silent, writes=remember(exchange, [], "active"), unless="paused", instead=lambda: silent
     )
 
 
@@ -98,7 +108,7 @@ def _silent(exchange: Exchange) -> Effects:
     outputs = _from_staff(exchange, after=0)
     return Effects(
         outputs=outputs + _handover(exchange, outputs),
-        writes=[*_remember(exchange, [], "paused"), _pause(exchange)],
+        writes=[*remember(exchange, [], "paused"), pause(exchange)],
         answer=answer(exchange, "paused", []) if exchange.person else None,
     )
 
@@ -125,7 +135,7 @@ def _ids(turn: Turn, count: int, after: int = 0) -> list[str]:
     return [name if number == 1 else f"{name}.{number}" for number in numbers]
 
 
-def _remember(exchange: Exchange, told: list[Said], status: history.Status) -> list[Write]:
+def remember(exchange: Exchange, told: list[Said], status: history.Status) -> list[Write]:
     here = exchange.here
     return history.remember(
         exchange.past,
@@ -163,7 +173,7 @@ def _said(exchange: Exchange, said: Spoken, name: str) -> Said:
     )
 
 
-def _pause(exchange: Exchange) -> Write:
+def pause(exchange: Exchange) -> Write:
     """The pause from now on; one that was set for longer keeps its end."""
     now = datetime.fromtimestamp(exchange.now, UTC)
     until = now + timedelta(seconds=exchange.here.topology.handoff.pause)

@@ -6,6 +6,7 @@ import io
 import time
 
 import pytest
+from msgspec.structs import replace
 
 from processors.egress import breaker, handler
 from processors.egress.handler import deliver
@@ -37,6 +38,15 @@ async def test_types_that_are_off_are_settled_unseen(store):
     async with Sink() as sink, process(store, sink.url, egress={"types": ["reply", "handover"]}) as here:
         await deliver.handle(turn(here, reply(type="handover", message="¿hay alguien?")))
         assert sink.requests[0].json["type"] == "handover"
+
+
+async def test_a_reply_of_a_replay_is_never_sent(store):
+    async with Sink() as sink, process(store, sink.url) as here:
+        again = turn(here, reply())
+        again.messages = [replace(again.messages[0], replayed=True)]
+        with pytest.raises(Bury, match="never sent"):
+            await deliver.handle(again)
+        assert sink.requests == []
 
 
 async def test_that_somebody_types_is_said_once_and_only_while_it_is_true(store):
@@ -270,8 +280,8 @@ async def test_while_redis_is_away_nothing_is_sent(store, tmp_path):
         await gone.close()
 
 
-@pytest.mark.parametrize(("field", "value"), [("turn_max", 5), ("order", "none")])
-async def test_a_group_that_could_not_keep_order_is_refused(field, value, store):
+@pytest.mark.parametrize(("field", "value"), [("turn_max", 5), ("order", "none"), ("replay", True)])
+async def test_a_group_that_could_not_keep_order_or_would_send_anew_is_refused(field, value, store):
     plan = pipeline()
     group = plan.group("egress")
     setattr(group, field, value)

@@ -1,0 +1,126 @@
+"""
+A range of the log, carried: into a file of JSON lines, and out of one or of a run onto streams, marked as replayed.
+
+Appending is exact: each batch goes once, however often and by whomever it is tried, for how far it has come is kept
+beside the stream.  Asks nobody, and knows no command line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from streams import wire
+from streams.connection import Argument, Store
+from streams.errors import CauceError, ConfigurationError
+from streams.keys import shard_of
+from streams.logbook import Head, Logged, line_of
+from streams.pseudonyms import Pseudonyms
+from streams.scripts import script
+from streams.stores import Stores
+
+_CARRY = script(__file__, "carry.lua")
+
+BATCH = 500
+"""Entries of one call."""
+
+MARKED_MS = 7 * 86_400_000
+"""How long it is known that a file was imported: as long as a run is kept."""
+
+_KEPT = ("key", "type", "body", "v", "trace", "origin")
+"""What of an entry is carried; the rest says what became of it where it was."""
+
+Step = Callable[[int], None]
+
+
+class Full(CauceError):
+    """The stream has no room for it; what went before stays."""
+
+
+def write(path: Path, head: Head, entries: Iterable[Logged], pseudonyms: Pseudonyms | None, step: Step) -> int:
+    """
+    Write a file, which is there whole or not at all; how many entries it has.
+
+    Raises:
+        ConfigurationError: it is there already, or cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    count = 0
+    try:
+        if path.exists():
+            raise ConfigurationError(f"{path}: is there already; name another file, or remove it")
+        with os.fdopen(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(wire.encode(head) + b"\n")
+            for logged in entries:
+                if pseudonyms is not None:
+                    logged = logged._replace(fields=pseudonyms.fields(logged.fields))
+                file.write(line_of(logged) + b"\n")
+                count += 1
+                step(1)
+        part.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+class Carrier:
+    """
+    Args:
+        name: of the file or run; what it has appended is not appended again.
+        max_len: stream → how many entries it may have.
+        keep_ids: where a stream has none that is higher.
+    """
+
+    def __init__(self, stores: Stores, name: str, max_len: dict[str, int], *, keep_ids: bool) -> None:
+        self._shards, self._name, self._max_len, self._keep_ids = list(stores), name, max_len, keep_ids
+
+    async def append(self, entries: Iterable[Logged], step: Step) -> int:
+        """
+        How many were appended, that is not before.
+
+        Args:
+            entries: the same in the same order, whenever it is tried.
+
+        Raises:
+            Full: it stops there.
+            Unavailable: Redis cannot be reached.
+        """
+        appended = 0
+        for number, batch in enumerate(_batches(entries), 1):
+            parts: dict[tuple[str, int], list[Argument]] = {}
+            for logged in batch:
+                shard = shard_of(logged.key, len(self._shards))
+                parts.setdefault((logged.stream, shard), []).extend(_flat(logged))
+            for (stream, shard), flat in parts.items():
+                appended += await self._batch(self._shards[shard], stream, number, flat)
+            step(len(batch))
+        return appended
+
+    async def _batch(self, store: Store, stream: str, number: int, flat: list[Argument]) -> int:
+        keys = [store.keys.stream(stream), store.keys.of("carried", f"{self._name}:{stream}")]
+        most = self._max_len[stream]
+        done = int(await store.run(_CARRY, keys, [number, MARKED_MS, most, int(self._keep_ids), *flat]))
+        if done < 0:
+            raise Full(
+                f"{stream} would have more than its max_len of {most:,} entries; the same command goes on from here"
+            )
+        return done
+
+
+def _batches(entries: Iterable[Logged]) -> Iterator[list[Logged]]:
+    left = iter(entries)
+    while batch := list(islice(left, BATCH)):
+        yield batch
+
+
+def _flat(logged: Logged) -> list[Argument]:
+    fields: list[Argument] = []
+    for name in _KEPT:
+        if name in logged.fields:
+            fields += [name, logged.fields[name]]
+    fields += ["replayed", "1"]
+    return [logged.id, len(fields), *fields]

@@ -1,0 +1,230 @@
+"""
+A range of the log, gathered into a run: what is to be replayed, what was said before it, what was answered.
+
+From then on the run needs no Redis.  Of a conversation so much is read as its state can rest on: back to a silence that
+no state outlives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from streams.connection import order
+from streams.deadletters import Letter, Wanted
+from streams.logbook import File, Logged, Shard, Unsettled
+from streams.pastturns import Came, Id, Went, Window, message_id_of, names_of, turns
+from streams.runs import WAITING, WANTED, Input, Output, Planned, Run
+from streams.tables import Group
+
+BATCH = 1000
+"""Entries of one transaction."""
+
+Step = Callable[[int], None]
+"""Told how many more have been read."""
+
+
+class Range(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be replayed."""
+
+    first: str
+    """An id, or milliseconds."""
+    last: str
+    people: frozenset[str] = frozenset()
+    """Only of these; empty: of all."""
+    dead: bool = False
+    """Only what was buried."""
+
+    def holds(self, at: tuple[int, int]) -> bool:
+        first, last = _bound(self.first, 0), _bound(self.last, 1 << 62)
+        return first <= at <= last
+
+    def of(self, key: str) -> bool:
+        return not self.people or key in self.people
+
+
+def _bound(text: str, seq: int) -> tuple[int, int]:
+    return order(text) if "-" in text else (int(text), seq)
+
+
+def _as_it_was(letter: Letter) -> Logged:
+    """A dead letter as the entry that it was."""
+    return Logged(letter.stream, letter.entry, {name.decode(errors="replace"): value for name, value in letter.fields})
+
+
+class Gathering:
+    """
+    Args:
+        silence_ms: a person who was silent for so long left no state; None: all that there is has to be read.
+    """
+
+    def __init__(self, run: Run, group: Group, asked: Range, *, silence_ms: int | None, step: Step) -> None:
+        self._run, self._group, self._asked, self._step = run, group, asked, step
+        self._silence_ms = silence_ms
+        self._earliest: dict[str, int] = {}
+        """Key → the time of the first that was read of it."""
+        self._unsettled = Unsettled(None, set())
+        self._inputs: list[Input] = []
+        self._outputs: list[Output] = []
+
+    async def from_redis(self, log: Sequence[Shard], *, alone: bool = False) -> None:
+        """
+        Args:
+            alone: nothing but what lies in the range.
+
+        Raises:
+            Unavailable: Redis cannot be reached.
+        """
+        begins = 0
+        for shard in log:
+            for stream in (self._group.reads, *self._group.writes):
+                begins = max(begins, await shard.begins_ms(stream))
+            self._unsettled = await shard.unsettled(self._group)
+            earlier, self._earliest = self._earliest, {}
+            first, last = await self._letters(shard) if self._asked.dead else (self._asked.first, self._asked.last)
+            if not alone:
+                await self._around(shard, first, last)
+            elif not self._asked.dead:
+                async for logged in shard.read(self._group.reads, first, last):
+                    self._take(logged)
+            self._earliest |= earlier
+        self._flush()
+        self._tell_what_is_cut(begins)
+
+    async def _letters(self, shard: Shard) -> tuple[str, str]:
+        """What the group buried in the range; from where to where these entries lie."""
+        wanted = Wanted(group=self._group.name, first=self._asked.first, last=self._asked.last)
+        async for letter in shard.letters(self._group.reads, wanted):
+            self._take(_as_it_was(letter), WANTED)
+        ours = self._earliest.values()
+        return str(min(ours, default=0)), str(max(ours, default=0))
+
+    async def _around(self, shard: Shard, first: str, last: str) -> None:
+        """The range, with what was said before it and what was answered."""
+        group, asked, ours = self._group, self._asked, self._earliest
+        # Behind its end: what completes a turn that began in it, and what was answered late.
+        tail = str(_bound(last, 0)[0] + patience_ms(group))
+        async for logged in shard.read(group.reads, first, tail):
+            if logged.key in ours or (not asked.dead and asked.holds(logged.at)):
+                self._take(logged)
+        if not ours:
+            return
+        await self._before(shard, first)
+        since = str(min(ours.values()))
+        for stream in group.writes:
+            async for logged in shard.read(stream, since, tail):
+                self._answered(logged)
+
+    async def _before(self, shard: Shard, first: str) -> None:
+        """What was said before the range, from its start backwards."""
+        bound = first if "-" in first else f"{first}-0"
+        silence = self._silence_ms if self._silence_ms is not None else 1 << 62
+        newest = order(bound)[0]
+        if not newest:
+            return  # the range begins with the stream
+        async for logged in shard.read(self._group.reads, "-", f"({bound}", backwards=True):
+            ms = logged.at[0]
+            if newest - ms > silence:
+                return
+            if self._earliest.get(logged.key, 1 << 63) - ms <= silence:
+                self._take(logged)
+                newest = ms
+
+    def from_file(self, file: File) -> None:
+        """Raises ConfigurationError: it holds what is no entry."""
+        for logged in file.read():
+            if logged.stream == self._group.reads and self._asked.of(logged.key):
+                self._take(logged)
+            elif logged.stream == f"{self._group.reads}.dead" and self._asked.of(logged.key):
+                self._buried(logged)
+            elif logged.stream in self._group.writes:
+                self._answered(logged)
+        self._flush()
+        self._tell_what_is_cut(file.head.begins_ms)
+
+    def _take(self, logged: Logged, mark: int = 0) -> None:
+        if not logged.seen_by(self._group) or not self._asked.of(logged.key):
+            return
+        entry = logged.input(self._group, mark or (WAITING if self._unsettled.holds(logged.at) else 0))
+        self._earliest[logged.key] = min(entry.ms, self._earliest.get(logged.key, entry.ms))
+        self._inputs.append(entry)
+        self._counted()
+
+    def _buried(self, logged: Logged) -> None:
+        """A dead letter of a file: the entry that it was."""
+        if self._asked.dead and logged.text("group") == self._group.name:
+            self._take(logged._replace(stream=self._group.reads, id=logged.text("origin")), WANTED)
+
+    def _answered(self, logged: Logged) -> None:
+        if logged.key in self._earliest or logged.output().cut is None:
+            self._outputs.append(logged.output())
+            self._counted()
+
+    def _counted(self) -> None:
+        if len(self._inputs) + len(self._outputs) >= BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        with self._run.act():
+            self._run.add_inputs(self._inputs)
+            self._run.add_outputs(self._outputs)
+        self._step(len(self._inputs) + len(self._outputs))
+        self._inputs.clear()
+        self._outputs.clear()
+
+    def _tell_what_is_cut(self, begins_ms: int) -> None:
+        """Whose first words may lie before what is kept."""
+        silence = self._silence_ms if self._silence_ms is not None else 1 << 62
+        cut = sum(ms - begins_ms <= silence for ms in self._earliest.values()) if begins_ms else 0
+        with self._run.act():
+            self._run.tell("cut", {"people": cut, "of": len(self._earliest), "begins_ms": begins_ms})
+
+
+def patience_ms(group: Group) -> int:
+    """Within which a turn has ended, in all but the worst case: all attempts, and the waits between them."""
+    waits = [group.backoff[min(n, len(group.backoff) - 1)] for n in range(group.attempts - 1)] if group.backoff else []
+    return int((group.debounce_max + group.deadline + sum(waits)) * 1000)
+
+
+def plan(run: Run, group: Group, asked: Range, *, told: bool) -> None:
+    """
+    Find the turns of all that was gathered, and choose those of the range.
+
+    Args:
+        group: as it was then: its windows decide where nothing else does.
+        told: those before the range matter too, for the state that they left.
+    """
+    run.index()
+    window = Window.of(group)
+    with run.act():
+        for key in run.keys():
+            run.plan(_planned(run, key, window, asked, told=told))
+
+
+def _planned(run: Run, key: str, window: Window, asked: Range, *, told: bool) -> Iterator[Planned]:
+    marks: dict[Id, int] = {}
+
+    def came() -> Iterator[Came]:
+        for entry in run.inputs(key):
+            at = entry.ms, entry.seq
+            if entry.mark:
+                marks[at] = entry.mark
+            yield Came(at, len(entry.body), message_id_of(entry.body), entry.hurried)
+
+    def went() -> Iterator[Went]:
+        for each in run.outputs(key):
+            assert each.cut is not None  # noqa: S101 - `index` has found it
+            yield Went(each.cut, each.ms, names_of(each.body))
+
+    waiting: list[Planned] = []
+    for past in turns(came(), went(), window):
+        found = {marks.get(entry.id, 0) for entry in past.entries}
+        chosen = WANTED in found if asked.dead else asked.holds(past.entries[-1].id)
+        if WAITING in found or not (chosen or told):
+            continue
+        first, last = past.entries[0].id, past.entries[-1].id
+        waiting.append(Planned(0, past.began_ms, key, first, last, past.ended_ms, chosen))
+        if chosen:
+            yield from waiting  # what comes behind the last chosen one is not needed
+            waiting = []

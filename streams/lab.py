@@ -1,0 +1,271 @@
+"""
+`cauce replay` from its options to its exit status: a run found or begun, gathered, planned, replayed, reported.
+
+Knows the order of these, and what makes two command lines the same run.  What each of them is stands in a module of its
+own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from ingress import people
+from streams import gathering, handlers, logbook, report, runs, sandbox
+from streams.changes import Changes, History, first_that_writes
+from streams.effects import Handler
+from streams.entry import Place, redis_url
+from streams.errors import ConfigurationError
+from streams.gathering import Gathering, Range
+from streams.logbook import File
+from streams.moments import edge
+from streams.replay import Replay
+from streams.report import Facts, Form
+from streams.runs import Run
+from streams.sandbox import Sandbox
+from streams.steps import Steps
+from streams.stores import Stores
+from streams.tables import Group
+from streams.topology import Topology
+
+FOLDER = "replays"
+"""Of DATA_DIR."""
+
+_OF_A_CONVERSATION = {"conversation", "conversation_meta", "paused"}
+
+
+class Asked(msgspec.Struct, kw_only=True, frozen=True):
+    """What is to be replayed, and how: what a run remembers of its command line."""
+
+    group: str | None = None
+    since: str | None = None
+    until: str | None = None
+    people: tuple[str, ...] = ()
+    dead: bool = False
+    file: str | None = None
+    changes: Changes = Changes()
+    history: History = "replayed"
+    speed: float | None = None
+
+
+class Lab:
+    """A command line, understood."""
+
+    def __init__(self, place: Place, asked: Asked, *, into: str | None = None) -> None:
+        """
+        Args:
+            into: the stream to which it is to be appended; None: nothing is.
+
+        Raises:
+            ConfigurationError: something of it is not there, or wrong.
+        """
+        self.asked, self.into = asked, into
+        settings = place.settings
+        was = place.topology.debounced(settings.debounce)
+        self.file = File(Path(asked.file)) if asked.file else None
+        name = asked.group or (self.file and self.file.head.group)
+        self.group_then = was.group(name) if name else first_that_writes(was)
+        """As it was: its windows made the turns."""
+        self.topology = asked.changes.of_file(place.config, self.group_then.name).debounced(settings.debounce)
+        self.settings = asked.changes.of_settings(settings)
+        self.group = self.topology.group(self.group_then.name)
+        self.handler = handlers.find(self.group, self.topology)
+        self.folder = settings.data_dir / FOLDER
+        self._place = place
+
+    @property
+    def name(self) -> str:
+        """The same for the same question, so that asking it again goes on where it was cut off."""
+        settings = self.settings
+        prompt = settings.system_prompt_file
+        said = prompt.read_bytes() if prompt and prompt.is_file() else b""
+        redis = settings.redis_url.reveal() if settings.redis_url else ""
+        parts: list[Any] = [
+            self.asked, self.into, self.file.head.name if self.file else "", replace(self.topology, path=Path()), said,
+            redis, settings.namespace, settings.model, settings.model_url, settings.timezone,
+            settings.session_expire_time,
+        ]  # fmt: skip
+        return hashlib.blake2b(msgspec.json.encode(parts, enc_hook=str), digest_size=5).hexdigest()
+
+    @property
+    def silence_ms(self) -> int | None:
+        """How far before the range something may matter; None: all that there is."""
+        if self.asked.history == "rerun":
+            return None
+        patience = gathering.patience_ms(self.group_then)
+        if self.handler.retell is None:
+            return patience
+        lasting = set(self.handler.recall) - _OF_A_CONVERSATION
+        return None if lasting else patience + self.settings.session_expire_time * 1000
+
+    @property
+    def missing(self) -> list[str]:
+        """Kinds of state that nobody can rebuild."""
+        rebuilt = self.handler.retell is not None or self.asked.history == "rerun"
+        return [] if rebuilt else list(self.handler.recall)
+
+    async def gather(self, run: Run, steps: Steps) -> None:
+        with steps.counting("reading the log") as step:
+            if self.file is not None:
+                asked = self._range(time.time())
+                run.tell("range", asked)
+                Gathering(run, self.group, asked, silence_ms=self.silence_ms, step=step).from_file(self.file)
+            else:
+                async with log_of(self._place, self.topology) as stores:
+                    seconds, micros = await stores.first.command("TIME")
+                    asked = self._range(int(seconds) + int(micros) / 1e6)
+                    run.tell("range", asked)
+                    whole = Gathering(run, self.group, asked, silence_ms=self.silence_ms, step=step)
+                    await whole.from_redis(logbook.shards(stores), alone=self.into is not None)
+        if self.into is not None:
+            run.tell("planned", time.time())
+            return
+        told = self.handler.retell is not None or self.asked.history == "rerun"
+        with steps.counting("finding the turns"):
+            gathering.plan(run, self.group_then, asked, told=told)
+        run.tell("planned", time.time())
+
+    def _range(self, now: float) -> Range:
+        first, last = ("start" if self.asked.dead else "24h"), "now"
+        if self.file is not None:
+            first, last = self.file.head.first, self.file.head.last
+        return Range(
+            first=edge("--from", self.asked.since or first, now),
+            last=edge("--to", self.asked.until or last, now),
+            people=frozenset(person(each, self.topology) for each in self.asked.people),
+            dead=self.asked.dead,
+        )
+
+    def range_of(self, run: Run) -> Range:
+        """As it was found when the run began."""
+        return msgspec.convert(run.told("range"), Range)
+
+    def facts(self, run: Run) -> Facts:
+        asked = self.range_of(run)
+        return Facts(
+            run=run.name,
+            group=self.group.name,
+            first=asked.first,
+            last=asked.last,
+            changes=self.asked.changes.words(),
+            history=self.asked.history,
+            cut=run.told("cut")["people"],
+            missing=self.missing,
+            waiting=run.waiting(),
+        )
+
+    async def go(self, run: Run, steps: Steps) -> None:
+        """Replay what is not done yet."""
+        counts = run.counts()
+        if counts["turns"] == counts["done"]:
+            return
+        async with contextlib.AsyncExitStack() as stack:
+            resources = None
+            if self.handler.lifespan is not None:
+                with steps.counting(f"opening {self.group.handler}"):
+                    resources = await stack.enter_async_context(
+                        self.handler.lifespan(
+                            self.group, self.topology, self.settings, sandbox.no_stores(self.topology.shards)
+                        )
+                    )
+            of = Sandbox(self.group, self.handler, resources, self.topology.shards)
+            with steps.measured("replaying", total=counts["turns"], done=counts["done"]) as step:
+                replay = Replay(
+                    run, of, history=self.asked.history, speed=self.asked.speed, step=lambda turn: step(1)
+                )  # fmt: skip
+                await replay.go()
+        run.tell("ended", time.time())
+
+
+def _refuse_what_acts_outside(handler: Handler, group: Group) -> None:
+    if handler.outside:
+        raise ConfigurationError(
+            f"group {group.name} is not for replaying: its handler {group.handler} acts outside Redis, and would do so "
+            "again; name another group, or with --handler one that only returns effects"
+        )
+
+
+def person(given: str, topology: Topology) -> str:
+    """Raises ConfigurationError: it is nobody's id."""
+    try:
+        return people.person(given, phone_numbers=topology.users.phone_numbers)
+    except people.Unusable as error:
+        raise ConfigurationError(f"--user {error}") from error
+
+
+@contextlib.asynccontextmanager
+async def log_of(place: Place, topology: Topology) -> AsyncIterator[Stores]:
+    """
+    The stores whose log is read.
+
+    Raises:
+        ConfigurationError: no Redis is running, or it has another number of shards.
+        Unavailable: it cannot be reached.
+    """
+    from streams import layout
+
+    settings = place.settings
+    url = redis_url(settings)
+    stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards)
+    try:
+        await layout.compare(stores)
+        yield stores
+    finally:
+        await stores.close()
+
+
+def of_run(place: Place, name: str) -> Asked:
+    """What a run was asked.  Raises ConfigurationError: there is no such run."""
+    folder = place.settings.data_dir / FOLDER
+    if not (folder / f"{name}.db").is_file():
+        there = ", ".join(sorted(path.stem for path in folder.glob("*.db"))) or "none"
+        raise ConfigurationError(f"--resume {name!r}: there is no such run in {folder}; there are: {there}")
+    run = Run(folder, name)
+    try:
+        asked: Asked = msgspec.convert(run.told("asked"), Asked)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"--resume {name!r}: it has not begun, or is of another release") from error
+    finally:
+        run.close()
+    return asked
+
+
+async def replay(place: Place, asked: Asked, form: Form, *, resume: str | None = None, anew: bool = False) -> int:
+    """
+    Returns:
+        the exit status: 1 where more came out otherwise than `form.tolerate`.
+
+    Raises:
+        ConfigurationError, Unavailable.
+    """
+    lab, steps = Lab(place, asked), Steps()
+    _refuse_what_acts_outside(lab.handler, lab.group)
+    runs.forget_old(lab.folder)
+    run = Run(lab.folder, resume or lab.name)
+    try:
+        if anew or run.told("planned") is None or (run.told("ended") and not resume):
+            run.begin_anew()
+            run.tell("asked", asked)
+            await lab.gather(run, steps)
+        elif not run.told("ended"):
+            counts, since = run.counts(), datetime.fromtimestamp(run.told("planned")).strftime("%d.%m. %H:%M")
+            done = f"{counts['replayed']:,} of {counts['chosen']:,} turns are done"
+            steps.say(f"run {run.name} of {since} goes on: {done} (--anew begins again)")
+        await lab.go(run, steps)
+        return report.show(run, lab.facts(run), form)
+    except asyncio.CancelledError:
+        steps.say(
+            f"run {run.name} was cut off; the same command goes on, and so does `cauce replay --resume {run.name}`"
+        )
+        raise
+    finally:
+        run.close()

@@ -1,0 +1,206 @@
+"""
+People taken out of the log, and others put in their place: the same person is the same invented one everywhere.
+
+Keyed by a secret that nobody keeps, so nothing leads back.  Knows where Meta's and our own JSON name people, and what
+numbers, ids and addresses look like in a text.  What somebody says of themselves in other words stays: a text is a
+text.  Pure.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from streams.masking import PERSON_FIELDS
+
+_TEXT = re.compile(
+    r"""
+      (?P<wamid> wamid\.[\w+/=%.-]+ )
+    | conv_(?P<owner> [^/\n]{1,160}? )_(?P<since> \d{9,11} )(?!_?\d)         # a conversation's id
+    | (?P<entry> (?<!\d)1\d{12}-\d{1,18}(?![\d-]) )                           # an entry's is nobody's
+    | (?P<email> [\w.+-]+@[\w-]+(?:\.[\w-]+)+ )
+    | (?P<scoped> (?<![A-Za-z0-9])[A-Z]{2}\.(?:ENT\.)?(?=[A-Za-z]*\d)[A-Za-z0-9]{8,} )
+    | (?P<date> (?<![\d-])(?:(?:19|20)\d\d-(?:0\d|1[0-2])-[0-3]\d
+        | (?:0?[1-9]|[12]\d|3[01])[./-](?:0?[1-9]|1[0-2])[./-](?:19|20)\d\d )
+        (?:[T ]\d\d:\d\d(?::\d\d)?)?(?![\d-]) )
+    | (?P<number> \+?\(?\d(?:[ .()/-]{0,3}\d){6,} )
+    """,
+    re.VERBOSE,
+)
+_OURS = re.compile(r"(?:reply|typing)_\d+-\d+(?:\.s\d+)?(?:\.\d+)?|msg_[0-9a-f]{24}|made-[0-9a-f]{24}")
+"""Ids that we made of nothing of anybody's."""
+_PHONE = re.compile(r"[+(]{0,2}\d(?:[ .()-]{0,3}\d){6,14}")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+
+_NAMES = frozenset(
+    {"name", "formatted_name", "first_name", "last_name", "middle_name", "username", "address", "street", "filename"}
+)
+_IDS = frozenset({"message_id", "in_reply_to", "id"})
+_PLACES = frozenset({"latitude", "longitude"})
+_TIMES = frozenset({"timestamp", "sent_at", "first_ms", "last_ms"})
+_STRUCTURE = frozenset(
+    {"type", "kind", "role", "source", "status", "action", "v", "trace", "origin", "for", "group", "id"}
+)
+"""Fields in which nobody is named, whatever somebody is called."""
+
+_INVENTED = (
+    "Abril Adán Alba Alma Amaro Aura Bruna Bruno Celia Ciro Clara Cora Dalia Darío Delia Edda Elio Elisa Elmo Enzo Eva "
+    "Fabio Fara Flor Gala Galo Gema Hilda Hugo Ilda Iris Isolda Iván Jana Julia Kira Lara Lena Leo Lía Lino Luna Maia "
+    "Mara Milo Mina Nadia Nilo Nora Noa Olga Omar Otto Paz Petra Quim Rita Roque Sara Silas Tania Teo Ugo Vera"
+).split()
+_COMMON = frozenset(
+    "con del las los por para que una uno mis sus the and como pero todo toda todos nada hola gracias bien muy mal más "
+    "hoy ayer soy son está este esta eso esa día dos tres".split()
+)
+"""Words that are part of some people's names on WhatsApp, and of what everybody says."""
+
+
+class Pseudonyms:
+    """
+    Of one file.
+
+    Args:
+        secret: decides who becomes whom; None makes one.
+    """
+
+    def __init__(self, secret: bytes | None = None) -> None:
+        self._secret = secret or secrets.token_bytes(32)
+        self._numbers: dict[str, str] = {}
+        self._taken: set[str] = set()
+        self._called: dict[str, str] = {}
+        """Key → what that person is called, so that their name is found in what is said as well."""
+
+    def fields(self, fields: Mapping[str, bytes]) -> dict[str, bytes]:
+        """An entry's fields."""
+        key = fields.get("key", b"").decode(errors="replace")
+        body = fields.get("body", b"")
+        try:
+            plain = msgspec.json.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            plain = None
+        if isinstance(plain, dict) and isinstance(plain.get("name"), str):
+            self._called[key] = plain["name"]
+        named = self._called.get(key, "")
+        done = {name: self._plain(name, value, named) for name, value in fields.items() if name != "body"}
+        if "body" in fields:
+            done["body"] = (
+                self._plain("", body, named) if plain is None else msgspec.json.encode(self._value("", plain, named))
+            )
+        return {name: done[name] for name in fields}
+
+    def _plain(self, name: str, value: bytes, named: str) -> bytes:
+        return str(self._value(name, value.decode(errors="replace"), named)).encode()
+
+    def _value(self, name: str, value: Any, named: str) -> Any:
+        if isinstance(value, dict):
+            return {each: self._value(each, inner, named) for each, inner in value.items()}
+        if isinstance(value, list):
+            return [self._value(name, inner, named) for inner in value]
+        if isinstance(value, str):
+            return self._string(name, value, named)
+        if name in _PLACES and isinstance(value, (int, float)):
+            return round(float(value), 1)
+        if isinstance(value, int) and not isinstance(value, bool) and name not in _TIMES and abs(value) >= 10**6:
+            return int(self.number(str(abs(value))))
+        return value
+
+    def _string(self, name: str, value: str, named: str) -> str:
+        if name in PERSON_FIELDS:
+            return self.person(value)
+        if name in _NAMES:
+            return self.text(self.name(value), "")
+        if name in _IDS:
+            return self.message_id(value)
+        if name == "timestamp" and re.fullmatch(r"\d{10}", value):
+            return value
+        return self.text(value, "" if name in _STRUCTURE else named)
+
+    def person(self, key: str) -> str:
+        """A person's id: a number, one of Meta's, or whatever a sender calls them."""
+        if not key:
+            return key
+        if _PHONE.fullmatch(key):
+            return ("+" if key.startswith("+") else "") + self.number(re.sub(r"\D", "", key))
+        if match := re.fullmatch(r"([A-Z]{2}\.(?:ENT\.)?)[A-Za-z0-9]{8,}", key):
+            return match[1] + self._digits(match[0], 20)
+        return f"id-{self._digest(key)[:10]}"
+
+    def number(self, digits: str) -> str:
+        """
+        Of 7 digits and more: 15 others that no country gives out, for none has the code 999; of more than 15, as many.
+        """
+        if (known := self._numbers.get(digits)) is not None:
+            return known
+        if len(digits) > 15:
+            return self._digits(digits, len(digits))
+        tried = 0
+        while (made := "999" + self._digits(f"{digits}:{tried}", 12)) in self._taken:
+            tried += 1
+        self._taken.add(made)
+        self._numbers[digits] = made
+        return made
+
+    def message_id(self, id: str) -> str:
+        """WhatsApp's contain the number in base64, and so may others'."""
+        if _OURS.fullmatch(id):
+            return id
+        if id.startswith("wamid."):
+            return self._wamid(id)
+        return f"m-{self._digest(id)[:24]}" if len(id) >= 16 else self.text(id, "")
+
+    def name(self, name: str) -> str:
+        """Each of its words another, the same for the same word."""
+        return _WORD.sub(lambda word: self._called_instead(word[0]), name)
+
+    def text(self, text: str, named: str) -> str:
+        """
+        What somebody wrote, or an id of whatever kind.
+
+        Args:
+            named: what the person is called of whom it is.
+        """
+        text = _TEXT.sub(self._found, text)
+        names = _names_in(named)
+        return names.sub(lambda word: self._called_instead(word[0]), text) if names else text
+
+    def _found(self, match: re.Match[str]) -> str:
+        found = match[0]
+        if match["wamid"]:
+            return self._wamid(found)
+        if match["owner"]:
+            return f"conv_{self.person(match['owner'])}_{match['since']}"
+        if match["email"]:
+            return f"{self._digest(found.lower())[:10]}@example.org"
+        if match["scoped"]:
+            return self.person(found)
+        if match["number"]:
+            return ("+" if "+" in found else "") + self.number(re.sub(r"\D", "", found))
+        return found  # an entry's id, a date
+
+    def _wamid(self, id: str) -> str:
+        return "wamid." + base64.b64encode(bytes.fromhex(self._digest(id))[:27]).decode()
+
+    def _called_instead(self, word: str) -> str:
+        made = _INVENTED[int(self._digest(word.lower())[:8], 16) % len(_INVENTED)]
+        return made if word[0].isupper() else made.lower()
+
+    def _digits(self, of: str, count: int) -> str:
+        return f"{int(self._digest(of), 16) % 10**count:0{count}d}"
+
+    def _digest(self, of: str) -> str:
+        return hashlib.blake2b(of.encode(errors="surrogateescape"), key=self._secret, digest_size=32).hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _names_in(named: str) -> re.Pattern[str] | None:
+    """The words of a name that would tell whose it is, wherever they stand."""
+    words = {word for word in _WORD.findall(named) if len(word) > 2 and word.lower() not in _COMMON}
+    alternatives = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    return re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)", re.IGNORECASE) if words else None

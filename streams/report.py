@@ -1,0 +1,295 @@
+"""
+What a replay came to: for a terminal, as JSON, as a page; and the exit status that makes it a test.
+
+Everything is read from the run as it is written, so a million turns need no more memory than ten.  Numbers are masked
+unless asked for; what was said is shown, for that is what is compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from streams import compare, page
+from streams.changes import History
+from streams.compare import VERDICTS, Said
+from streams.errors import ConfigurationError
+from streams.masking import Mask
+from streams.replay import AHEAD_OF_A_TURN
+from streams.runs import Appended, Planned, Result, Run, Verdict
+
+_appended = msgspec.json.Decoder(list[Appended])
+_STYLES = {"same": "dim", "changed": "yellow", "failed": "red", "new": "cyan", "missing": "magenta"}
+_PIECES = {"same": "", "gone": "red strike", "come": "green"}
+
+
+class Form(msgspec.Struct, kw_only=True):
+    """How it is reported."""
+
+    as_json: bool = False
+    html: Path | None = None
+    full: bool = False
+    tolerate: int = 0
+    """Turns that may come out otherwise."""
+    rows: int = 20
+    """Of the table on a terminal."""
+    mask: Mask = msgspec.field(default_factory=Mask)
+
+
+class Facts(msgspec.Struct, kw_only=True, frozen=True):
+    """What was replayed."""
+
+    run: str
+    group: str
+    first: str
+    last: str
+    changes: Sequence[str]
+    history: History
+    cut: int
+    """People of whom something may have been said before what is kept of the log."""
+    missing: Sequence[str]
+    """Kinds of state that began empty."""
+    waiting: int = 0
+    """Messages that were not answered yet, and are left out."""
+
+
+class Row(msgspec.Struct, kw_only=True):
+    """One turn."""
+
+    turn: str
+    person: str
+    at: str
+    verdict: Verdict
+    why: str
+    said: list[str]
+    """What the person wrote."""
+    then: list[dict[str, Any]]
+    now: list[dict[str, Any]]
+    words: list[tuple[str, str]]
+    """The first reply then and now, in pieces that are the same, gone, or come; only where it has changed."""
+    ms_then: int | None
+    """From when its turn began; None where nothing was said."""
+    ms_now: float
+
+
+class Summary(msgspec.Struct, kw_only=True):
+    """All turns."""
+
+    turns: int = 0
+    people: int = 0
+    verdicts: dict[str, int] = {}
+    actions: dict[str, int] = {}
+    """`book → none`: how often."""
+    ms_then: dict[str, float] = {}
+    ms_now: dict[str, float] = {}
+    digest: str = ""
+    """Of all that was said now: two runs with the same one came to the same, byte for byte."""
+    notes: list[str] = []
+
+    @property
+    def otherwise(self) -> int:
+        return self.turns - self.verdicts.get("same", 0)
+
+
+def show(run: Run, facts: Facts, form: Form) -> int:
+    """
+    Returns:
+        the exit status: 1 where more came out otherwise than is tolerated.
+
+    Raises:
+        ConfigurationError: the page cannot be written.
+    """
+    summary = summed(run, facts)
+    if form.html is not None:
+        _write(form.html, page.lines(facts, summary, rows(run, form)))
+    if form.as_json:
+        sys.stdout.writelines(_json(facts, summary, rows(run, form)))
+    else:
+        _table(facts, summary, rows(run, form), form)
+    return int(summary.otherwise > form.tolerate)
+
+
+def rows(run: Run, form: Form) -> Iterator[Row]:
+    for turn, result, then, now in _compared(run):
+        yield _row(run, turn, result, then, now, form)
+
+
+def _compared(run: Run) -> Iterator[tuple[Planned, Result, list[Said], list[Said]]]:
+    for turn, result in run.results():
+        old = [each for each in run.outputs(turn.key, turn.last) if each.type not in AHEAD_OF_A_TURN]
+        now = [compare.said_now(each) for each in _appended.decode(result.outputs)]
+        yield turn, result, [compare.said_then(each) for each in old], now
+
+
+def _row(run: Run, turn: Planned, result: Result, then: list[Said], now: list[Said], form: Form) -> Row:
+    def hidden(text: str) -> str:
+        return text if form.full else form.mask.text(text)
+
+    changed = result.verdict == "changed" and then and now
+    return Row(
+        turn=f"{turn.last[0]}-{turn.last[1]}",
+        person=turn.key if form.full else form.mask.person(turn.key),
+        at=datetime.fromtimestamp(turn.at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        verdict=result.verdict,
+        why=hidden(result.why),
+        said=[hidden(compare.words_of(each.body)) for each in run.inputs(turn.key, turn.first, turn.last)],
+        then=[_plain(each, form) for each in then],
+        now=[_plain(each, form) for each in now],
+        words=[(piece.kind, piece.text) for piece in compare.words(hidden(then[0].text), hidden(now[0].text))]
+        if changed
+        else [],
+        ms_then=turn.ended_ms - turn.at_ms if turn.ended_ms is not None else None,
+        ms_now=round(result.took_ms, 1),
+    )
+
+
+def _plain(said: Said, form: Form) -> dict[str, Any]:
+    plain = said._asdict()
+    return plain if form.full else {name: form.mask.field(name, value) for name, value in plain.items()}
+
+
+def summed(run: Run, facts: Facts) -> Summary:
+    counts = run.counts()
+    actions, digest = Counter[str](), hashlib.sha256()
+    then_ms, now_ms = array("d"), array("d")
+    for turn, result, then, now in _compared(run):
+        before, after = _action(then), _action(now)
+        if before != after:
+            actions[f"{before} → {after}"] += 1
+        if turn.ended_ms is not None:
+            then_ms.append(turn.ended_ms - turn.at_ms)
+        now_ms.append(result.took_ms)
+        digest.update(f"{turn.key}\0{turn.last}\0{result.why}\0".encode() + result.outputs)
+    verdicts = run.verdicts()
+    return Summary(
+        turns=counts["chosen"],
+        people=counts["people"],
+        verdicts={name: verdicts[name] for name in VERDICTS if name in verdicts},
+        actions=dict(actions.most_common()),
+        ms_then=_middle(then_ms),
+        ms_now=_middle(now_ms),
+        digest=digest.hexdigest(),
+        notes=list(_notes(facts, counts["chosen"])),
+    )
+
+
+def _action(said: Sequence[Said]) -> str:
+    return next((each.action for each in said if each.action), "none")
+
+
+def _middle(ms: array[float]) -> dict[str, float]:
+    if len(ms) < 2:
+        return {"p50": ms[0], "p95": ms[0]} if ms else {}
+    cuts = statistics.quantiles(ms, n=20, method="inclusive")
+    return {"p50": round(cuts[9], 1), "p95": round(cuts[18], 1)}
+
+
+def _notes(facts: Facts, turns: int) -> Iterator[str]:
+    if not turns:
+        yield "there is nothing in this range: try another --from, or `cauce tail` to see what there is"
+    if facts.waiting:
+        yield f"{facts.waiting:,} messages had not been answered yet, and are left out"
+    if facts.cut:
+        yield (
+            f"of {facts.cut:,} people something may have been said before what is kept of the log: their conversations "
+            "may have begun shorter than they were"
+        )
+    if facts.missing:
+        yield (
+            f"state of the kinds {', '.join(facts.missing)} began empty, for the handler has no `retell`; "
+            "--history rerun has it handle what came before the range as well"
+        )
+
+
+def _write(path: Path, lines: Iterator[str]) -> None:
+    try:
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.writelines(lines)
+    except OSError as error:
+        raise ConfigurationError(f"--html {str(path)!r}: cannot be written ({error.strerror or error})") from error
+
+
+def _json(facts: Facts, summary: Summary, rows: Iterator[Row]) -> Iterator[str]:
+    """One object, a turn a line."""
+    head = msgspec.structs.asdict(facts) | {"summary": msgspec.structs.asdict(summary)}
+    yield json.dumps(head, ensure_ascii=False)[:-1] + ', "rows": ['
+    between = "\n"
+    for row in rows:
+        yield between + json.dumps(msgspec.structs.asdict(row), ensure_ascii=False)
+        between = ",\n"
+    yield "\n]}\n"
+
+
+def _table(facts: Facts, summary: Summary, rows: Iterator[Row], form: Form) -> None:
+    console = Console(highlight=False)
+    table = Table("person", "they wrote", "then", "now", "", box=None, show_header=True, header_style="bold")
+    for row in islice((row for row in rows if row.verdict != "same"), form.rows):
+        table.add_row(row.person, _cell("\n".join(row.said)), *_both(row), _verdict(row))
+    if table.row_count:
+        console.print(table)
+    if more := summary.otherwise - table.row_count:
+        console.print(f"… and {more:,} more: --rows, --html FILE or --json show them", style="dim")
+    for line in sentences(facts, summary):
+        console.print(line, soft_wrap=True)
+
+
+def _both(row: Row) -> tuple[Text, Text]:
+    if not row.words:
+        return _cell(told(row.then)), _cell(told(row.now) or row.why)
+    then, now = Text(), Text()
+    for kind, text in row.words:
+        if kind != "come":
+            then.append(compare.printable(text), _PIECES[kind])
+        if kind != "gone":
+            now.append(compare.printable(text), _PIECES[kind])
+    for said, cell in ((row.then, then), (row.now, now)):
+        cell.append(compare.printable(told(said)[len(said[0]["text"]) :]), "dim")
+    return then, now
+
+
+def _cell(text: str) -> Text:
+    return Text(compare.printable(text))
+
+
+def told(said: Sequence[dict[str, Any]]) -> str:
+    """Outputs in words: each one's text, with its action."""
+    return "\n".join(
+        each["text"]
+        + (f"  [{each['action']} {json.dumps(each['slots'], ensure_ascii=False)}]" if each["action"] else "")
+        for each in said
+    )
+
+
+def _verdict(row: Row) -> Text:
+    return Text(row.verdict, _STYLES[row.verdict])
+
+
+def sentences(facts: Facts, summary: Summary) -> Iterator[str]:
+    """The summary, in words."""
+    what = f" with {' '.join(facts.changes)}" if facts.changes else ""
+    yield f"{summary.turns:,} turns of {summary.people:,} people replayed through {facts.group}{what} (run {facts.run})"
+    yield ", ".join(f"{count:,} {name}" for name, count in summary.verdicts.items()) or "nothing was replayed"
+    if summary.actions:
+        yield "actions: " + ", ".join(f"{change} {count:,}×" for change, count in summary.actions.items())
+    if summary.ms_now:
+        yield "time to a reply, half of them and 95 % within: " + ", ".join(
+            f"{name} {ms['p50']:,.0f} and {ms['p95']:,.0f} ms"
+            for name, ms in (("then", summary.ms_then), ("now", summary.ms_now))
+            if ms
+        )
+    yield from summary.notes

@@ -1,0 +1,156 @@
+"""
+`cauce export`, `cauce import` and `cauce replay --into`, from their options to what they say at the end.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from streams import carry, entry, logbook, runs
+from streams.carry import Carrier
+from streams.entry import Place
+from streams.errors import ConfigurationError
+from streams.groups import counted
+from streams.lab import Asked, Lab, log_of
+from streams.logbook import File, Head, Logged
+from streams.pseudonyms import Pseudonyms
+from streams.runs import WAITING, WANTED, Input, Run
+from streams.steps import Steps
+from streams.topology import Topology, suggest
+
+
+async def export(place: Place, asked: Asked, path: Path, *, pseudonyms: bool) -> int:
+    """
+    Write what a replay of this range needs.
+
+    Raises:
+        ConfigurationError, Unavailable.
+    """
+    lab, steps = Lab(place, asked), Steps()
+    runs.forget_old(lab.folder)
+    run = Run(lab.folder, f"export-{secrets.token_hex(5)}")
+    try:
+        await lab.gather(run, steps)
+        told, cut = lab.range_of(run), run.told("cut")
+        head = Head(
+            name=secrets.token_hex(8),
+            group=lab.group.name,
+            streams=[lab.group.reads, *lab.group.writes],
+            first=told.first,
+            last=told.last,
+            begins_ms=cut["begins_ms"],
+            pseudonyms=pseudonyms,
+        )
+        with steps.counting("writing") as step:
+            count = carry.write(path, head, _all(run, lab), Pseudonyms() if pseudonyms else None, step)
+    finally:
+        run.remove()
+    sys.stdout.write(f"{counted(count)} of {cut['of']:,} people in {path}\n")
+    return 0
+
+
+def _all(run: Run, lab: Lab) -> Iterator[Logged]:
+    for each in run.everything():
+        if isinstance(each, Input) and each.mark == WAITING:
+            continue  # nobody has answered it yet: there would be nothing to compare
+        logged = logbook.logged_from(each, lab.group.reads)
+        if isinstance(each, Input) and each.mark == WANTED:
+            fields = {"origin": logged.id.encode(), "group": lab.group.name.encode(), **logged.fields}
+            logged = Logged(f"{lab.group.reads}.dead", logged.id, fields)
+        yield logged
+
+
+async def bring(place: Place, path: Path, *, yes: bool) -> int:
+    """
+    Append what a file holds, once; what of it was appended before is passed over.
+
+    Returns:
+        the exit status: 1 where somebody says no.
+
+    Raises:
+        ConfigurationError, Unavailable, carry.Full.
+    """
+    file, topology, steps = File(path), place.topology, Steps()
+    for stream in file.head.streams:
+        _known(stream, topology, str(path))
+    async with log_of(place, topology) as stores:
+        if not yes and not await entry.agreed(f"{path}: to be appended to {', '.join(file.head.streams)}?"):
+            sys.stderr.write("nothing was done\n")
+            return 1
+        most = {name: topology.streams[name].max_len for name in file.head.streams}
+        carrier = Carrier(stores, file.head.name, most, keep_ids=True)
+        with steps.counting("appending") as step:
+            count = await carrier.append(_letters_as_entries(file), step)
+    sys.stdout.write(f"{counted(count)} appended, marked as replayed\n")
+    return 0
+
+
+def _letters_as_entries(file: File) -> Iterator[Logged]:
+    for logged in file.read():
+        if logged.stream.endswith(".dead"):
+            fields = {name: value for name, value in logged.fields.items() if name != "origin"}
+            logged = Logged(logged.stream.removesuffix(".dead"), logged.text("origin"), fields)
+        if logged.stream not in file.head.streams:
+            raise ConfigurationError(
+                f"{file.path}: an entry of {logged.stream!r}, of which the first line says nothing"
+            )
+        yield logged
+
+
+async def into(place: Place, asked: Asked, stream: str, *, yes: bool) -> int:
+    """
+    Append a range of the group's stream to another, for a new group to read.
+
+    Returns:
+        the exit status: 1 where somebody says no.
+
+    Raises:
+        ConfigurationError, Unavailable, carry.Full.
+    """
+    lab, steps = Lab(place, asked, into=stream), Steps()
+    _known(stream, lab.topology, "--into")
+    if stream == lab.group.reads:
+        raise ConfigurationError(f"--into {stream!r} is the stream that it comes from; name another")
+    for group in lab.topology.readers(stream):
+        if not group.replay:
+            steps.say(f"group {group.name} reads {stream} and has no `replay = true`: it settles all this unseen")
+    run = Run(lab.folder, lab.name)
+    try:
+        if run.told("planned") is None or run.told("ended"):
+            run.begin_anew()
+            run.tell("token", secrets.token_hex(8))
+            await lab.gather(run, steps)
+        if not (total := run.length()):
+            raise ConfigurationError(f"there is nothing of {lab.group.reads} in this range; try another --from")
+        question = f"{counted(total)} of {lab.group.reads}: to be appended to {stream}, marked as replayed?"
+        if not yes and not await entry.agreed(question):
+            run.begin_anew()
+            sys.stderr.write("nothing was done\n")
+            return 1
+        async with log_of(place, lab.topology) as stores:
+            most = {stream: lab.topology.streams[stream].max_len}
+            carrier = Carrier(stores, run.told("token"), most, keep_ids=False)
+            with steps.measured("appending", total=total) as step:
+                count = await carrier.append(_renamed(run, stream), step)
+        run.tell("ended", True)
+    finally:
+        run.close()
+    sys.stdout.write(f"{counted(count)} appended to {stream}\n")
+    return 0
+
+
+def _renamed(run: Run, stream: str) -> Iterator[Logged]:
+    for each in run.everything():
+        if isinstance(each, Input):
+            yield logbook.logged_from(each, stream)
+
+
+def _known(stream: str, topology: Topology, where: str) -> None:
+    if stream not in topology.streams:
+        raise ConfigurationError(
+            f"{where}: {topology.path.name} has no stream {stream!r}{suggest(stream, topology.streams)}; there are: "
+            f"{', '.join(topology.streams)}"
+        )
