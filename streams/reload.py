@@ -179,13 +179,17 @@ def concerned(before: Parts, after: Parts) -> set[str]:
     return {part for part, content in after.items() if before.get(part) != content}
 
 
+_PLAIN = Topology()
+_REPLIES = ("actions", "texts", "history", "inference", "handoff", "archive")
+"""Sections about what is said, not about how it is delivered."""
+
+
 def _unread(group: Group) -> dict[str, Any]:
     """Sections that our own handlers do not read, so that a model is not loaded again for another's sake."""
     if group.handler.startswith("processors.inference."):
         return {"egress": Egress()}
     if group.handler.startswith("processors.egress."):
-        plain = Topology()
-        return {name: getattr(plain, name) for name in ("actions", "texts", "history", "inference", "handoff")}
+        return {name: getattr(_PLAIN, name) for name in _REPLIES}
     return {}
 
 

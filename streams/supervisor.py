@@ -96,11 +96,11 @@ class Pipeline:
         """Go over to the configuration as it is now, where it is one; tell what came of it."""
         try:
             topology, settings = await self._read_again(port)
-        except ConfigurationError as error:
+            crew.accept()
+        except (ConfigurationError, OSError) as error:
             _reload_log.error("reload.refused", why=str(error))
             notice.tell(Outcome(refused=str(error)))
             return
-        crew.accept()
         before, self._parts = self._parts, parts(topology, settings)
         changed = concerned(before, self._parts)
         self._topology, self._settings = topology, settings
