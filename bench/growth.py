@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +25,8 @@ from rich.table import Table
 from bench.rows import Figures
 from bench.stage import Sent, Stage, now, quantile, staged
 from bench.systems import OURS
+
+SHIPPED = (Path(__file__).parents[1] / "streams.toml").read_text(encoding="utf-8")
 
 MEASURED, USERS = 5_000, 1_000
 """Messages of each measurement where nothing else is said, and who says them."""
@@ -69,6 +73,18 @@ async def groups(count: int, messages: int) -> Figures:
     work = OURS.processes["inference"][:-1]
     system = replace(OURS, processes=OURS.processes | {name: [*work, name] for name in names})
     async with staged(system, more=more) as stage:
+        return await _both(stage, messages)
+
+
+async def counting(on: int, messages: int) -> Figures:
+    """Counts are off, or on as streams.toml ships them, in one process."""
+    commented = re.findall(r"^# ?(\[groups\.analytics(?:.|\n)*?)^#?$", SHIPPED, re.MULTILINE)
+    tables = re.sub(r"^# ?", "", "\n".join(commented), flags=re.MULTILINE)
+    names = re.findall(r"^\[groups\.(.+)\]", tables, re.MULTILINE)
+    system, work = OURS, OURS.processes["inference"][:-1]
+    if on:
+        system = replace(OURS, processes=OURS.processes | {"analytics": [*work, *names]})
+    async with staged(system, more=tables if on else "") as stage:
         return await _both(stage, messages)
 
 
@@ -155,6 +171,7 @@ SWEEPS: dict[str, tuple[Callable[[int, int], Awaitable[Figures]], list[int]]] = 
     "history": (history, [2, 20, 200]),
     "consumers": (consumers, [1, 2, 4]),
     "groups": (groups, [0, 1, 3, 7]),
+    "counting": (counting, [0, 1]),
     "ingresses": (ingresses, [1, 2, 4]),
     "masters": (masters, [1, 2, 3]),
 }

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from ingress import access, errors
 from ingress.access import Access
+from ingress.analytics import Analytics
 from ingress.append import INBOUND
 from ingress.appenders import Appenders
 from ingress.chat import Chat
@@ -113,6 +114,7 @@ def _routes(
         Route("/timeline/{id:path}", guard("operator", Timelines(stores, topology).read)),
         Route("/model/info", guard("operator", operations.model)),
         Route("/metrics", guard("operator", operations.metrics)),
+        Route("/analytics", guard("operator", Analytics(stores, topology, settings).show)),
         Route("/openapi.json", guard("operator", Description().show)),
         Route("/", guard("operator", page.show)),
     ]

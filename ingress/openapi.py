@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ingress import people, shapes
+from ingress import analytics, people, shapes
 from ingress.refusal import Json
 from ingress.shapes import Schema
 from streams import wire
@@ -154,6 +154,13 @@ _CURSOR = _parameter(
     {"type": "string", "pattern": r"^(([0-9]{1,19}|1[0-7][0-9]{18})(\.[0-9]{1,3})?)?$"},
     "That of the answer before; nothing or 0 begins.",
 )
+_MOMENT: Schema = {"type": "string", "pattern": analytics.MOMENT, "examples": ["7d", "2025-10-05"]}
+_PERIOD = (
+    _parameter("query", "since", _MOMENT, "So long ago, or a date and perhaps a time in TIMEZONE; nothing is 1d."),
+    _parameter("query", "until", _MOMENT, "Likewise; nothing is now."),
+    _parameter("query", "by", {"type": "string", "pattern": analytics.UNIT}, "How long a row is; nothing: as fits."),
+    _parameter("query", "of", {"type": "string", "pattern": analytics.NAME}, "Whose counts; nothing is analytics."),
+)
 _CONFIRM = _parameter("query", "confirm", {"const": "yes"}, "That it is meant.", required=True)
 _HUB = (
     _parameter("query", "hub.mode", {"const": "subscribe"}, "What Meta wants.", required=True),
@@ -278,6 +285,13 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
     ),
     ("GET", "/metrics"): _operation(
         "Prometheus' text.", {"200": _answer("docs/metrics.md.", _PLAIN, "text/plain")}, who=_OPERATOR
+    ),
+    ("GET", "/analytics"): _operation(
+        "What was counted, by minute, hour or day.",
+        {"200": _answer("All of the period, and each row of it.", "Report")},
+        *("invalid_field", "redis_unavailable"),
+        who=_OPERATOR,
+        parameters=_PERIOD,
     ),
     ("GET", "/openapi.json"): _operation(
         "This description.", {"200": _answer("OpenAPI 3.1.", {"type": "object"})}, who=_OPERATOR

@@ -15,6 +15,7 @@ from ingress import access, people, whatsapp
 from ingress.chat import LONGEST_PAUSE, Pause, Said, Told
 from ingress.health import Picture
 from streams import timeline
+from streams.buckets import UNITS
 
 Schema = dict[str, Any]
 
@@ -91,6 +92,12 @@ _ANSWER = {
     "conversation_id": _NOTHING_OR_TEXT,
     "into": ENTRY | {"description": "Of `merged`: the message whose request got the text."},
 }
+_ROW = record(
+    {
+        "start": _TEXT, "counts": named({"type": "integer"}), "distinct": named(_COUNT), "buried": named(_COUNT),
+        "timings": named(record({"count": _COUNT, "p50": _COUNT, "p95": _COUNT, "p99": _COUNT})),
+    }
+)  # fmt: skip
 _LISTS = ("messages", "statuses", "errors")
 _ITEM: Schema = {
     "type": "object",
@@ -180,6 +187,19 @@ SCHEMAS: dict[str, Schema] = {
             record({"person": _TEXT, "messages": items_of(record({"at_ms": _COUNT, "outcome": _OUTCOME}))}),
         ]
     },
+    "Report": record(
+        {
+            "of": _TEXT,
+            "groups": items_of(_TEXT),
+            "since": _TEXT,
+            "until": _TEXT,
+            "by": {"enum": list(UNITS)},
+            "total": _ROW,
+            "reasons": named(named(_COUNT)),
+            "buried_partly": {"type": "boolean"},
+            "rows": items_of(_ROW),
+        }
+    ),
     "RedisTest": record({"ok": {"type": "boolean"}, "latency_ms": {"type": "number"}, "version": _NOTHING_OR_TEXT}),
     "RedisStats": record(
         {

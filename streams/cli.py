@@ -178,6 +178,25 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     entry.ask(context.obj, lambda stores: status.show(topology, stores, url, as_json=as_json))
 
 
+@app.command(epilog=_examples("cauce stats", "cauce stats --since 7d", "cauce stats --since 2h --by minute --json"))
+def stats(
+    context: typer.Context,
+    of: Annotated[str, typer.Argument(metavar="[NAME]", help="What a group of yours counts.")] = "analytics",
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="2h, 7d, 2025-10-05, 2025-10-05T14:00.")] = "1d",
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Likewise; now, if left out.")] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="UNIT", show_default="as fits", help="minute, hour or day.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what was counted: messages, people, replies, how long they took, deliveries."""
+    from streams import stats
+    from streams.analytics import Asked
+
+    place, asked = context.obj, Asked(since=since, until=until, by=by, of=of)
+    entry.ask(place, lambda stores: stats.show(stores, place.topology, place.settings, asked, as_json=as_json))
+
+
 @app.command(epilog=_examples("cauce top", "cauce top --once", "cauce top --json | jq -c .groups"))
 def top(
     context: typer.Context,

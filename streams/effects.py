@@ -136,6 +136,23 @@ class Write(msgspec.Struct, kw_only=True):
     ttl_seconds: int = 0
 
 
+class Tally(msgspec.Struct, kw_only=True):
+    """
+    What is to be counted of one moment, once, whoever crashes; minutes, hours and days of it are the runtime's.
+
+    It is counted under the group's `tallies`.  Names should be few: what they count is kept for each bucket of time.
+    """
+
+    at_ms: int
+    """When it was, Unix milliseconds: mostly the message's `at_ms`."""
+    counts: dict[str, int] = {}
+    """How many more there are: `{"actions.book": 1}`; what stands before a dot is shown as one group."""
+    distinct: dict[str, str] = {}
+    """How many different ones there are, to within a percent: `{"people": turn.key}`; the values are not kept."""
+    timings: dict[str, int] = {}
+    """How long something took, milliseconds: of these there are percentiles."""
+
+
 class Answer(msgspec.Struct, kw_only=True):
     """What a waiting HTTP request is told."""
 
@@ -153,6 +170,7 @@ class Effects(msgspec.Struct, kw_only=True):
 
     outputs: list[Output] = []
     writes: list[Write] = []
+    tallies: list[Tally] = []
     answer: Answer | None = None
     unless: str | None = None
     instead: Callable[[], Effects] | None = None

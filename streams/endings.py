@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from streams import journal, wire
+from streams import journal, tallies, wire
+from streams.buckets import Calendar
 from streams.effects import Effects, Output, Turn, Write
 from streams.errors import CauceError
 from streams.fate import Join, Park
@@ -21,6 +22,7 @@ from streams.tables import Group
 
 _pack = msgspec.msgpack.Encoder().encode
 
+_UTC = Calendar()
 _TIMES = "\x1f"
 """What stands between a handler's progress and how often its turn was superseded."""
 
@@ -71,6 +73,7 @@ def ending(
     park: Park | Join | None = None,
     uncounted: bool = False,
     journaled: bool = False,
+    calendar: Calendar = _UTC,
 ) -> Ending:
     """
     Args:
@@ -79,6 +82,7 @@ def ending(
         park: when what is left becomes due; None: at the end of its window.
         uncounted: this start is taken back; a park says so itself.
         journaled: it is told in the group's journal as well.
+        calendar: in whose days it is counted.
 
     Raises:
         NotAllowed: an output to a stream that the group's `writes` does not name, or for a key of another shard.
@@ -86,18 +90,16 @@ def ending(
     """
     touched, blobs, told = list[str](), list[bytes](), b""
     instead: Callable[[], Ending] | None = None
-    plain: dict[str, Any] = {"key": turn.key, "token": token, "ids": ids}
+    plain: dict[str, Any] = {"key": turn.key, "token": token, "ids": ids} | _given_back(turn, park)
     if bury is not None:
         plain["bury"] = bury
     if effects is not None:
-        plain["effects"] = _effects(keys, group, turn, effects, touched, blobs)
+        plain["effects"] = _effects(keys, group, turn, effects, calendar, touched, blobs)
         if effects.unless and effects.instead:
             plain["unless"] = keys.state(effects.unless, group.name, turn.key)
             touched.append(plain["unless"])
-            again = partial(ending, keys, group, turn, token, ids, bury=bury, uncounted=uncounted, journaled=journaled)
-            instead = partial(_instead, turn, effects.instead, again)
-    if park is not None:
-        plain |= _given_back(turn, park)
+            more: dict[str, Any] = {"bury": bury, "uncounted": uncounted, "journaled": journaled, "calendar": calendar}
+            instead = partial(_instead, effects.instead, keys, group, turn, token, ids, **more)
     if uncounted := uncounted or (park is not None and not park.counted):
         plain["uncount"] = [message.id for message in turn.messages]
     if journaled:
@@ -106,12 +108,16 @@ def ending(
     return Ending(packed, blobs, touched, len(ids), len(packed) + len(told) + sum(map(len, blobs)), instead, told)
 
 
-def _instead(turn: Turn, made: Callable[[], Effects], again: Callable[..., Ending]) -> Ending:
+def _instead(
+    made: Callable[[], Effects], keys: Keys, group: Group, turn: Turn, token: str, ids: list[str], **more: Any
+) -> Ending:
     turn.note("changed")
-    return again(effects=made())
+    return ending(keys, group, turn, token, ids, effects=made(), **more)
 
 
-def _given_back(turn: Turn, park: Park | Join) -> dict[str, Any]:
+def _given_back(turn: Turn, park: Park | Join | None) -> dict[str, Any]:
+    if park is None:
+        return {}
     if isinstance(park, Join):
         return {"superseded": True, "progress": keep_progress(turn.progress, turn.superseded + 1)}
     kept = {} if park.progress is None else {"progress": keep_progress(park.progress, turn.superseded)}
@@ -143,7 +149,7 @@ def entry(keys: Keys, group: Group, turn: Turn, output: Output) -> tuple[str, by
 
 
 def _effects(
-    keys: Keys, group: Group, turn: Turn, effects: Effects, touched: list[str], blobs: list[bytes]
+    keys: Keys, group: Group, turn: Turn, effects: Effects, calendar: Calendar, touched: list[str], blobs: list[bytes]
 ) -> dict[str, Any]:
     outputs = []
     for output in effects.outputs:
@@ -154,6 +160,7 @@ def _effects(
     writes = [_write(keys, group, turn, write, blobs) for write in effects.writes]
     touched += [write[0] for write in writes] + [output[0] for output in outputs]
     encoded: dict[str, Any] = {"writes": writes, "outputs": outputs}
+    encoded |= tallies.encoded(keys, group, turn, effects.tallies, calendar, touched)
     if effects.answer:
         encoded["answer"] = {"status": str(effects.answer.status), "body": wire.encode(effects.answer.body).decode()}
     return encoded

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Literal
 
 from streams import fate, log, metrics
+from streams.buckets import Calendar
 from streams.committer import Committer, Result
 from streams.effects import Effects, Handler, Turn
 from streams.endings import Ending, ending
@@ -55,6 +56,7 @@ class InWork:
         handled: Callable[[], None],
         ended: Callable[[Grant], None],
         due: Callable[[int], None],
+        calendar: Calendar,
     ) -> None:
         """
         Args:
@@ -63,9 +65,10 @@ class InWork:
                 or, while twice as many as may be handled at once are in work, when it is in work no longer.
             ended: called once for each turn, when it is in work no longer.
             due: called with the milliseconds until a key of which something is left is due again.
+            calendar: in whose days is counted.
         """
         self._keys, self._group, self._handler, self._resources = keys, group, handler, resources
-        self._committer, self._journaled = committer, journaled
+        self._committer, self._journaled, self._calendar = committer, journaled, calendar
         self._freed, self._ended, self._due = handled, ended, due
         self._log = log.get(group.name)
         self._works: dict[str, _Work] = {}
@@ -289,4 +292,5 @@ class InWork:
         return self._ending(grant, ids, **how)
 
     def _ending(self, grant: Grant, ids: list[str], **how: Any) -> Ending:
-        return ending(self._keys, self._group, grant.turn, grant.token, ids, journaled=self._journaled, **how)
+        how |= {"journaled": self._journaled, "calendar": self._calendar}
+        return ending(self._keys, self._group, grant.turn, grant.token, ids, **how)

@@ -53,6 +53,8 @@ TABLE: dict[str, Kind] = {
     "group.heartbeat": Kind("group:<group>:heartbeat:<consumer>", "string", "take, beat", "8 s", False),
     "group.journal": Kind("group:<group>:journal", "stream", "settle", "`journal.keep`; `journal.max_mb`", False),
     "group.skipped": Kind("group:<group>:skipped", "string, counter", "skip", "as the group", False),
+    "tally": Kind("tally:<name>:<bucket>", "hash", "settle", "`[tallies]`, from its time on; 1,000 fields", False),
+    "distinct": Kind("distinct:<name>:<bucket>:<what>", "string, HyperLogLog", "settle", "as its tally", True),
     "answer": Kind("answer:<digest>", "string", "worker", "`inference.answers`", True),
     "model": Kind("model:<consumer>", "string, JSON", "worker", "8 s, renewed with the heartbeat", False),
     "breaker": Kind("breaker:<digest>", "hash", "egress", "1 day after the last failure", False),

@@ -21,14 +21,20 @@ from streams.errors import ConfigurationError
 from streams.groups import registered
 from streams.keys import Keys
 from streams.layout import Layout
+from streams.scripts import script
 from streams.stores import Stores
 from streams.topology import Topology
+
+_ABSORB = script(__file__, "absorb.lua")
 
 PAGE = 500
 """Keys or entries that one round trip handles."""
 
 OF_PEOPLE = ("conversation", "conversation_meta", "rate_limit", "paused", "own")
 """Kinds whose keys end in a person."""
+
+COUNTS = ("tally", "distinct")
+"""Kinds whose keys add up over the shards, so that it does not matter in which they are."""
 
 LEFT_BEHIND = (
     "group", "waiting", "bell", "model", "test", "redrive", "redriven", "digest", "groups", "erased", "anew", "breaker",
@@ -147,6 +153,8 @@ class Mover:
                     await self._move_mark(store, name, rest)
                 elif kind == "door":
                     await self._move_door(store, name, rest)
+                elif kind in COUNTS:
+                    await self._move_count(store, name, kind, rest)
                 elif kind == "breaker":
                     first = self._new.first
                     await self._place(store, name, [(first, keys_of(first.keys, kind, rest))])
@@ -169,6 +177,13 @@ class Mover:
         """Beside its person; where that is forgotten, nowhere: a repeat is then told that the webhook has it."""
         found = await self._found(store, entry)
         await self._carry(store, name, "door", entry, [self._new.of(found[1])] if found else [])
+
+    async def _move_count(self, store: Store, name: bytes, kind: str, rest: bytes) -> None:
+        """To some shard that there will be; several may bring one bucket to it."""
+        shard = store.keys.shard
+        target = list(self._new)[shard % len(self._new)]
+        if keys_of(target.keys, kind, rest) != name:
+            await self._carry(store, name, kind, f"{shard}:".encode() + rest, [target])
 
     async def _carry(self, store: Store, name: bytes, kind: str, rest: bytes, targets: list[Store]) -> None:
         """
@@ -227,7 +242,7 @@ class Mover:
                 ])  # fmt: skip
 
     async def _arrive(self, store: Store) -> None:
-        """Marks and doors take their own names."""
+        """Marks, doors and counts take their own names."""
         start = keys_of(store.keys, "moving", b"")
         async for names in store.scan(_pattern(store.keys)):
             for name in (name for name in names if name.startswith(start)):
@@ -235,6 +250,9 @@ class Mover:
                 if kind in (b"door", b"seen"):
                     # A repeat of a call whose answer was lost finds nothing to rename.
                     await store.pipeline([("RENAME", name, keys_of(store.keys, kind.decode(), rest))])
+                elif kind.decode() in COUNTS:
+                    there = keys_of(store.keys, kind.decode(), rest.partition(b":")[2])
+                    await store.run(_ABSORB, [name.decode(), there.decode()], [])
 
     async def _clear(self) -> None:
         """Take away what lies where no shard is any more."""
@@ -306,7 +324,7 @@ def _kind_of(keys: Keys, name: bytes) -> tuple[str, bytes]:
     """Of a shard's key its kind and what follows; of another's nothing."""
     if name in [keys.of(kind).encode() for kind in ("groups", "digest", "erased")]:
         return name.decode().removeprefix(keys.namespace).partition(":")[0], b""
-    for kind in (*OF_PEOPLE, "seen", "door", *LEFT_BEHIND):
+    for kind in (*OF_PEOPLE, *COUNTS, "seen", "door", *LEFT_BEHIND):
         start = (keys.group("due", "").partition(":due")[0] if kind == "group" else keys.of(kind) + ":").encode()
         if name.startswith(start):
             rest = name[len(start) :]

@@ -69,7 +69,7 @@ async def run(
                 resources = await stack.enter_async_context(handler.lifespan(group, topology, settings, stores))
             handler, group = batches.served(handler, group)
             room = Room(places(group, resources), len(stores), suspects)
-            workers += [Worker(store, topology, group, handler, resources, room) for store in stores]
+            workers += [Worker(store, topology, group, handler, resources, room, settings.zone) for store in stores]
         if settings.worker_port is not None:
             await stack.enter_async_context(
                 probe.serve(settings.worker_port, ready=lambda: all(worker.ready for worker in workers))

@@ -90,13 +90,13 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
-    def production(self) -> bool:
-        return self.environment == "production"
+    def zone(self) -> tzinfo | None:
+        """Where the people's clock stands; None is this machine's."""
+        return ZoneInfo(self.timezone) if self.timezone else None
 
     @property
-    def zone(self) -> tzinfo | None:
-        """Of TIMEZONE; None: this machine's."""
-        return ZoneInfo(self.timezone) if self.timezone else None
+    def production(self) -> bool:
+        return self.environment == "production"
 
     @property
     def embedded(self) -> bool:

@@ -8,8 +8,8 @@
 --         to requests that wait on the stream; a turn is {key, token, ids, effects?, bury?, delay_ms?, at_door?, uncount?, progress?,
 --         unless?, superseded?, told?}, effects is
 --         {writes = {{key, blob or false, ttl_ms}}, outputs = {{stream, answers, {'key', …, 'type', …, 'body', blob, …}}},
---         answer?}, a blob the number of one of its turn's; told: bytes of its line in the journal; blobs: how many each
---         turn has
+--         answer?, tallies?, distinct?} (the last two as tallies.lua says), a blob the number of one of its turn's; told:
+--         bytes of its line in the journal; blobs: how many each turn has
 --       2… the blobs of all turns: values and bodies, as they are; last the lines of all turns for the journal, or ''
 -- Returns for each turn {1, ms until its key is due again or -1}, {0, -1}: refused, the lease is another's by now (or
 --   what it answers was erased), or
@@ -31,6 +31,7 @@ local MOST_FIELDS = 2000 -- of an entry; Lua cannot hand many thousands of argum
 -- with slices.lua
 -- with boxes.lua
 -- with erased.lua
+-- with tallies.lua
 
 local is_stream = {}
 local function appendable(key)
@@ -46,7 +47,7 @@ local function possible(turn, effects)
   for _, output in ipairs(effects and effects.outputs or {}) do
     if not appendable(output[1]) then return false end
   end
-  return true
+  return countable(effects)
 end
 
 -- Of the requests that wait for this turn, the last one still waiting gets the text; the others are told who did, and so
@@ -128,6 +129,7 @@ local function carry_out(turn, effects)
     end
     redis.call('XADD', output[1], '*', unpack(fields))
   end
+  if effects then tally(effects) end
 end
 
 -- Out of the box, first of all: an entry that is not in it was ended before.  False: then nothing was done.
@@ -224,6 +226,7 @@ tell(ended, 'HDEL', attempts)
 if someone_waits then tell(ended, 'HDEL', waiting) end
 tell(over, 'HDEL', leases)
 tell(dues, 'ZADD', due)
+write_tallies()
 -- Behind all that it tells of; a journal that cannot be written (a key of another type) is no turn's fault.
 local told = ARGV[#ARGV]
 if #over < #a.turns and told ~= '' then

@@ -82,6 +82,8 @@ class Group(Table, kw_only=True):
     """Take entries marked as replayed too; others settle them unseen."""
     when_full: WhenFull = "shed"
     """Where it is too far behind: the ingress answers 503, or it loses its oldest entries (only if it writes none)."""
+    tallies: str | None = None
+    """The name that it counts under; None: its own."""
     max_backlog: Count | None = None
     """Entries that it may be behind; None: as many as its stream holds."""
 
@@ -199,6 +201,14 @@ class Egress(Table):
     breaker_wait_max: Seconds = Seconds(300)
 
 
+class Tallies(Table):
+    """`[tallies]`: how long what was counted is kept, for each length of a bucket."""
+
+    minutes: Span = Seconds(2 * 86400)
+    hours: Span = Seconds(60 * 86400)
+    days: Span = Seconds(730 * 86400)
+
+
 class Archive(Table):
     """`[archive]`: what the groups of `processors.archive` keep, and how long."""
 
@@ -248,6 +258,7 @@ class File(Placement, kw_only=True):
     users: Users = msgspec.field(default_factory=Users)
     inference: Inference = msgspec.field(default_factory=Inference)
     egress: Egress = msgspec.field(default_factory=Egress)
+    tallies: Tallies = msgspec.field(default_factory=Tallies)
     archive: Archive = msgspec.field(default_factory=Archive)
     dead: Dead = msgspec.field(default_factory=Dead)
     journal: Journal = msgspec.field(default_factory=Journal)

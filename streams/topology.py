@@ -239,10 +239,13 @@ def _check(file: File, name: str) -> None:
     """What types cannot say."""
     if not file.streams:
         file.streams = {"inbound": Stream(), "outbound": Stream(), "statuses": Stream()}
-    for kind in ("streams", "groups"):
-        for key in getattr(file, kind):
-            if not NAME.fullmatch(key):
-                _fail(name, f"{kind}.{key}", key, "is no name; use lower-case letters, digits, - and _")
+    names = [(f"{kind}.{key}", key) for kind in ("streams", "groups") for key in getattr(file, kind)]
+    names += [
+        (f"groups.{each.name}.tallies", each.tallies) for each in file.groups.values() if each.tallies is not None
+    ]
+    for where, key in names:
+        if not NAME.fullmatch(key):
+            _fail(name, where, key, "is no name; use lower-case letters, digits, - and _")
     for group in file.groups.values():
         _check_group(group, file, name)
     _check_actions(file.actions, name)

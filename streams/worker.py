@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from datetime import UTC, tzinfo
 from functools import partial
 from typing import Any
 
 from streams import log
 from streams.bell import Bell
+from streams.buckets import Calendar
 from streams.committer import Committer
 from streams.connection import Argument, Store
 from streams.effects import Handler, Output
@@ -48,6 +50,7 @@ class Worker:
 
     Args:
         room: the places that it shares with the workers of the other shards; None: it has its own.
+        zone: in which it is midnight where a day begins.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Worker:
         handler: Handler,
         resources: Any = None,
         room: Room | None = None,
+        zone: tzinfo | None = UTC,
     ) -> None:
         self.group = group
         self._store = store
@@ -78,6 +82,7 @@ class Worker:
             handled=lambda: self._room.back(1),
             ended=lambda grant: self._room.suspects.cleared(grant.token),
             due=self._due,
+            calendar=Calendar(zone, topology.tallies),
         )
         self._waking: set[asyncio.Task[None]] = set()
         self._room = room or Room(places(group, resources))

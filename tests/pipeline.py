@@ -181,10 +181,18 @@ def group_of(name: str) -> str:
 
 def archive_tables(*names: str) -> str:
     """The tables of the archive as streams.toml ships them, without their #; of these groups, or of all."""
-    shipped = (ROOT / "streams.toml").read_text(encoding="utf-8")
-    block = shipped[shipped.index("# [groups.archive] ") : shipped.index("# What people ask for.")]
-    tables = re.split(r"\n\n", re.sub(r"^# ", "", block, flags=re.MULTILINE))
+    tables = re.split(r"\n\n", _switched_on("# [groups.archive] ", "# What people ask for."))
     return "\n\n".join(table for table in tables if not names or any(f"[groups.{name}]" in table for name in names))
+
+
+def analytics_tables() -> str:
+    """Likewise those that count."""
+    return _switched_on("# [groups.analytics]", "# The archive keeps")
+
+
+def _switched_on(first: str, behind: str) -> str:
+    shipped = (ROOT / "streams.toml").read_text(encoding="utf-8")
+    return re.sub(r"^# ", "", shipped[shipped.index(first) : shipped.index(behind)], flags=re.MULTILINE)
 
 
 def superseding(folder: Path) -> Path:

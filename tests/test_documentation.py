@@ -58,7 +58,7 @@ TABLES = {
     "[actions.slots.NAME]": tables.Slot, "[texts]": tables.Texts,
     "[history]": tables.History, "[wait]": tables.Wait, "[handoff]": tables.Handoff, "[users]": tables.Users,
     "[inference]": tables.Inference, "[egress]": tables.Egress, "[dead]": tables.Dead,
-    "[journal]": tables.Journal, "[archive]": tables.Archive,
+    "[journal]": tables.Journal, "[tallies]": tables.Tallies, "[archive]": tables.Archive,
 }  # fmt: skip
 
 

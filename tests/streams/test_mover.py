@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from typing import Any
 
 import pytest
@@ -15,10 +16,11 @@ from waiting import until
 
 from ingress.append import Arrival
 from ingress.appenders import Appenders
-from streams import layout
+from streams import layout, tallies
+from streams.buckets import Calendar
 from streams.connection import Store, entries, order
 from streams.doors import Doors
-from streams.effects import Effects, Output, Turn, Write, handler
+from streams.effects import Effects, Output, Tally, Turn, Write, handler
 from streams.errors import Bury, ConfigurationError, Unavailable
 from streams.keys import TABLE, shard_of
 from streams.mover import Mover
@@ -27,6 +29,7 @@ from streams.worker import Worker
 
 PEOPLE = [f"+5917000{number:04}" for number in range(30)]
 TOPOLOGY = a_topology()
+NOW_MS = int(time.time() * 1000)
 SPOKEN = ("conversation", "conversation_meta", "own")
 OTHERS = [kind for kind, row in TABLE.items() if row.pattern.endswith(":<user>") and kind not in SPOKEN]
 """Keys of a person that are written in other ways."""
@@ -47,6 +50,7 @@ async def remember(turn: Turn) -> Effects:
     return Effects(
         outputs=[Output(stream="outbound", type="reply", body={"to": turn.id})],
         writes=[Write(kind=kind, value=said, ttl_seconds=1000) for kind in SPOKEN],
+        tallies=[Tally(at_ms=NOW_MS, counts={"said": len(turn.messages)}, distinct={"people": turn.key})],
     )
 
 
@@ -126,12 +130,28 @@ class Bot:
             [(_, fields)] = entries(await store.command("XRANGE", store.keys.stream("inbound"), entry, entry))
             assert (fields["key"].decode(), fields["body"]) == (person, f'"{text}"'.encode())
 
+    async def counted(self) -> list[tuple[int, int]]:
+        """How much was said and by how many, of the minute, the hour and the day; each of which has an end."""
+        found = []
+        for bucket in Calendar().around(NOW_MS):
+            shards = [(await tallies.read(store, "g", [bucket]))[0] for store in self.stores]
+            said = sum(each.counts["said"] for each in shards)
+            found.append((said, sum(each.distinct.get("people", 0) for each in shards)))
+            people = [await tallies.distinct(store, "g", "people", [bucket]) for store in self.stores]
+            assert sum(people) == found[-1][1]
+        for store in self.stores:
+            whole = await tallies.distinct(store, "g", "people", Calendar().around(NOW_MS))
+            assert whole == await tallies.distinct(store, "g", "people", Calendar().around(NOW_MS)[:1])
+            async for names in store.scan("*:g:20*"):
+                assert all([await store.command("PTTL", name) > 0 for name in names])
+        return found
+
     async def all(self) -> list[Any]:
         """Everything that a move must not change."""
         streams = ("inbound", "outbound", "inbound.dead")
         first = self.stores.first
         breaker = await first.command("HGETALL", first.keys.of("breaker", "1"))
-        return [await self.kept(), breaker, *[await self.stream(name) for name in streams]]
+        return [await self.kept(), await self.counted(), breaker, *[await self.stream(name) for name in streams]]
 
     async def close(self) -> None:
         await self.stores.close()
