@@ -348,6 +348,7 @@ def test_the_confirmation_is_one_that_cauce_takes_once_and_sends_from_the_right_
     assert "*Header Auth*" in around
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
 def test_what_the_guide_says_of_egress_is_so(guide: Path) -> None:
     text = guide.read_text(encoding="utf-8")

@@ -209,6 +209,7 @@ async def test_who_asks_to_be_buried_is_buried_and_takes_nobody_along(store: Sto
     assert [(letter[b"body"], letter[b"reason"]) for letter in await letters(store)] == [(b"bad", b"no such thing")]
 
 
+@pytest.mark.slow
 async def test_while_a_database_is_down_all_wait_together_and_no_attempt_is_counted(store: Store) -> None:
     calls: list[list[int]] = []
 

@@ -443,7 +443,7 @@ def test_check_looks_at_the_redis_in_use_and_says_what_it_lacks(cauce, each_serv
         ({"INGRESS_HOST": "192.0.2.1"}, "tokens"),
         ({"ENVIRONMENT": "production", "REDIS_URL": "embedded"}, "tokens"),
         ({"ENVIRONMENT": "production", "REDIS_URL": "embedded", "INGRESS_TOKENS": "short"}, "tokens"),
-        ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "Redis"),
+        pytest.param({"REDIS_URL": "redis://127.0.0.1:1/0"}, "Redis", marks=pytest.mark.slow),
         ({"DEBOUNCE": "soon"}, "configuration"),
     ],
     ids=str,

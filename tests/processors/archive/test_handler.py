@@ -142,6 +142,7 @@ async def test_a_newer_schema_stops_the_worker_with_a_sentence(place: Settings) 
             pass
 
 
+@pytest.mark.slow
 async def test_a_database_that_stands_still_is_cut_off_and_found_again(own_postgres: Postgres, tmp_path: Path) -> None:
     where = Settings(data_dir=tmp_path, database_url=Secret(own_postgres.url))
     one = door.Door(lambda: opening.opened(where), stalled=1)

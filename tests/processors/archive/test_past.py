@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import psutil
+import pytest
 
 from processors.archive import keeping, opening
 from processors.archive.past import Past
@@ -104,6 +105,7 @@ async def test_without_an_archive_or_with_one_that_is_away_the_reply_is_made_as_
     assert not opening.path(Settings(data_dir=tmp_path)).exists()
 
 
+@pytest.mark.slow
 async def test_one_that_stands_still_delays_one_reply_by_its_patience_and_no_other(
     own_postgres: Postgres, tmp_path: Path
 ) -> None:
