@@ -8,7 +8,7 @@ written append.py's.
 from __future__ import annotations
 
 import asyncio
-import secrets
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from ingress.appenders import Appenders
 from ingress.refusal import Json, Refused
 from ingress.waiting import Ticket, Waiting, preferred
 from streams import log as logs
-from streams import metrics, wire
+from streams import marks, metrics, wire
 from streams.doors import Claim
 from streams.errors import Unavailable
 from streams.stores import Each, Stores
@@ -264,7 +264,7 @@ def message_id_of(header: str | None, given: str | None) -> str:
     if header and len(header) > 2 and header[0] == header[-1] == '"':
         header = header[1:-1]
     ids = [_usable("`message_id`", given), _usable("Idempotency-Key", header)]
-    return ids[0] or ids[1] or f"msg_{secrets.token_hex(12)}"
+    return ids[0] or ids[1] or marks.made(int(time.time() * 1000))
 
 
 def _usable(field: str, given: str | None) -> str | None:

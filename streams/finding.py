@@ -29,6 +29,9 @@ ENTRY = re.compile(r"\d{12,15}-\d{1,20}")
 _WEBHOOK = re.compile(r"reply_(\d+-\d+)(?:\.s(\d+))?(?:\.\d+)?(?:\.p\d+)?")
 _TRACE = re.compile(r"(?:00-)?([0-9a-f]{32})(?:-[0-9a-f]{16}-[0-9a-f]{2})?")
 
+ASKEW_MS = 60_000
+"""By so much an ingress's clock may differ from Redis's, and a message may have waited for Redis."""
+
 Look = Callable[[int], None]
 """Called with how many entries were looked through since the last call."""
 
@@ -129,8 +132,16 @@ class Finder:
             if (found := await self._marked(id, person)) is not None:
                 return found
         name = msgspec.json.encode(id).decode()
+
+        def is_it(row: Entry) -> bool:
+            return body(row[1]).get("message_id") == id
+
+        if (at := marks.made_ms(id)) is not None:
+            around = str(max(0, at - ASKEW_MS)), str(at + ASKEW_MS)
+            if (found := await self._through([INBOUND], name, is_it, field="body", within=around)) is not None:
+                return found
         streams = [stream for stream in (INBOUND, STATUSES) if stream in self._topology.streams]
-        return await self._through(streams, name, lambda row: body(row[1]).get("message_id") == id, field="body")
+        return await self._through(streams, name, is_it, field="body")
 
     async def _marked(self, id: str, person: str) -> Place | None:
         """By the mark of a message from somebody, or of what Meta said of one to them."""
@@ -147,12 +158,19 @@ class Finder:
         return None
 
     async def _through(
-        self, streams: Sequence[str], name: str, is_it: Callable[[Entry], bool], *, field: str
+        self,
+        streams: Sequence[str],
+        name: str,
+        is_it: Callable[[Entry], bool],
+        *,
+        field: str,
+        within: tuple[str, str] = ("-", "+"),
     ) -> Place | None:
         for stream in streams:
             looked = 0
             for store in self._stores:
-                async for slice in sift(store, store.keys.stream(stream), [name], field=field, back=True):
+                key, (first, last) = store.keys.stream(stream), within
+                async for slice in sift(store, key, [name], first=first, last=last, field=field, back=True):
                     self._look(slice.looked)
                     looked += slice.looked
                     for row in entries(slice.found):

@@ -1,13 +1,15 @@
 """
-The mark by which a message is known again: `seen:<digest>`, written and read by append.lua.
+What a message is known by again: its id, and its mark `seen:<digest>`, written and read by append.lua.
 
-Pure.  The digest is keyed, so that Redis tells nobody who wrote; whoever has the key (`digest`) finds a message by its
-id and its person without looking for it.
+Pure, but for chance.  The digest is keyed, so that Redis tells nobody who wrote; whoever has the key (`digest`) finds a
+message by its id and its person without looking for it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+import secrets
 
 import msgspec
 
@@ -23,6 +25,20 @@ def digest(key: bytes, *parts: str) -> str:
 def name(keys: Keys, key: bytes, person: str, message_id: str) -> str:
     """The mark of a person's message."""
     return keys.of("seen", digest(key, person, message_id))
+
+
+_MADE = re.compile(r"msg_([0-9a-f]{12})[0-9a-f]{12}")
+
+
+def made(now_ms: int) -> str:
+    """An id for a message that came without one.  No mark remembers it, so it says itself when that was."""
+    return f"msg_{now_ms:012x}{secrets.token_hex(6)}"
+
+
+def made_ms(message_id: str) -> int | None:
+    """When it was made, by the clock of an ingress; None where it is none of `made`."""
+    found = _MADE.fullmatch(message_id)
+    return int(found[1], 16) if found else None
 
 
 class Mark(msgspec.Struct, frozen=True):
