@@ -135,10 +135,7 @@ def build(root: Passage, statuses: list[Status], *, now_ms: int, gaps: list[str]
     for before, step in itertools.pairwise(steps):
         step.wait_ms = step.at_ms - before.at_ms
     outcome = outcome_of(root)
-    ends = [
-        ending.at_ms for passage in every(root) for fare in passage.fares for ending in fare.endings if ending.final
-    ]
-    over = outcome not in ("waiting", "unknown") and bool(ends)
+    over = outcome not in ("waiting", "unknown")
     return Timeline(
         entry=root.id,
         stream=root.stream,
@@ -147,7 +144,7 @@ def build(root: Passage, statuses: list[Status], *, now_ms: int, gaps: list[str]
         type=root.type,
         trace=root.trace[3:35],
         outcome=outcome,
-        took_ms=max(ends) - root.at_ms if over else None,
+        took_ms=_took(root, outcome) if over else None,
         steps=steps,
         gaps=[*(gaps or []), *_gaps(root)],
     )
@@ -271,15 +268,33 @@ _RANKED: tuple[Outcome, ...] = ("waiting", "dead", "delivered", "unsent", "settl
 """Of several things that came of one message, the first of these counts."""
 
 
+_DELIVERED, _UNSENT = frozenset({"claimed", "posted"}), frozenset({"unsent", "left_out"})
+"""What egress notes of a reply."""
+
+
 def _by_its_notes(passage: Passage, notes: set[str]) -> Outcome:
-    if notes & {"claimed", "posted"}:
+    if notes & _DELIVERED:
         return "delivered"
-    if notes & {"unsent", "left_out"}:
+    if notes & _UNSENT:
         return "unsent"
     if not passage.fares:
         return "unknown"
     told = any(fare.endings for fare in passage.fares)
     return "silent" if passage.stream == "inbound" and told else "settled"
+
+
+def _took(root: Passage, outcome: Outcome) -> int | None:
+    """Until what the outcome names: a group beside it, an archive or a new one, may settle the message days later."""
+    ends = [ending for passage in every(root) for fare in passage.fares for ending in fare.endings if ending.final]
+    named = [ending for ending in ends if _brought(ending, outcome)]
+    return max(ending.at_ms for ending in named or ends) - root.at_ms if ends else None
+
+
+def _brought(ending: Ending, outcome: Outcome) -> bool:
+    if outcome == "dead":
+        return ending.told.end == "buried"
+    notes = {note.name for note in ending.told.notes}
+    return bool(notes & (_DELIVERED if outcome == "delivered" else _UNSENT if outcome == "unsent" else frozenset()))
 
 
 def _gaps(root: Passage) -> Iterator[str]:

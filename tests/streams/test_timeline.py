@@ -53,6 +53,18 @@ def test_steps_come_in_the_order_of_time_with_the_wait_before_each() -> None:
     ]  # fmt: skip
 
 
+def test_it_took_until_its_outcome_and_not_until_a_group_beside_it_was_through() -> None:
+    def took(reply: Fare, message: Fare) -> int | None:
+        late = a_fare(an_ending("archive", AT + 90_000), group="archive")
+        return build(a_message(message, late, outputs=[a_reply(reply)]), [], now_ms=AT + 99_000).took_ms
+
+    made = a_fare(an_ending("inference", AT + 15))
+    assert took(a_fare(posted(AT + 40), group="egress"), made) == 40
+    assert took(a_fare(posted(AT + 40), group="egress"), a_fare(an_ending("inference", AT + 15, end="buried"))) == 15
+    unsent = an_ending("egress", AT + 40, f"{AT + 20}-0", notes=[Note(3, "unsent", {})])
+    assert took(a_fare(unsent, group="egress"), made) == 40
+
+
 def test_a_reply_comes_after_the_commit_that_appended_it_and_not_before() -> None:
     # Where Redis's clock moved on within the act
     commit = an_ending("inference", AT + 25)
