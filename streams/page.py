@@ -73,7 +73,7 @@ def _row(row: Row) -> str:
         then += f"<small>{escape(told(row.then)[len(row.then[0]['text']) :])}</small>"
         now += f"<small>{escape(told(row.now)[len(row.now[0]['text']) :])}</small>"
     else:
-        then, now = escape(told(row.then)), escape(told(row.now) or row.why)
+        then, now = escape(told(row.then)), escape(row.why or told(row.now))
     ms = f"{row.ms_now:,.0f} ms" + (f", then {row.ms_then:,} ms" if row.ms_then is not None else "")
     return (
         f'<tr class="{row.verdict}"><td>{escape(row.person)}<br><small>{row.at}<br>{row.turn}</small></td>'

@@ -250,7 +250,7 @@ def _table(facts: Facts, summary: Summary, rows: Iterator[Row], form: Form) -> N
 
 def _both(row: Row) -> tuple[Text, Text]:
     if not row.words:
-        return _cell(told(row.then)), _cell(told(row.now) or row.why)
+        return _cell(told(row.then)), _cell(row.why or told(row.now))
     then, now = Text(), Text()
     for kind, text in row.words:
         if kind != "come":

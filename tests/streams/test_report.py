@@ -50,6 +50,29 @@ async def test_on_a_terminal_what_has_changed_is_a_table(clinic: Clinic, capsys,
     assert ANA not in out
 
 
+async def test_of_a_turn_that_failed_the_reason_stands_there_whatever_is_said_beside_its_burial(
+    clinic: Clinic, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    async with clinic.open():
+        await clinic.say(ANA, "piso segundo")
+    clinic.handler("raise Bury('no number: segundo')", buried="lambda turn, why: sorry(turn)")
+    sorry = """
+def sorry(turn):
+    body = Reply(id="reply_" + turn.id, user_id=turn.key, message="Disculpa", created_at="")
+    return Effects(outputs=[Output(stream="outbound", type="reply", body=body)])
+"""
+    with (clinic.folder / "mine.py").open("a") as code:
+        code.write(sorry)
+    capsys.readouterr()
+    page = clinic.folder / "report.html"
+    await lab.replay(clinic.place, Asked(changes=Changes(handler="mine:handle")), Form(html=page), anew=True)
+    [row] = [line for line in capsys.readouterr().out.splitlines() if "failed" in line and "+591…111" in line]
+    for shown in (row, page.read_text()):
+        assert "no number: segundo" in shown
+        assert "Disculpa" not in shown
+
+
 async def test_a_page_needs_nothing_else_and_escapes_what_was_said(clinic: Clinic, capsys) -> None:
     page = clinic.folder / "report.html"
     await shown(clinic, capsys, html=page)
