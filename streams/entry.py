@@ -124,6 +124,8 @@ async def agreed(question: str) -> bool:
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     answer = await asyncio.to_thread(sys.stdin.readline)
+    if not answer:
+        sys.stderr.write("nobody is there to say so; --yes does not ask\n")
     return answer.strip().lower() in _YES
 
 

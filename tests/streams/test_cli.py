@@ -318,6 +318,11 @@ async def test_dead_letters_are_put_back_once_after_a_look_and_a_question(cauce,
     declined = cauce(*redrive, "--all", given="n\n", REDIS_URL=any_server.url)
     assert (declined.returncode, declined.stdout) == (1, "")
     assert "150 of inbound.dead: to be redriven? [y/N]" in declined.stderr
+    assert "--yes" not in declined.stderr
+    # From cron nobody answers, and what would is named
+    alone = cauce(*redrive, "--all", given="", REDIS_URL=any_server.url)
+    assert (alone.returncode, alone.stdout) == (1, "")
+    assert "--yes does not ask\nnothing was done" in alone.stderr
     assert await store.command("XLEN", "inbound") == 0
     # One by its id, which needs no question; again it is no longer there
     assert cauce(*redrive, ids[0], REDIS_URL=any_server.url).stdout == "1 redriven\n"
