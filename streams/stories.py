@@ -101,12 +101,16 @@ class Teller:
         table = self.topology.groups.get(group)
         key = id if table and table.order == "none" else person
         standing = await _standing(store, group, key, id)
+        answering = self.topology.answering(stream)
+        beside = answering is not None and answering.name != group
         if standing.state == "unread" or (standing.state == "waiting" and standing.starts == 0):
-            return Fare(group=group, standing=standing)
+            return Fare(group=group, standing=standing, beside=beside)
         at_ms = order(id)[0]
         found = await journals.read(store, group, id, at_ms)
         whole = found.since_ms is not None and found.since_ms <= at_ms
-        return Fare(group=group, standing=standing, endings=found.endings, complete=found.complete, whole=whole)
+        return Fare(
+            group=group, standing=standing, endings=found.endings, complete=found.complete, whole=whole, beside=beside
+        )
 
     async def _letters(self, store: Store, stream: str, id: str, fare: Fare) -> list[Letter]:
         last = fare.endings[-1] if fare.endings else None

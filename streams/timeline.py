@@ -41,6 +41,8 @@ class Fare(msgspec.Struct, frozen=True, kw_only=True):
     """False: the journal may tell more than was looked at."""
     whole: bool = True
     """The journal goes back to before this entry."""
+    beside: bool = False
+    """Another group answers what this one reads, so nobody waits for it."""
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
@@ -252,7 +254,8 @@ def outcome_of(passage: Passage) -> Outcome:
     """What came of an entry in the end, as far as is known."""
     if passage.redriven:
         return outcome_of(passage.redriven[-1])
-    if any(fare.standing.state != "settled" for fare in passage.fares):
+    unsettled = any(fare.standing.state != "settled" for fare in passage.fares if not fare.beside)
+    if unsettled and not _was_delivered(passage):
         return "waiting"
     last = [fare.endings[-1] for fare in passage.fares if fare.endings]
     below = [outcome_of(output) for output in passage.outputs if output.type != "typing"]
@@ -270,6 +273,12 @@ _RANKED: tuple[Outcome, ...] = ("waiting", "dead", "delivered", "unsent", "settl
 
 _DELIVERED, _UNSENT = frozenset({"claimed", "posted"}), frozenset({"unsent", "left_out"})
 """What egress notes of a reply."""
+
+
+def _was_delivered(passage: Passage) -> bool:
+    """Whatever else reads it: it has gone out, whole."""
+    ends = [ending for fare in passage.fares for ending in fare.endings if ending.final]
+    return any(note.name in _DELIVERED for ending in ends for note in ending.told.notes)
 
 
 def _by_its_notes(passage: Passage, notes: set[str]) -> Outcome:

@@ -101,6 +101,27 @@ def test_what_came_of_it_decides_the_outcome() -> None:
     assert build(a_message(), [], now_ms=AT).outcome == "unknown"
 
 
+def test_a_group_beside_that_lags_keeps_no_reply_waiting() -> None:
+    # Given a reply that was posted, and an archive that has settled neither the message nor the reply
+    ours, sent = a_fare(an_ending("inference", AT + 15)), a_fare(posted(AT + 40), group="egress")
+    unread = Standing(state="unread")
+    lagging, behind = a_fare(group="archive", standing=unread, beside=True), a_fare(group="copies", standing=unread)
+    reply = a_reply(sent)
+    reply.fares.append(behind)
+
+    # Then it is delivered, and the archive's part is told all the same
+    told = build(a_message(ours, lagging, outputs=[reply]), [], now_ms=AT + 99)
+    assert told.outcome == "delivered"
+    assert told.took_ms == 40
+    assert kinds(told).count("unread") == 2
+
+    # But a reply of which a part is still to come is not
+    parked = a_fare(
+        posted(AT + 40, end="parked"), group="egress", standing=Standing(state="waiting", due_ms=9, starts=1)
+    )
+    assert build(a_message(ours, outputs=[a_reply(parked)]), [], now_ms=AT + 99).outcome == "waiting"
+
+
 def test_a_letter_that_was_put_back_goes_on_in_the_same_story() -> None:
     again = Passage(
         stream="inbound", id=f"{AT + 500}-0", fares=[a_fare(an_ending("inference", AT + 550, f"{AT + 500}-0"))]
