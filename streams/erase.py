@@ -12,17 +12,19 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from streams import disk, log, rewriting
 from streams.connection import Store
 from streams.errors import CauceError, ConfigurationError
-from streams.handlers import find
+from streams.groups import registered
+from streams.handlers import load
 from streams.masking import Mask
 from streams.settings import Settings
 from streams.stores import Stores
+from streams.tables import Group
 from streams.topology import Topology
 from streams.traces import Look, Traces
 
@@ -89,6 +91,7 @@ class Erasure:
         self._left: list[str] = []
         self._rewritten: list[str] = []
         self._notes: list[str] = []
+        self._groups: dict[str, Group] = {}
 
     async def count(self) -> Receipt:
         """
@@ -109,6 +112,7 @@ class Erasure:
         Raises:
             Unavailable: Redis cannot be reached; run it again to go on.
         """
+        self._groups = await self._all_groups()
         forgets = await asyncio.to_thread(self._forgets)
         # Their other number last goes the one from whose messages it is known.
         others = await self._traces(self._person).elsewhere()
@@ -202,12 +206,18 @@ class Erasure:
 
     # Outside Redis
 
+    async def _all_groups(self) -> dict[str, Group]:
+        """Also those that streams.toml has no more: what they have written elsewhere is there still."""
+        told = await registered(self._stores.of(self._person))
+        found = {name: Group(name=name, reads=each.reads, handler=each.handler) for name, each in told.items()}
+        return found | self._topology.groups
+
     def _forgets(self) -> dict[str, Forget]:
         """What each group's handler has to be told; a group that cannot be asked is left over."""
         found = {}
-        for name, group in self._topology.groups.items():
+        for name, group in self._groups.items():
             try:
-                handler = find(group, self._topology)
+                handler = load(group, self._topology)
             except ConfigurationError as error:
                 self._left.append(f"group {name} could not be asked what it keeps elsewhere: {error}")
             else:
@@ -216,7 +226,7 @@ class Erasure:
         return found
 
     async def _forget(self, group: str, forget: Forget, person: str) -> dict[str, int]:
-        table: Any = self._topology.group(group)
+        table = self._groups[group]
         try:
             async with asyncio.timeout(OUTSIDE):
                 gone = await forget(person, table, self._topology, self._settings)

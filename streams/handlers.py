@@ -16,7 +16,17 @@ from streams.topology import Topology, suggest
 
 def find(group: Group, topology: Topology) -> Handler:
     """
-    The handler of a group; a plain async function is one too.  Modules beside streams.toml can be imported.
+    The handler of a group, as its table fits it.
+
+    Raises:
+        ConfigurationError: as `load`, or its table does not fit it.
+    """
+    return _fitting(load(group, topology), group, topology)
+
+
+def load(group: Group, topology: Topology) -> Handler:
+    """
+    The handler that a group names; a plain async function is one too.  Modules beside streams.toml can be imported.
 
     Raises:
         ConfigurationError: says whether the module, the name in it, or its kind is wrong.
@@ -36,12 +46,12 @@ def find(group: Group, topology: Topology) -> Handler:
         raise ConfigurationError(f"{where} {module_name} fails on import: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     if isinstance(found, Handler):
-        return _fitting(found, group, topology)
+        return found
     if found is None:
         public = [each for each in vars(module) if not each.startswith("_")]
         raise ConfigurationError(f"{where} {module_name} has no {name!r}{suggest(name, public)}")
     if inspect.iscoroutinefunction(found):
-        return _fitting(Handler(handle=found), group, topology)
+        return Handler(handle=found)
     raise ConfigurationError(f"{where} {name} is no async function; write `async def {name}(turn): …`")
 
 

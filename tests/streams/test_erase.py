@@ -442,6 +442,27 @@ async def test_a_group_deletes_what_it_has_written_elsewhere(each_store: Store, 
     assert (await erase(each_store, top=top)).status == "erased"
 
 
+async def test_a_group_that_streams_toml_has_no_more_deletes_it_too(each_store: Store, tmp_path: Path) -> None:
+    module = f"archiving_{tmp_path.name}"
+    (tmp_path / f"{module}.py").write_text(ARCHIVING, "utf-8")
+    (tmp_path / "kept").write_text(f"{ANA} hola\n{LUIS} hola\n", "utf-8")
+    top = a_topology(groups={"archive": {"reads": "inbound", "order": "none", "handler": f"{module}:write"}})
+    top.path = tmp_path / "streams.toml"
+    await a_worker(each_store, "archive", top)
+    top.groups.clear()
+    receipt = await erase(each_store, top=top)
+    assert (receipt.status, receipt.counts["archive.lines"]) == ("erased", 1)
+    assert (tmp_path / "kept").read_text("utf-8") == f"{LUIS} hola\n"
+    # Where its code has gone too, the receipt says so
+    (tmp_path / "elsewhere").mkdir()
+    top.path = tmp_path / "elsewhere" / "streams.toml"
+    table = {"reads": "inbound", "handler": f"gone_{module}:write"}
+    await each_store.command("HSET", each_store.keys.of("groups"), "archive", json.dumps(table))
+    receipt = await erase(each_store, top=top)
+    assert receipt.status == "incomplete"
+    assert receipt.left[0].startswith("group archive could not be asked what it keeps elsewhere: ")
+
+
 ARCHIVING = """
 from pathlib import Path
 from streams import Turn, handler
