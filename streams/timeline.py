@@ -261,10 +261,10 @@ def outcome_of(passage: Passage) -> Outcome:
     below = [outcome_of(output) for output in passage.outputs if output.type != "typing"]
     if passage.letters or any(ending.told.end == "buried" for ending in last):
         below.append("dead")
-    for outcome in _RANKED:
-        if outcome in below:
-            return outcome
-    return _by_its_notes(passage, {note.name for ending in last for note in ending.told.notes})
+    own = _by_its_notes(passage, {note.name for ending in last for note in ending.told.notes})
+    if own in ("delivered", "unsent"):
+        below.append(own)  # and what egress writes of it, for others, does not hide that
+    return next((outcome for outcome in _RANKED if outcome in below), own)
 
 
 _RANKED: tuple[Outcome, ...] = ("waiting", "dead", "delivered", "unsent", "settled")

@@ -95,6 +95,12 @@ def test_what_came_of_it_decides_the_outcome() -> None:
         told = build(a_message(ours, outputs=outputs), [], now_ms=AT + 99)
         assert told.outcome == outcome
         assert (told.took_ms is None) == (outcome == "waiting")
+    # What egress writes of it to a stream of its own, for the archive, is not what came of the message
+    noted = Passage(
+        stream="deliveries", id=f"{AT + 40}-0", type="delivered", fares=[a_fare(an_ending("archive", AT + 45))]
+    )
+    told = build(a_message(ours, outputs=[a_reply(sent, outputs=[noted])]), [], now_ms=AT + 99)
+    assert told.outcome == "delivered"
     # That somebody was told to be typing decides nothing
     assert build(a_message(ours, outputs=[a_reply(unsent, type="typing")]), [], now_ms=AT).outcome == "silent"
     assert build(a_message(a_fare(an_ending("inference", AT + 15, end="buried"))), [], now_ms=AT).outcome == "dead"
