@@ -32,6 +32,8 @@ _PAGE = 200
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """What would move a terminal's cursor, or begin a line."""
 _DIM, _RED, _CYAN, _YELLOW = "2", "31", "36", "33"
+_NOBODYS = frozenset({"id", "received", "first_ms", "last_ms"})
+"""Fields that we write of an entry, whose digits are a time and look like a number."""
 _OF_STREAMS = ("32", "35", "34", "36", "33")
 
 
@@ -52,7 +54,7 @@ class Form(msgspec.Struct, kw_only=True):
         except ValueError:
             pass  # shown as it is
         if not self.full:
-            plain = {name: value if name == "id" else self.mask.field(name, value) for name, value in plain.items()}
+            plain = {name: value if name in _NOBODYS else self.mask.field(name, value) for name, value in plain.items()}
         if not self.as_json:
             return self._line(plain, stream)
         told = {"stream": stream} if len(self.streams) > 1 else {}

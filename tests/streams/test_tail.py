@@ -57,6 +57,13 @@ async def test_of_one_stream_an_entry_is_as_it_lies_there(store: Store, capsys) 
     assert shown == {"id": "1-0", "key": ANA, "type": "text", "body": {"text": "Hola"}}
 
 
+def test_times_are_no_numbers_of_anybody() -> None:
+    times = {"received": "1795931636254", "first_ms": "1795931268081", "last_ms": "1795931268082"}
+    fields = {name: value.encode() for name, value in {**times, "key": ANA}.items()}
+    shown = json.loads(tail.Form(as_json=True).entry("1795931636255-0", fields))
+    assert shown == {"id": "1795931636255-0", **times, "key": "+591…678", "body": None}
+
+
 async def test_shards_are_read_as_one(any_server: Server, store: Store, capsys) -> None:
     stores = Stores.open(any_server.url, shards=3)
     for number in range(1, 10):
