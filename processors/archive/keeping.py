@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -229,18 +229,23 @@ def forget(session: Session, person: str) -> dict[str, int]:
         rows by table, where there were any.
     """
     now = time.time()
-    gone: dict[str, int] = {}
+    gone: Counter[str] = Counter()
     with session.transaction(alone=True):
         session.run("DELETE FROM forgotten WHERE at < ?", (stamp(now - REMEMBER_FORGETTING),))
-        digest, until = _digests(session)(person), stamp(now + FORGET_AHEAD)
-        session.run("DELETE FROM forgotten WHERE digest = ?", (digest,))
-        session.run("INSERT INTO forgotten VALUES (?, ?, ?)", (digest, until, stamp(now)))
-        for table in _OF_PEOPLE:
-            [(count,)] = session.run(f"SELECT count(*) FROM {table} WHERE user_id = ?", (person,))  # noqa: S608 - as above
-            session.run(f"DELETE FROM {table} WHERE user_id = ?", (person,))  # noqa: S608 - as above
-            gone |= {table: count} if count else {}
+        for each in [person, *_elsewhere(session, person)]:
+            digest, until = _digests(session)(each), stamp(now + FORGET_AHEAD)
+            session.run("DELETE FROM forgotten WHERE digest = ?", (digest,))
+            session.run("INSERT INTO forgotten VALUES (?, ?, ?)", (digest, until, stamp(now)))
+            for table in _OF_PEOPLE:
+                gone[table] += len(session.run(f"DELETE FROM {table} WHERE user_id = ? RETURNING 1", (each,)))  # noqa: S608 - as above
     session.scrub()
-    return gone
+    return dict(+gone)
+
+
+def _elsewhere(session: Session, person: str) -> list[str]:
+    """Under which other number WhatsApp knows them (Mexico, Argentina); its statuses are about that one."""
+    told = session.run("SELECT wa_id FROM people WHERE user_id = ? AND wa_id IS NOT NULL", (person,))
+    return [spelt for (number,) in told for spelt in (number, f"+{number}") if spelt != person]
 
 
 def _not_forgotten(session: Session, rows: Sequence[Row]) -> list[Row]:

@@ -8,9 +8,10 @@ import re
 import msgspec
 import pytest
 
-from processors.archive import keeping, migrations, opening
+from processors.archive import keeping, migrations, opening, rows
 from processors.archive.rows import Row
 from processors.archive.session import Newer, Session, Unfit
+from streams import wire
 from streams.settings import Settings
 from streams.tables import Archive
 from tests.processors.archive.stories import (
@@ -52,8 +53,6 @@ def test_what_a_person_wrote_is_one_row_however_often_it_is_archived(session: Se
 
 
 def test_an_entry_put_back_from_the_dead_letters_is_the_row_it_was(session: Session) -> None:
-    from processors.archive import rows
-
     again = rows.said(turn(inbound(), entry(9), origin=entry()), "inbound")
     assert keep(session, said(), again) == 1
 
@@ -169,6 +168,21 @@ def test_whoever_is_erased_leaves_no_row_and_what_was_on_its_way_does_not_come_b
 
     # And what they write later is theirs again
     assert keep(session, said("de nuevo", 9)) == 1
+
+
+def test_with_another_number_at_whatsapp_what_is_kept_under_that_one_goes_too(session: Session) -> None:
+    mexican, known, other = "+5215512345678", "+525512345678", "+525599999999"
+    keep(session, said(person=mexican, wa_id="525512345678"), reported(person=known), reported(person=other, number=1))
+    assert keeping.forget(session, mexican) == {"messages": 1, "statuses": 1, "people": 1}
+    assert table(session, "statuses", "user_id") == [(other,)]
+    # And what is on its way under that one does not come back
+    late = [msgspec.structs.replace(row, at=keeping.stamp(keeping.time.time())) for row in reported(known, number=2)]
+    assert keep(session, late) == 0
+
+
+def reported(person: str, number: int = 0) -> list[Row]:
+    status = wire.Status(message_id=f"wamid.{number}", status="delivered", recipient_id=person)
+    return rows.reported(turn(status, entry(1, number)), "statuses")
 
 
 def test_what_is_too_old_goes_and_is_not_taken_again(session: Session) -> None:
