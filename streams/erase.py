@@ -23,6 +23,7 @@ from streams.groups import registered
 from streams.handlers import load
 from streams.masking import Mask
 from streams.settings import Settings
+from streams.sieve import INBOUND
 from streams.stores import Stores
 from streams.tables import Group
 from streams.topology import Topology
@@ -39,6 +40,9 @@ ON_DISK = 300.0
 
 SHORT = 10_000
 """Entries of a stream that is written anew in a moment, also for somebody who has left nothing."""
+
+_ARCHIVE = "processors.archive."
+"""Its groups; what they kept outlives them, also after `cauce group drop`."""
 
 _log = log.get("erase")
 
@@ -207,10 +211,14 @@ class Erasure:
     # Outside Redis
 
     async def _all_groups(self) -> dict[str, Group]:
-        """Also those that streams.toml has no more: what they have written elsewhere is there still."""
+        """Also those that streams.toml has no more, and the archive: what was written elsewhere is there still."""
         told = await registered(self._stores.of(self._person))
         found = {name: Group(name=name, reads=each.reads, handler=each.handler) for name, each in told.items()}
-        return found | self._topology.groups
+        found |= self._topology.groups
+        kept = self._settings.database_url is not None or (self._settings.data_dir / "archive.db").exists()
+        if kept and not any(group.handler.startswith(_ARCHIVE) for group in found.values()):
+            found["archived"] = Group(name="archived", reads=INBOUND, handler=f"{_ARCHIVE}handler:messages")
+        return found
 
     def _forgets(self) -> dict[str, Forget]:
         """What each group's handler has to be told; a group that cannot be asked is left over."""

@@ -6,7 +6,7 @@ import asyncio
 import io
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from processors.archive import door, handler, opening, rows
 from processors.archive.handler import deliveries, messages, replies, statuses
 from processors.archive.session import Away
 from streams import log, topology, wire
+from streams.connection import Store
 from streams.effects import Turn
+from streams.erase import Erasure
 from streams.errors import Bury, ConfigurationError, Malformed, Retry, Unavailable
 from streams.handlers import find
 from streams.settings import Secret, Settings
+from streams.stores import Stores
 from tests.pipeline import ROOT, archive_tables
 from tests.postgres import PASSWORD, Postgres, free_port
 from tests.processors.archive.stories import ANA, WAMID, count, entry, inbound, reply, table, turn
@@ -186,6 +189,16 @@ async def test_an_erased_person_is_in_no_byte_of_the_files(tmp_path: Path) -> No
         assert not seen(wamid)
         assert seen(b"hola 199")
     assert oct(opening.path(where).stat().st_mode)[-3:] == "600"
+
+
+async def test_an_archive_that_no_group_fills_any_more_forgets_too(store: Store, place: Settings) -> None:
+    async with worker(place) as here:
+        await messages.handle(turns(here, inbound(), inbound(person="web-42", message_id="w")))
+    plain = topology.parse({"streams": {"inbound": {}}})
+    receipt = await Erasure(Stores.alone(store), plain, place, ANA, heard=0).run()
+    assert (receipt.status, receipt.counts["archived.messages"]) == ("erased", 1)
+    with closing(opening.opened(place)) as session:
+        assert session.run("SELECT user_id FROM people") == [("web-42",)]
 
 
 async def test_on_postgres_an_erased_person_is_in_no_table(postgres: Postgres, tmp_path: Path) -> None:
