@@ -254,16 +254,19 @@ def outcome_of(passage: Passage) -> Outcome:
     """What came of an entry in the end, as far as is known."""
     if passage.redriven:
         return outcome_of(passage.redriven[-1])
-    unsettled = any(fare.standing.state != "settled" for fare in passage.fares if not fare.beside)
-    if unsettled and not _was_delivered(passage):
+    if _was_delivered(passage):
+        return "delivered"
+    heeded = [fare for fare in passage.fares if not fare.beside]
+    if any(fare.standing.state != "settled" for fare in heeded):
         return "waiting"
-    last = [fare.endings[-1] for fare in passage.fares if fare.endings]
+    last = [fare.endings[-1] for fare in heeded if fare.endings]
     below = [outcome_of(output) for output in passage.outputs if output.type != "typing"]
-    if passage.letters or any(ending.told.end == "buried" for ending in last):
+    buried = {letter.group for letter in passage.letters} & {fare.group for fare in heeded}
+    if buried or any(ending.told.end == "buried" for ending in last):
         below.append("dead")
     own = _by_its_notes(passage, {note.name for ending in last for note in ending.told.notes})
-    if own in ("delivered", "unsent"):
-        below.append(own)  # and what egress writes of it, for others, does not hide that
+    if own == "unsent":
+        below.append(own)
     return next((outcome for outcome in _RANKED if outcome in below), own)
 
 
@@ -276,9 +279,9 @@ _DELIVERED, _UNSENT = frozenset({"claimed", "posted"}), frozenset({"unsent", "le
 
 
 def _was_delivered(passage: Passage) -> bool:
-    """Whatever else reads it: it has gone out, whole."""
-    ends = [ending for fare in passage.fares for ending in fare.endings if ending.final]
-    return any(note.name in _DELIVERED for ending in ends for note in ending.told.notes)
+    """It has gone out, whole: whoever else reads it, and whatever egress writes of it for others, does not matter."""
+    ends = [ending.told for fare in passage.fares for ending in fare.endings if ending.told.end == "settled"]
+    return any(note.name in _DELIVERED for told in ends for note in told.notes)
 
 
 def _by_its_notes(passage: Passage, notes: set[str]) -> Outcome:

@@ -121,6 +121,13 @@ def test_a_group_beside_that_lags_keeps_no_reply_waiting() -> None:
     assert told.took_ms == 40
     assert kinds(told).count("unread") == 2
 
+    # As it is where the archive has buried the message, or has yet to read what egress wrote of the delivery
+    refusing = a_fare(an_ending("archive", AT + 20, end="buried", why="no"), group="archive", beside=True)
+    letter = Letter(id=f"{AT + 20}-0", group="archive", reason="no", at_ms=AT + 20)
+    reply.outputs.append(Passage(stream="deliveries", id=f"{AT + 41}-0", fares=[behind]))
+    told = build(a_message(ours, refusing, letters=[letter], outputs=[reply]), [], now_ms=AT + 99)
+    assert told.outcome == "delivered"
+
     # But a reply of which a part is still to come is not
     parked = a_fare(
         posted(AT + 40, end="parked"), group="egress", standing=Standing(state="waiting", due_ms=9, starts=1)
