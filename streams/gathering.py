@@ -8,14 +8,17 @@ no state outlives.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from heapq import merge
+from operator import attrgetter
 
 import msgspec
 
 from streams.connection import order
 from streams.deadletters import Letter, Wanted
+from streams.keys import shard_of
 from streams.logbook import File, Logged, Shard, Unsettled
 from streams.pastturns import Came, Id, Went, Window, message_id_of, names_of, turns
-from streams.runs import WAITING, WANTED, Input, Output, Planned, Run
+from streams.runs import WAITING, WANTED, Ended, Input, Output, Planned, Run
 from streams.tables import Group
 
 BATCH = 1000
@@ -115,6 +118,22 @@ class Gathering:
         for stream in group.writes:
             async for logged in shard.read(stream, since, tail):
                 self._answered(logged)
+        if group.order == "key":
+            await self._ended(shard, since, tail)
+
+    async def _ended(self, shard: Shard, first: str, last: str) -> None:
+        found = list[Ended]()
+        async for ended in shard.ended(self._group, first, last):
+            found.append(ended)
+            if len(found) == BATCH:
+                self._keep_ended(shard, found)
+        self._keep_ended(shard, found)
+
+    def _keep_ended(self, shard: Shard, found: list[Ended]) -> None:
+        with self._run.act():
+            self._run.tell("shards", shard.of)
+            self._run.add_ended(shard.number, found)
+        found.clear()
 
     async def _before(self, shard: Shard, first: str) -> None:
         """What was said before the range, from its start backwards."""
@@ -212,13 +231,16 @@ def _planned(run: Run, key: str, window: Window, asked: Range, *, told: bool) ->
                 marks[at] = entry.mark
             yield Came(at, len(entry.body), message_id_of(entry.body), entry.hurried)
 
-    def went() -> Iterator[Went]:
+    def appended() -> Iterator[Went]:
         for each in run.outputs(key):
             assert each.cut is not None  # noqa: S101 - `index` has found it
             yield Went(each.cut, each.ms, names_of(each.body))
 
+    journal = run.ended(key, shard_of(key, run.told("shards") or 1))
+    ended = (Went(turn.last, turn.at_ms, first=turn.first, appended=False) for turn in journal)
+    went = merge(appended(), ended, key=attrgetter("cut"))
     waiting: list[Planned] = []
-    for past in turns(came(), went(), window):
+    for past in turns(came(), went, window):
         found = {marks.get(entry.id, 0) for entry in past.entries}
         chosen = WANTED in found if asked.dead else asked.holds(past.entries[-1].id)
         if WAITING in found or not (chosen or told):

@@ -16,12 +16,12 @@ from typing import IO, Any, NamedTuple, cast
 
 import msgspec
 
-from streams import deadletters, wire
+from streams import deadletters, journal, wire
 from streams.connection import Store, entries, order
 from streams.deadletters import Letter, Wanted
 from streams.errors import ConfigurationError
 from streams.pastturns import Id, cut_of
-from streams.runs import Input, Output
+from streams.runs import Ended, Input, Output
 from streams.stores import Stores
 from streams.tables import Group
 
@@ -98,6 +98,21 @@ class Shard:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.number, self.of = store.keys.shard, store.keys.shards
+
+    async def ended(self, group: Group, first: str, last: str) -> AsyncIterator[Ended]:
+        """What a range of the group's journal tells of turns that ended.  Raises Unavailable."""
+        name = self._store.keys.group("journal", group.name)
+        while True:
+            page = entries(await self._store.command("XRANGE", name, first, last, "COUNT", SLICE))
+            for id, fields in page:
+                for told in journal.read(fields.get("turns", b"")):
+                    if told.end in journal.FINAL:
+                        of = sorted(map(order, told.of))
+                        yield Ended(of[0], of[-1], order(id)[0])
+            if len(page) < SLICE:
+                return
+            first = f"({page[-1][0]}"
 
     async def read(self, stream: str, first: str, last: str, *, backwards: bool = False) -> AsyncIterator[Logged]:
         """

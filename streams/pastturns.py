@@ -3,7 +3,8 @@ The turns of the past, told from what lies on the streams.
 
 An entry does not say with which others it was handled.  What the group appended does: a reply's id names the last entry
 of its turn (`reply_<entry>`), `in_reply_to` the messages it answers, and any output carries the trace of that last
-entry.  Where nothing was appended the group's window is reckoned anew from the entries' times.  Pure.
+entry.  So does the group's journal, as far back as it goes.  Where neither tells, the group's window is reckoned anew
+from the entries' times.  Pure.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class Went(NamedTuple):
     at_ms: int
     names: frozenset[str] = frozenset()
     """`message_id`s that it says it answers."""
+    first: Id | None = None
+    """Where the group's journal tells of the turn: the first entry of it."""
+    appended: bool = True
+    """False: only the journal tells of it."""
 
 
 class Window(NamedTuple):
@@ -96,7 +101,7 @@ def turns(came: Iterable[Came], went: Iterable[Went], window: Window) -> Iterato
 
     Args:
         came: its entries, in the stream's order.
-        went: what its turns appended, in the stream's order; several of one turn have the same cut.
+        went: how its turns ended, in the order of their cuts; what belongs to one turn has the same cut.
     """
     ends = _one_for_each(went)
     end = next(ends, None)
@@ -105,7 +110,7 @@ def turns(came: Iterable[Came], went: Iterable[Went], window: Window) -> Iterato
     for entry in came:
         while end is not None and end.cut < entry.id:
             end = next(ends, None)  # its entry is gone, or of before
-        if waiting and not _answered(waiting, end) and not window.takes(waiting, entry, busy_ms):
+        if waiting and not _together(waiting, entry, end, window, busy_ms):
             past = _past(waiting, None, window, busy_ms)
             yield past
             waiting, busy_ms = [], past.began_ms
@@ -117,16 +122,20 @@ def turns(came: Iterable[Came], went: Iterable[Went], window: Window) -> Iterato
         yield _past(waiting, None, window, busy_ms)
 
 
-def _answered(waiting: list[Came], end: Went | None) -> bool:
-    """The next thing that was said answers one of these: they belong to its turn."""
-    return end is not None and any(entry.message_id in end.names for entry in waiting)
+def _together(waiting: list[Came], entry: Came, end: Went | None, window: Window, busy_ms: int) -> bool:
+    """Whether an entry is of the turn that these began."""
+    if end is not None and end.first is not None and entry.id >= end.first:
+        return waiting[0].id >= end.first
+    # The next thing that was said answers one of these: they belong to its turn.
+    answered = end is not None and any(each.message_id in end.names for each in waiting)
+    return answered or window.takes(waiting, entry, busy_ms)
 
 
 def _past(entries: list[Came], end: Went | None, window: Window, busy_ms: int) -> Past:
     began = window.ends_ms(entries, busy_ms)
     if end is not None:
         began = min(began, end.at_ms)
-    return Past(entries, max(began, entries[-1].id[0]), end.at_ms if end else None)
+    return Past(entries, max(began, entries[-1].id[0]), end.at_ms if end and end.appended else None)
 
 
 def _one_for_each(went: Iterable[Went]) -> Iterator[Went]:
@@ -134,7 +143,8 @@ def _one_for_each(went: Iterable[Went]) -> Iterator[Went]:
     last: Went | None = None
     for each in went:
         if last is not None and each.cut == last.cut:
-            last = Went(last.cut, last.at_ms, last.names | each.names)
+            first = last if last.appended or not each.appended else each
+            last = first._replace(names=last.names | each.names, first=last.first or each.first)
             continue
         if last is not None:
             yield last

@@ -21,7 +21,7 @@ from streams.effects import Write
 from streams.errors import ConfigurationError
 from streams.pastturns import Id
 
-FORM = 1
+FORM = 2
 """Of the tables; a run of another form is begun anew."""
 
 KEPT_DAYS = 7
@@ -35,6 +35,9 @@ create table if not exists inputs (
 create table if not exists outputs (
     number integer primary key, stream text, ms integer, seq integer, key text, type text, body blob, v text,
     trace text, cut_ms integer, cut_seq integer, turn_key text);
+create table if not exists ended (
+    shard integer, ms integer, seq integer, first_ms integer, first_seq integer, at_ms integer,
+    primary key (ms, seq, shard)) without rowid;
 create table if not exists turns (
     number integer primary key, at_ms integer, key text, first_ms integer, first_seq integer, ms integer, seq integer,
     ended_ms integer, chosen integer, done integer default 0);
@@ -109,6 +112,14 @@ class Output(NamedTuple):
     """The last entry of its turn, where its body says so."""
 
 
+class Ended(NamedTuple):
+    """A turn that ended, as the group's journal tells."""
+
+    first: Id
+    last: Id
+    at_ms: int
+
+
 class Planned(NamedTuple):
     """A turn that is to be told or replayed."""
 
@@ -177,7 +188,7 @@ class Run:
 
     def begin_anew(self) -> None:
         with self.act():
-            for table in ("told", "inputs", "outputs", "turns", "state", "results"):
+            for table in ("told", "inputs", "outputs", "ended", "turns", "state", "results"):
                 self._db.execute(f"delete from {table}")  # noqa: S608 - ours
             self.tell("form", FORM)
 
@@ -224,6 +235,21 @@ class Run:
             "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             ((*output[:8], *(output.cut or (None, None))) for output in outputs),
         )
+
+    def add_ended(self, shard: int, turns: Iterable[Ended]) -> None:
+        self._db.executemany(
+            "insert or ignore into ended values (?, ?, ?, ?, ?, ?)",
+            ((shard, *turn.last, *turn.first, turn.at_ms) for turn in turns),
+        )
+
+    def ended(self, key: str, shard: int) -> Iterator[Ended]:
+        """Of a key, in the stream's order."""
+        rows = self._db.execute(
+            "select ms, seq, first_ms, first_seq, at_ms from inputs join ended using (ms, seq) "
+            "where key = ? and shard = ? order by ms, seq",
+            (key, shard),
+        )
+        yield from (Ended(first=(row[2], row[3]), last=(row[0], row[1]), at_ms=row[4]) for row in rows)
 
     def index(self) -> None:
         """Once all is there: find of each output the turn it belongs to, and forget those of none."""

@@ -69,7 +69,7 @@ def test_whatever_happens_for_long_every_promise_holds(clocked: ClockedServer) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sometimes(MUTATIONS, list(MUTATIONS)[::5]))
+@pytest.mark.parametrize("name", sometimes(MUTATIONS, list(MUTATIONS)[::8]))
 def test_a_broken_promise_is_noticed(any_clocked: ClockedServer, name: str) -> None:
     with mutated(name), pytest.raises((AssertionError, LookupError)):
         # The same stories each time: whether it is noticed is not to be a matter of luck.

@@ -399,6 +399,24 @@ async def test_a_group_without_order_and_with_outputs_of_its_own(clinic: Clinic)
     assert [json.loads(text)["chars"] for text in outcome.texts()] == [1, 2, 3]
 
 
+async def test_what_a_group_that_came_late_took_together_is_one_turn_again(clinic: Clinic) -> None:
+    # Given a group that is there only when Ana has been answered three times, and that names no message in what it says
+    clinic.handler("return Effects(outputs=[Output(stream='statuses', type='count', body={'said': len(said)})])")
+    with (clinic.folder / "streams.toml").open("a") as file:
+        file.write('\n[groups.counting]\nreads = "inbound"\nwrites = ["statuses"]\nhandler = "mine:handle"\n')
+    clinic.topology = topology.load(clinic.folder / "streams.toml").debounced(0)
+    async with clinic.open():
+        for text in ("1", "22", "333"):
+            await clinic.say(ANA, text)
+    async with clinic.open(find(clinic.topology.group("counting"), clinic.topology), "counting"):
+        pass
+
+    # Then it is asked of all three together, as it was then
+    outcome = await clinic.replay(group="counting")
+    assert outcome.verdicts == ["same"]
+    assert [json.loads(text)["said"] for text in outcome.texts()] == [3]
+
+
 async def test_in_several_shards_as_in_one(clinic: Clinic, any_server: Server) -> None:
     config = clinic.folder / "streams.toml"
     config.write_text("shards = 3\n" + config.read_text())

@@ -38,6 +38,7 @@ def test_a_decoder_is_exported_and_says_what_it_said(
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.long
 def test_eight_bits_take_a_quarter_of_the_room(tmp_path: Path) -> None:
     sizes = [(made(tmp_path / kind, "demo", kind) / "openvino_model.bin").stat().st_size for kind in export.KINDS]
     assert sizes[0] * 1.9 < sizes[1]
