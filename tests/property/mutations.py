@@ -30,7 +30,7 @@ class Mutation(NamedTuple):
     new: str
 
 
-MUTATIONS = {
+OF_AN_ERASE = {
     "a turn goes on although its person was erased": Mutation(
         traces, "_ERASE", "in_work = in_work + redis.call('HDEL', leases, a.person)", ""
     ),
@@ -40,6 +40,9 @@ MUTATIONS = {
     "a stream written anew forgets what is pending": Mutation(
         rewriting, "_SWAP", "redis.call('XPENDING', old, group.name, after, '+', 500)", "{}"
     ),
+}
+
+MUTATIONS = {
     "a turn is ended whoever holds the lease": Mutation(
         turns, "_SETTLE", "if held[i] ~= turn.token then", "if false then"
     ),
@@ -166,6 +169,7 @@ MUTATIONS = {
     "a reply is released before its time": Mutation(
         doors, "_RELEASE", "if tonumber(deadline) > now then return tonumber(deadline) - now end", ""
     ),
+    **OF_AN_ERASE,
 }
 
 

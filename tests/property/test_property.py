@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.property.clock import ClockedServer, bears_it
-from tests.property.machine import Pipeline
-from tests.property.mutations import MUTATIONS, mutated
+from tests.property.machine import Erasing, Pipeline
+from tests.property.mutations import MUTATIONS, OF_AN_ERASE, mutated
 
 ASKED = os.environ.get("CAUCE_PROPERTY", "")
 
@@ -41,10 +41,10 @@ def any_clocked() -> Iterator[ClockedServer]:
     server.stop()
 
 
-def play(server: ClockedServer, stories: int, steps: int, **more: Any) -> None:
+def play(server: ClockedServer, stories: int, steps: int, machine: type[Pipeline] = Pipeline, **more: Any) -> None:
     Pipeline.server = server
     run_state_machine_as_test(
-        Pipeline,
+        machine,
         settings=settings(
             max_examples=stories,
             stateful_step_count=steps,
@@ -57,20 +57,26 @@ def play(server: ClockedServer, stories: int, steps: int, **more: Any) -> None:
     )
 
 
-def test_whatever_happens_every_promise_holds(clocked: ClockedServer) -> None:
-    play(clocked, stories=15, steps=30)
+MACHINES = pytest.mark.parametrize("machine", [Pipeline, Erasing])
+
+
+@MACHINES
+def test_whatever_happens_every_promise_holds(clocked: ClockedServer, machine: type[Pipeline]) -> None:
+    play(clocked, 15, 30, machine)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_whatever_happens_for_long_every_promise_holds(clocked: ClockedServer) -> None:
+@MACHINES
+def test_whatever_happens_for_long_every_promise_holds(clocked: ClockedServer, machine: type[Pipeline]) -> None:
     stories, steps = (int(part) for part in (ASKED or "50x50").split("x"))
-    play(clocked, stories, steps)
+    play(clocked, stories, steps, machine)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sometimes(MUTATIONS, list(MUTATIONS)[::8]))
 def test_a_broken_promise_is_noticed(any_clocked: ClockedServer, name: str) -> None:
+    machine = Erasing if name in OF_AN_ERASE else Pipeline
     with mutated(name), pytest.raises((AssertionError, LookupError)):
         # The same stories each time: whether it is noticed is not to be a matter of luck.
-        play(any_clocked, 300, 50, phases=[Phase.generate], derandomize=True, database=None)
+        play(any_clocked, 300, 50, machine, phases=[Phase.generate], derandomize=True, database=None)

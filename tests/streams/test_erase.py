@@ -256,6 +256,29 @@ async def test_a_turn_in_work_is_refused_and_what_is_written_next_is_a_new_conve
     assert (await survey(Stores.alone(each_store), a_topology()))["answers"].lag == 0
 
 
+async def test_what_was_not_read_is_passed_over_before_it_is_found(each_store: Store) -> None:
+    answers, top = await a_worker(each_store, "answers"), a_topology()
+    await say(each_store, ANA, "before")
+    await say(each_store, LUIS, "his")
+    await Traces(each_store, top, ANA, lambda _what, _more: None).tombstone()
+    await say(each_store, ANA, "after")
+    found = (await answers.take(9, 100, 1)).grants
+    assert [json.loads(body)["text"] for grant in found for body in bodies(grant)] == ["his", "after"]
+    for grant in found:
+        assert (await end(answers, grant))[0]
+    view = (await survey(Stores.alone(each_store), top))["answers"]
+    assert (view.lag, view.pending) == (0, 0)
+
+
+async def test_progress_goes_also_where_its_entry_was_deleted_by_hand(each_store: Store) -> None:
+    answers = await a_worker(each_store, "answers")
+    id = await say(each_store, ANA, "hola")
+    assert (await end(answers, await its_turn(answers, ANA), delay_ms=60_000, progress="secreto de Ana"))[0]
+    await each_store.command("XDEL", "inbound", id)
+    await erase(each_store)
+    assert of_ana(await remembered(each_store)) == []
+
+
 async def test_without_order_what_was_in_work_or_waited_is_dropped_before_it_is_found(each_store: Store) -> None:
     # Given entries in work and waiting for a retry, at a group whose leases do not say whose they are
     archive = await a_worker(each_store, "archive")
