@@ -1,9 +1,9 @@
 """
-How fast a worker goes: as fast as it can, or beside the others, where what it reads is old.
+How fast a worker goes: as fast as it can, or beside the others, where they are far ahead of it.
 
 A group that is new has all before it that a stream has kept, and nobody waits for it.  Redis does one thing at a time,
 so such a group asks for little at once, and rests between two calls for longer than they took: the longer, the more
-Redis has to do for others.  Knows no Redis.
+Redis has to do for others.  After an outage all are equally far behind, and all hurry.  Knows no Redis.
 """
 
 from __future__ import annotations
@@ -34,9 +34,15 @@ class Pace:
         self._clock, self._sleep = clock, sleep
         self.gentle = False
 
-    def read(self, count: int, cursor: str, now_ms: int) -> None:
-        """So many new entries were read, the last of which is `cursor`."""
-        self.gentle = count > 0 and now_ms - int(cursor.partition("-")[0]) > OLD_MS
+    async def read(self, count: int, cursor: str, now_ms: int, furthest_ms: Callable[[], Awaitable[int]]) -> None:
+        """
+        So many new entries were read, the last of which is `cursor`.
+
+        Args:
+            furthest_ms: the time of the last entry that any other group of the stream has read; asked where it matters.
+        """
+        at_ms = int(cursor.partition("-")[0])
+        self.gentle = count > 0 and now_ms - at_ms > OLD_MS and await furthest_ms() - at_ms > OLD_MS
 
     def at_once(self, most: int) -> int:
         """Of so many at full speed."""

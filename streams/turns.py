@@ -21,7 +21,7 @@ from streams import moments, wire
 from streams.connection import Argument, Store
 from streams.effects import Handler, Message, Output, Turn
 from streams.endings import Ending, entry, read_progress
-from streams.errors import CauceError
+from streams.errors import CauceError, Unavailable
 from streams.groups import Registration
 from streams.scripts import script
 from streams.tables import Group
@@ -129,6 +129,8 @@ class Turns:
             kind: keys.group(kind, group.name) for kind in ("cursor", "leases", "due", "attempts", "hints", "consumers")
         }
         self._erased = keys.of("erased")
+        others = [each.name for each in topology.readers(group.reads) if each.name != group.name]
+        self._others = [keys.group("cursor", name) for name in others]
         self._heartbeat = keys.group("heartbeat", group.name, self.consumer)
         self._box = keys.group("box", group.name) + ":"
         self._keep_ms = int(topology.wait.keep * 1000)
@@ -226,6 +228,14 @@ class Turns:
         )
         starts = [row[1] for row in found]
         return Grant(turn, token.decode(), starts, suspect=found[0][2] >= self._suspect_after)
+
+    async def furthest_ms(self) -> int:
+        """When the last entry came that any other group of our stream has read; 0: there is none, or nobody can say."""
+        try:
+            found = await self._store.pipeline([("GET", cursor) for cursor in self._others]) if self._others else []
+        except Unavailable:
+            return 0
+        return max((int(cursor.partition(b"-")[0]) for cursor in found if isinstance(cursor, bytes)), default=0)
 
     async def settle(self, endings: Sequence[Ending]) -> list[tuple[bool, int] | Impossible | Changed]:
         """

@@ -211,7 +211,7 @@ class Worker:
         with self._room.suspects.ask(self._bell.ring) as suspects:
             async with self._pace.kept():
                 taken = await self._turns.take(room, self._pace.at_once(READ_COUNT), suspects)
-                self._pace.read(taken.read, taken.cursor, taken.now_ms)
+                await self._pace.read(taken.read, taken.cursor, taken.now_ms, self._turns.furthest_ms)
                 return taken
 
     async def _take_when_rung(self, room: int, last: Taken) -> Taken | None:

@@ -6,9 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from protocol import a_topology, redis_ms, say
+from protocol import redis_ms, say
 from waiting import until
 
+from streams import topology
 from streams.connection import Store
 from streams.effects import Handler, Turn
 from streams.pace import LITTLE, OLD_MS, RESTS, Pace
@@ -17,19 +18,32 @@ from streams.worker import Worker
 NOW = 1728123456789
 
 
-def looked(count: int, age_ms: int, **how: Any) -> Pace:
+async def looked(count: int, age_ms: int, others_ms: int = 0, **how: Any) -> Pace:
+    """What a worker is like that has read so many entries of that age, while another group has read on up to such."""
+
+    async def furthest_ms() -> int:
+        return NOW - others_ms
+
     found = Pace(**how)
-    found.read(count, f"{NOW - age_ms}-7", NOW)
+    await found.read(count, f"{NOW - age_ms}-7", NOW, furthest_ms)
     return found
 
 
+HOUR_MS = 3_600_000
+
+
 @pytest.mark.parametrize(
-    ("count", "age_ms", "gentle"),
-    [(200, OLD_MS + 1, True), (200, OLD_MS, False), (200, 0, False), (0, 3_600_000, False)],
-    ids=["old", "not yet old", "fresh", "nothing new, after a quiet hour"],
-)
-def test_who_reads_what_is_old_asks_for_little(count: int, age_ms: int, gentle: bool) -> None:
-    found = looked(count, age_ms)
+    ("count", "age_ms", "others_ms", "gentle"),
+    [
+        (200, OLD_MS + 1, 0, True), (200, OLD_MS, 0, False), (200, 0, 0, False), (0, HOUR_MS, 0, False),
+        (200, HOUR_MS, HOUR_MS - OLD_MS, False), (200, HOUR_MS, NOW, False),
+    ],
+    ids=["old", "not yet old", "fresh", "nothing new, after a quiet hour", "after an outage", "there is no other"],
+)  # fmt: skip
+async def test_who_is_far_behind_the_others_asks_for_little(
+    count: int, age_ms: int, others_ms: int, gentle: bool
+) -> None:
+    found = await looked(count, age_ms, others_ms)
     assert (found.gentle, found.at_once(200)) == (gentle, LITTLE if gentle else 200)
     assert found.at_once(3) == 3
 
@@ -42,22 +56,24 @@ async def test_a_rest_is_as_long_as_the_call_was_several_times_over() -> None:
 
     for age_ms in (OLD_MS + 1, 0):
         times = iter([1.0, 1.5])
-        async with looked(1, age_ms, clock=times.__next__, sleep=rest).kept():
+        async with (await looked(1, age_ms, clock=times.__next__, sleep=rest)).kept():
             pass
     assert rests == [RESTS * 0.5]
 
 
 async def test_a_new_group_works_off_what_is_old_in_small_calls_and_then_goes_as_fast_as_it_can(store: Store) -> None:
-    # Given what was said an hour ago, and what is said now
+    # Given what was said an hour ago, which another group has read, and what is said now
     hour_ago = await redis_ms(store) - 3_600_000
     for number in range(300):
         await say(store, f"+{number}", id=f"{hour_ago + number}-0")
+    await store.command("SET", store.keys.group("cursor", "others"), f"{hour_ago + 3_600_000}-0")
     handled, read = [], []
 
     async def handle(turn: Turn) -> None:
         handled.append(turn.key)
 
-    top = a_topology(writes=[])
+    table = {"reads": "inbound", "handler": "nowhere:nothing"}
+    top = topology.parse({"streams": {"inbound": {}}, "groups": {"g": table, "others": table}})
     worker = Worker(store, top, top.groups["g"], Handler(handle=handle))
     whole = worker._turns.take
 
