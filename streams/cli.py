@@ -15,7 +15,7 @@ import typer
 
 from streams import anew, cli_archive, cli_dead, cli_group, cli_model, cli_new, cli_replay, entry
 from streams.entry import examples as _examples
-from streams.options import Full, Json, Trial, Url, Yes
+from streams.options import Anybody, Anything, Full, Json, Sender, Trial, Url, User, Yes
 
 app = typer.Typer(
     name="cauce",
@@ -231,7 +231,7 @@ def tail(
     streams: Annotated[list[str], typer.Argument(metavar="STREAM…", help="inbound, outbound, inbound.dead, …")],
     since: Annotated[str, typer.Option("--from", metavar="ID", help="An entry's id, `start`, or `$` for now.")] = "$",
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many entries.")] = None,
-    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Only what is of this person.")] = None,
+    user: User = None,
     types: Annotated[
         list[str] | None, typer.Option("--type", metavar="TYPE", help="Only of this type, or these.")
     ] = None,
@@ -257,13 +257,8 @@ def tail(
 )  # fmt: skip
 def trace(
     context: typer.Context,
-    id: Annotated[
-        str,
-        typer.Argument(
-            metavar="WAMID|ENTRY|USER", help="A message's id of any kind, a webhook-id, a trace id; a person."
-        ),
-    ],
-    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Whose message it is.")] = None,
+    id: Anything,
+    user: Sender = None,
     since: Annotated[str, typer.Option("--since", metavar="TIME", help="Of a person: 2h, 7d.")] = "24h",
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Of a person: the latest so many.")] = 20,
     as_json: Json = False,
@@ -341,7 +336,7 @@ def reshard(context: typer.Context, yes: Yes = False) -> None:
 @app.command(epilog=_examples("cauce erase +59112345678 --dry-run", "cauce erase 59112345678 --yes --json > receipt"))
 def erase(
     context: typer.Context,
-    user: Annotated[str, typer.Argument(metavar="USER", help="The person, in any spelling that /chat takes.")],
+    user: Anybody,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what there is, and do nothing.")] = False,
     yes: Yes = False,
     as_json: Json = False,

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from streams import entry
 from streams.changes import Changes, History
 from streams.errors import ConfigurationError
-from streams.options import Full, Json, Yes
+from streams.options import Full, Json, Yes, whole
 
 app = typer.Typer()
 
@@ -25,7 +25,9 @@ Since = Annotated[
     typer.Option("--from", metavar="TIME", help="2h (ago), 2025-10-05T14:00, an entry's id, start.  By default 24h."),
 ]
 Until = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Likewise; by default now.")]
-Users = Annotated[list[str] | None, typer.Option("--user", metavar="ID", help="Only of this person; repeatable.")]
+Users = Annotated[
+    list[str] | None, typer.Option("--user", metavar="ID", callback=whole, help="Only of this person; repeatable.")
+]
 DeadOnly = Annotated[bool, typer.Option("--dead", help="What the group buried, of whatever time.")]
 FromFile = Annotated[
     Path | None, typer.Option("--file", metavar="FILE", help="What `cauce export` wrote; no Redis is asked.")

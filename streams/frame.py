@@ -136,7 +136,7 @@ def _beside(frame: Frame) -> list[Text]:
 def _model(model: dict[str, Any]) -> Text:
     text = Text(f"model     {model.get('name')}: ")
     if "running" not in model:
-        return text.append(f"{model['workers']} workers")
+        return text.append(f"{model['workers']} worker{'s' * (model['workers'] != 1)}")
     slots = model.get("slots")
     text.append(f"{model['running']}" + (f" of {slots * model['workers']} places" if slots else " in work"))
     waiting = int(model.get("waiting", 0))

@@ -48,6 +48,14 @@ _IN_QUERY = re.compile(r"[?&](?:sentinel_|ssl)?password=([^&#]+)")
 _EMPTY_USER = re.compile(r"(\b[a-z][a-z0-9+.-]*://)@")
 
 
+_MASKED = re.compile(r"\+\d{2,3}…\d{2,3}|wamid…[0-9a-f]{8}")
+
+
+def is_masked(text: str) -> bool:
+    """Whether a masked number or id stands in it, which nobody can be found by."""
+    return _MASKED.search(text) is not None
+
+
 def number(text: str) -> str:
     """`+59112345678`, `59112345678`, `591 123-45678` → `+591…678`."""
     digits = re.sub(r"\D", "", text.replace("%2B", "").replace("%20", "").replace("%28", "").replace("%29", ""))
