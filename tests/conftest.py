@@ -73,7 +73,8 @@ def named(path: str) -> str:
 def sometimes(values: Iterable[Any], always: Iterable[Any]) -> list[Any]:
     """Parameters of a test of which `make test` plays some and `make faults` the others."""
     kept = list(always)
-    return [value if value in kept else pytest.param(value, marks=pytest.mark.long) for value in values]
+    alone = ((value, value if isinstance(value, tuple) else (value,)) for value in values)
+    return [value if value in kept else pytest.param(*several, marks=pytest.mark.long) for value, several in alone]
 
 
 def binaries() -> dict[str, str]:
@@ -182,13 +183,19 @@ def any_server() -> Iterator[Server]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs on each version is the conformance part, of which `make quick` plays the oldest version at hand."""
-    oldest = min(versions(), key=lambda version: [int(part) for part in re.findall(r"\d+", version)])
+    """
+    What runs on each version is the conformance part, of which `make quick` plays the oldest version at hand, and
+    `make test` of those marked `extremes` the oldest and the newest.
+    """
+    by_age = sorted(versions(), key=lambda version: [int(part) for part in re.findall(r"\d+", version)])
+    oldest, newest = by_age[0], by_age[-1]
     for item in items:
         if isinstance(item, pytest.Function) and "each_binary" in item.fixturenames:
             item.add_marker(pytest.mark.conformance)
             if item.callspec.params["each_binary"] != oldest:
                 item.add_marker(pytest.mark.slow)
+            if item.get_closest_marker("extremes") and item.callspec.params["each_binary"] not in (oldest, newest):
+                item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session", params=versions())

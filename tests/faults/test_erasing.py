@@ -16,7 +16,7 @@ from waiting import until
 from streams import topology
 from streams.survey import survey
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.extremes]
 
 ANA = "+59112345678"
 OTHERS = ["+59187654321", "+59170000001", "web-42"]

@@ -13,7 +13,7 @@ from waiting import until
 
 from streams.connection import Store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.extremes]
 
 BULK = {"bulk": "x" * 40_000}
 KINDS = {"leases": "HLEN", "due": "ZCARD", "attempts": "HLEN"}

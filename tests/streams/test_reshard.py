@@ -61,6 +61,7 @@ def remembered(up: Up) -> list[list[str]]:
     return [[message["content"] for message in page["messages"]] for page in pages]
 
 
+@pytest.mark.long
 def test_to_more_shards_and_back_and_everybody_is_known(folder: Path, ups: list[Up]) -> None:
     one = (folder / "streams.toml").read_text(encoding="utf-8")
     up = started(folder, ups)
