@@ -8,6 +8,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,14 @@ def events() -> set[str]:
     return {found for text in sources for found in re.findall(r'\.(?:debug|info|warning|error)\(\s*"([a-z_.]+)"', text)}
 
 
+@cache
+def _tree(path: Path) -> ast.AST:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def symbol(path: Path, name: str) -> bool:
     """Is there a function, class, method, field or constant of this name (`Turns.take`) in the file?"""
-    nodes: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    nodes: list[ast.AST] = [_tree(path)]
     for part in name.split("."):
         nodes = [child for node in nodes for child in ast.iter_child_nodes(node) if part in _named(child)]
     return bool(nodes)

@@ -245,6 +245,7 @@ async def said(store: Store, *texts: str) -> None:
         await store.command("XADD", "inbound", "*", "key", ANA, "type", "text", "body", body)
 
 
+@pytest.mark.slow
 async def test_the_ledger_of_the_guide_has_each_message_once(guided: Path, store: Store, any_server: Server) -> None:
     # Given what was said before it existed
     await said(store, *(f"{number}" for number in range(700)))

@@ -277,6 +277,7 @@ async def test_a_client_that_goes_in_the_middle_of_its_body_leaves_nothing(store
         assert len(await entries(store)) == 1
 
 
+@pytest.mark.slow
 async def test_where_redis_is_away_the_answer_says_when_to_come_back(own_server: Any) -> None:
     store = Store.open(own_server.url, patience=0.05)
     async with front(store) as door:

@@ -69,6 +69,7 @@ async def test_the_reply_comes_with_the_answer_and_the_webhook_stays_silent(stor
     assert await store.command("HLEN", "waiting:inbound") == 0
 
 
+@pytest.mark.slow
 async def test_what_is_not_there_in_time_is_left_to_the_webhook(store: Store) -> None:
     puppet = await both(store)
     async with front(store) as door:

@@ -60,7 +60,7 @@ def play(server: ClockedServer, stories: int, steps: int, machine: type[Pipeline
 MACHINES = pytest.mark.parametrize("machine", [Pipeline, Erasing])
 
 
-@MACHINES
+@pytest.mark.parametrize("machine", [Pipeline, pytest.param(Erasing, marks=pytest.mark.slow)])
 def test_whatever_happens_every_promise_holds(clocked: ClockedServer, machine: type[Pipeline]) -> None:
     play(clocked, 15, 30, machine)
 

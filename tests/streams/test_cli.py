@@ -436,9 +436,10 @@ def test_check_looks_at_the_redis_in_use_and_says_what_it_lacks(cauce, each_serv
 
 @pytest.mark.parametrize(
     "command",
-    [["trace", "+591…678"], ["trace", "m1", "--user", "+591…678"], ["trace", "wamid…0a1b2c3d"], ["erase", "+591…678"],
-     ["replay", "--user", "+591…678"], ["dead", "list", "--person", "+591…678"],
-     ["tail", "inbound", "--user", "+591…678"]],
+    [["trace", "wamid…0a1b2c3d"], ["erase", "+591…678"], ["replay", "--user", "+591…678"],
+     *(pytest.param(command, marks=pytest.mark.slow) for command in (
+         ["trace", "m1", "--user", "+591…678"], ["dead", "list", "--person", "+591…678"],
+         ["tail", "inbound", "--user", "+591…678"]))],
     ids=" ".join,
 )  # fmt: skip
 def test_who_is_named_as_a_log_masks_them_is_told_how_to_see_them_whole(cauce, any_server, command) -> None:

@@ -112,6 +112,7 @@ async def test_a_command_whose_reply_was_lost_is_repeated_here_and_by_nobody_els
         await alone.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("steps", [0, 3, 30])
 def test_a_connection_that_was_reset_while_it_was_idle_is_replaced(any_server: Server, run: Any, steps: int) -> None:

@@ -67,6 +67,7 @@ def test_without_any_it_says_how_to_get_one(folder, monkeypatch) -> None:
         embedded.find(str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "with space", "100% sure?", pytest.param("x" * 150, id="long")])
 async def test_what_was_written_is_there_after_a_restart_whatever_the_folder_is_called(folder, name) -> None:
     data = folder / name

@@ -54,6 +54,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streams.connection.LOST_AFTER", 0.0)
 
 
+@pytest.mark.slow
 async def test_of_all_who_find_redis_away_one_says_so_and_one_that_it_is_back(own_server: Server, heard: Heard) -> None:
     stores = Stores.open(own_server.url, shards=3, patience=0.1)
     for store in stores:
@@ -79,6 +80,7 @@ async def test_a_redis_that_was_never_there_is_not_lost(own_server: Server, hear
     assert heard.events == []
 
 
+@pytest.mark.slow
 async def test_a_process_that_was_stopped_has_not_lost_redis(
     own_server: Server, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ async def test_its_lines_carry_its_name(caplog) -> None:
     await child.stop(10)
 
 
+@pytest.mark.slow
 async def test_one_that_dies_is_started_again_after_a_pause_that_doubles(monkeypatch, caplog) -> None:
     monkeypatch.setattr(program, "FIRST_PAUSE", 0.01)
     heard = Heard()
@@ -86,6 +87,7 @@ async def test_one_that_says_its_configuration_is_wrong_is_not_started_again() -
     assert heard.getvalue().count("MODEL is no model") == 1
 
 
+@pytest.mark.slow
 async def test_after_it_was_ready_once_even_that_is_not_the_end(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(program, "FIRST_PAUSE", 0.01)
     heard = Heard()

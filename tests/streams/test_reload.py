@@ -414,6 +414,7 @@ def test_without_a_cauce_up_to_be_found_one_is_told_what_to_do(tmp_path: Path) -
         reload.ask(tmp_path)
 
 
+@pytest.mark.slow
 async def test_a_trial_says_in_a_line_why_it_would_not_start(tmp_path: Path) -> None:
     (tmp_path / "streams.toml").write_text(NEW)
     command = ["--config", str(tmp_path / "streams.toml"), "work", "new"]

@@ -11,7 +11,7 @@ from processors.archive import opening
 from processors.archive.session import Session
 from streams.settings import Secret, Settings
 
-DATABASES = ["sqlite", "postgres"]
+DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(params=DATABASES)

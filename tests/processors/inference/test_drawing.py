@@ -9,7 +9,13 @@ import pytest
 from processors.inference.generation import Drawing
 from processors.inference.scheduler import Sequence
 
-torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def torch() -> Any:
+    """Imported by who asks for it alone."""
+    return pytest.importorskip("torch")
 
 
 def choose(logits: Any, sequence: Sequence) -> int:
@@ -22,7 +28,7 @@ def sequence(prompt: list[int], **how: Any) -> Sequence:
     return Sequence(number=0, prompt=prompt, max_tokens=1, stops=frozenset(), drawing=Drawing(**how), generated=[])
 
 
-def test_sampling_keeps_to_the_likeliest_tokens() -> None:
+def test_sampling_keeps_to_the_likeliest_tokens(torch: Any) -> None:
     logits = torch.tensor([0.0, 5.0, 4.0, 3.0, -9.0])
     drawn = {choose(logits, sequence([0], temperature=1.0, top_k=3, seed=seed)) for seed in range(300)}
     assert drawn == {1, 2, 3}
@@ -35,7 +41,7 @@ def test_sampling_keeps_to_the_likeliest_tokens() -> None:
     assert choose(-logits, sequence([4, 0], repetition_penalty=1.5)) == 4
 
 
-def test_a_large_share_is_drawn_as_often_as_its_chance_says() -> None:
+def test_a_large_share_is_drawn_as_often_as_its_chance_says(torch: Any) -> None:
     logits = torch.log(torch.tensor([0.7, 0.2, 0.1]))
     drawn = [choose(logits, sequence([0], temperature=1.0, seed=seed)) for seed in range(4000)]
     assert [round(drawn.count(token) / 4000, 1) for token in (0, 1, 2)] == [0.7, 0.2, 0.1]
@@ -43,7 +49,7 @@ def test_a_large_share_is_drawn_as_often_as_its_chance_says() -> None:
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 4.0], ids="{} between the scores".format)
 @pytest.mark.parametrize("top_p", [0.2, 0.9, 0.999])
-def test_top_p_is_of_the_whole_vocabulary_however_even_its_chances(spread: float, top_p: float) -> None:
+def test_top_p_is_of_the_whole_vocabulary_however_even_its_chances(torch: Any, spread: float, top_p: float) -> None:
     # Given more tokens than are looked at first
     from transformers import TopPLogitsWarper
 
