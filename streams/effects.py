@@ -11,7 +11,7 @@ import builtins
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -238,45 +238,27 @@ class Handler(msgspec.Struct, kw_only=True, frozen=True):
             raise TypeError(f"metering stops at {self.metering.unless!r}, which `recall` does not name")
 
 
-@overload
-def handler(
-    *,
-    batch: Literal[False] = False,
-    recall: tuple[str, ...] = (),
-    metering: Metering | None = None,
-    outside: bool = False,
-    lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None,
-    buried: Callable[[Turn, str], Effects | None] | None = None,
-    forget: Callable[[str, Any, Any, Any], Awaitable[dict[str, int]]] | None = None,
-    retell: Retell | None = None,
-) -> Callable[[Handle], Handler]: ...
+class Said(TypedDict, total=False):
+    """What may be said of a handler; Handler's fields of these names say what each means."""
+
+    recall: tuple[str, ...]
+    metering: Metering | None
+    outside: bool
+    lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None
+    buried: Callable[[Turn, str], Effects | None] | None
+    forget: Callable[[str, Any, Any, Any], Awaitable[dict[str, int]]] | None
+    retell: Retell | None
 
 
 @overload
-def handler(
-    *,
-    batch: Literal[True],
-    recall: tuple[str, ...] = (),
-    metering: Metering | None = None,
-    outside: bool = False,
-    lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None,
-    buried: Callable[[Turn, str], Effects | None] | None = None,
-    forget: Callable[[str, Any, Any, Any], Awaitable[dict[str, int]]] | None = None,
-    retell: Retell | None = None,
-) -> Callable[[HandleBatch], Handler]: ...
+def handler(*, batch: Literal[False] = False, **said: Unpack[Said]) -> Callable[[Handle], Handler]: ...
 
 
-def handler(
-    *,
-    batch: bool = False,
-    recall: tuple[str, ...] = (),
-    metering: Metering | None = None,
-    outside: bool = False,
-    lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None,
-    buried: Callable[[Turn, str], Effects | None] | None = None,
-    forget: Callable[[str, Any, Any, Any], Awaitable[dict[str, int]]] | None = None,
-    retell: Retell | None = None,
-) -> Callable[[Any], Handler]:
+@overload
+def handler(*, batch: Literal[True], **said: Unpack[Said]) -> Callable[[HandleBatch], Handler]: ...
+
+
+def handler(*, batch: bool = False, **said: Unpack[Said]) -> Callable[[Any], Handler]:
     """
     Say more about a handler than its code does.
 
@@ -289,11 +271,4 @@ def handler(
         return Effects(writes=[Write(kind="own", value=str(seen).encode(), ttl_seconds=86400)])
     ```
     """
-
-    def wrap(handle: Callable[[Any], Awaitable[Any]]) -> Handler:
-        return Handler(
-            handle=handle, batch=batch, recall=recall, metering=metering, outside=outside, lifespan=lifespan,
-            buried=buried, forget=forget, retell=retell,
-        )  # fmt: skip
-
-    return wrap
+    return lambda handle: Handler(handle=handle, batch=batch, **said)

@@ -27,9 +27,6 @@ LONGEST = 200
 
 End = Literal["settled", "parked", "buried", "superseded"]
 
-FINAL = ("settled", "buried")
-"""The entries ended; else they were given back."""
-
 
 class Told(msgspec.Struct, kw_only=True):
     """How one turn ended: a line of JSON in the journal, where what is as usual is left out."""
@@ -61,7 +58,7 @@ class Ending(msgspec.Struct, frozen=True):
     @property
     def final(self) -> bool:
         """It ended its entries; else it was given back."""
-        return self.told.end in FINAL
+        return self.told.end in ("settled", "buried")
 
 
 _encode = msgspec.json.Encoder().encode

@@ -8,7 +8,7 @@ dictionary.  What is told there is journal.py's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -72,6 +72,27 @@ async def read(store: Store, group: str, id: str, since_ms: int) -> Read:
         after = str(ending.at_ms + ending.told.wait_ms)
         if after == str(ending.at_ms):
             after = str(ending.at_ms + 1)
+
+
+async def between(store: Store, group: str, first: str, last: str) -> AsyncIterator[Ending]:
+    """
+    All that a group's journal tells of a stretch of time.
+
+    Args:
+        first, last: ids or milliseconds, both included.
+
+    Raises:
+        Unavailable: Redis cannot be reached.
+    """
+    key = store.keys.group("journal", group)
+    while True:
+        page = await store.command("XRANGE", key, first, last, "COUNT", SLICE)
+        for row in page:
+            for ending in _endings(group, row):
+                yield ending
+        if len(page) < SLICE:
+            return
+        first = f"({page[-1][0].decode()}"
 
 
 async def _next(store: Store, key: str, group: str, id: str, after: str, *, sought: bool) -> tuple[Ending | None, bool]:

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple, cast
 
 import msgspec
 
-from streams import deadletters, journal, wire
+from streams import deadletters, journals, wire
 from streams.connection import Store, entries, order
 from streams.deadletters import Letter, Wanted
 from streams.errors import ConfigurationError
@@ -102,17 +102,10 @@ class Shard:
 
     async def ended(self, group: Group, first: str, last: str) -> AsyncIterator[Ended]:
         """What a range of the group's journal tells of turns that ended.  Raises Unavailable."""
-        name = self._store.keys.group("journal", group.name)
-        while True:
-            page = entries(await self._store.command("XRANGE", name, first, last, "COUNT", SLICE))
-            for id, fields in page:
-                for told in journal.read(fields.get("turns", b"")):
-                    if told.end in journal.FINAL:
-                        of = sorted(map(order, told.of))
-                        yield Ended(of[0], of[-1], order(id)[0])
-            if len(page) < SLICE:
-                return
-            first = f"({page[-1][0]}"
+        async for ending in journals.between(self._store, group.name, first, last):
+            if ending.final:
+                of = sorted(map(order, ending.told.of))
+                yield Ended(of[0], of[-1], ending.at_ms)
 
     async def read(self, stream: str, first: str, last: str, *, backwards: bool = False) -> AsyncIterator[Logged]:
         """

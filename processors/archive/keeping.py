@@ -8,7 +8,6 @@ Knows no driver.  Whoever erases and whoever keeps wait for each other, so that 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -20,6 +19,7 @@ from processors.archive import appointments
 from processors.archive.appointments import Appointment, Event
 from processors.archive.rows import TABLES, Replied, Row, Said, moment, month
 from processors.archive.session import SLICE, Identity, Session
+from streams import marks
 from streams.tables import Archive
 
 FORGET_AHEAD = 10.0
@@ -259,7 +259,7 @@ def _not_forgotten(session: Session, rows: Sequence[Row]) -> list[Row]:
 
 def _digests(session: Session) -> Callable[[str], str]:
     [(salt,)] = session.run("SELECT value FROM archive_settings WHERE name = 'salt'")
-    return lambda person: hashlib.blake2b(person.encode(), key=str(salt).encode()[:64], digest_size=16).hexdigest()
+    return lambda person: marks.digest(str(salt).encode(), person)
 
 
 # Retention
