@@ -29,13 +29,10 @@ def archive_import(
 
     What is there already stays as it is: it can be run while workers archive, and once more where it was cut off.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from processors.archive import importing
+    from streams.steps import Steps
 
     settings, topology = context.obj.settings, context.obj.topology
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("rows", total=importing.total(file))
-        new = importing.bring(file, settings, topology.archive, lambda count: progress.advance(task, count))
+    with Steps().measured("rows", total=importing.total(file)) as advance:
+        new = importing.bring(file, settings, topology.archive, advance)
     typer.echo(f"{new} rows were new")

@@ -16,15 +16,13 @@ from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ingress import people
 from streams import deadletters, entry
 from streams.connection import Store, order
 from streams.deadletters import Letter, Redriven, Wanted
 from streams.errors import ConfigurationError
 from streams.moments import edge
+from streams.steps import Steps
 from streams.stores import Stores
 from streams.tail import Form
 from streams.topology import Topology
@@ -83,16 +81,10 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigurationError: a time or a person that is none.
         """
-        person = self.person
-        if person is not None:
-            try:
-                person = people.person(person, phone_numbers=topology.users.phone_numbers)
-            except people.Unusable as error:
-                raise ConfigurationError(f"--person {error}") from error
         return Wanted(
             group=self.group,
             reason=self.reason,
-            person=person,
+            person=None if self.person is None else entry.person("--person", self.person, topology),
             first=edge("--since", self.since, now) if self.since else "-",
             last=edge("--until", self.until, now) if self.until else "+",
         )
@@ -287,15 +279,12 @@ async def _agreed(meant: Meant, verb: Verb) -> bool:
 
 async def _do(desk: Desk, verb: Verb, meant: Meant) -> list[tuple[str, Redriven]]:
     became: list[tuple[str, Redriven]] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(verb.done, total=sum(map(len, meant.values())))
+    with Steps().measured(verb.done, total=sum(map(len, meant.values()))) as advance:
         for (store, stream), ids in meant.items():
             for start in range(0, len(ids), deadletters.MOST):
                 batch = ids[start : start + deadletters.MOST]
                 became += zip(batch, await verb.do(store, desk, stream, batch), strict=True)
-                progress.advance(task, len(batch))
+                advance(len(batch))
     return became
 
 

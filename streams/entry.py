@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ingress import people
 from streams import embedded, topology, welcome
 from streams import settings as environment
 from streams.errors import CauceError, ConfigurationError
@@ -59,6 +60,22 @@ class Place:
         """The options that lead another process to the same files."""
         named = ["--env-file", str(self.env_file)] if self.env_file else []
         return ["--config", str(self.config), *named]
+
+
+def person(named: str, given: str, topology: Topology) -> str:
+    """
+    Somebody as keys name them.
+
+    Args:
+        named: how the command line calls it, for the error.
+
+    Raises:
+        ConfigurationError: it is nobody's id.
+    """
+    try:
+        return people.person(given, phone_numbers=topology.users.phone_numbers)
+    except people.Unusable as error:
+        raise ConfigurationError(f"{named} {error}") from error
 
 
 def redis_url(settings: Settings) -> str:

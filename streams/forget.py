@@ -7,23 +7,18 @@ What is erased, and in which order, stands in erase.py.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import msgspec
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ingress import people
 from streams import entry
 from streams.erase import Erasure, Receipt
-from streams.errors import ConfigurationError
 from streams.masking import Mask
 from streams.settings import Settings
+from streams.steps import Steps
 from streams.stores import Stores
 from streams.topology import Topology
-from streams.traces import Look
 
 _HEADS = {"erased": "erased", "incomplete": "erased but for what is left, see below", "found": "nothing was done"}
 
@@ -47,12 +42,9 @@ async def run(stores: Stores, topology: Topology, settings: Settings, user: str,
         ConfigurationError: that is no person.
         Unavailable: Redis cannot be reached; what was done until then stays done.
     """
-    try:
-        person = people.person(user, phone_numbers=topology.users.phone_numbers)
-    except people.Unusable as error:
-        raise ConfigurationError(f"USER {error}") from error
+    person = entry.person("USER", user, topology)
     if how.dry_run or not how.yes:
-        with _shown() as look:
+        with Steps().each() as look:
             found = await Erasure(stores, topology, settings, person, look=look).count()
         if how.dry_run:
             _print(found, how)
@@ -63,25 +55,10 @@ async def run(stores: Stores, topology: Topology, settings: Settings, user: str,
         if not await entry.agreed(question):
             sys.stderr.write("nothing was done\n")
             return 1
-    with _shown() as look:
+    with Steps().each() as look:
         receipt = await Erasure(stores, topology, settings, person, look=look).run()
     _print(receipt, how)
     return 1 if receipt.left else 0
-
-
-@contextmanager
-def _shown() -> Iterator[Look]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed}"), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def look(what: str, more: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=None)
-            progress.advance(tasks[what], more)
-
-        yield look
 
 
 def _print(receipt: Receipt, how: How) -> None:

@@ -182,4 +182,4 @@ def _rate(rate: float | None) -> str:
 
 
 def _sparks(past: list[float]) -> Text:
-    return Text(sparkline(past, SPARKS), style="cyan")
+    return Text(sparkline(past[-SPARKS:], SPARKS).rjust(SPARKS), style="cyan")

@@ -19,8 +19,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from ingress import people
-from streams import gathering, handlers, logbook, report, runs, sandbox
+from streams import entry, gathering, handlers, logbook, report, runs, sandbox
 from streams.changes import Changes, History, first_that_writes
 from streams.effects import Handler
 from streams.entry import Place, redis_url
@@ -141,7 +140,7 @@ class Lab:
         return Range(
             first=edge("--from", self.asked.since or first, now),
             last=edge("--to", self.asked.until or last, now),
-            people=frozenset(person(each, self.topology) for each in self.asked.people),
+            people=frozenset(entry.person("--user", each, self.topology) for each in self.asked.people),
             dead=self.asked.dead,
         )
 
@@ -192,14 +191,6 @@ def _refuse_what_acts_outside(handler: Handler, group: Group) -> None:
             f"group {group.name} is not for replaying: its handler {group.handler} acts outside Redis, and would do so "
             "again; name another group, or with --handler one that only returns effects"
         )
-
-
-def person(given: str, topology: Topology) -> str:
-    """Raises ConfigurationError: it is nobody's id."""
-    try:
-        return people.person(given, phone_numbers=topology.users.phone_numbers)
-    except people.Unusable as error:
-        raise ConfigurationError(f"--user {error}") from error
 
 
 @contextlib.asynccontextmanager

@@ -90,3 +90,13 @@ def edge(option: str, text: str, now: float) -> str:
             f"{option} {text!r} is no time: write 2h, 7d, 2025-10-05T14:00, now, start, or an entry's id"
         ) from None
     return str(max(0, int(at * 1000)))
+
+
+def span(ms: float) -> str:
+    """How long something took: "31 ms", "2.74 s", "12.5 min"."""
+    if abs(ms) < 1000:
+        return f"{ms:.0f} ms"
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
+        if abs(ms) >= 2 * size:
+            return f"{ms / size:.1f} {unit}"
+    return f"{ms / 1000:.2f} s"

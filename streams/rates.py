@@ -6,13 +6,14 @@ Pure: whoever reads a counter says when.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
 KEPT = 60
 """Rates of a counter that are remembered."""
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
+_BARS = " ▁▂▃▄▅▆▇█"
 
 
 class Meter:
@@ -49,8 +50,9 @@ class Meter:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The last so many as blocks, as high as they are large beside the largest; spaces where there are fewer."""
-    shown = values[-width:]
-    most = max(shown, default=0.0)
-    blocks = [_BLOCKS[min(7, int(value / most * 8))] if most and value else _BLOCKS[0] for value in shown]
-    return "".join(blocks).rjust(width)
+    """Bars from nothing to the highest; where there are more values than places, each place is the highest of some."""
+    share = max(1, -(-len(values) // width))
+    shown = [max(values[at : at + share]) for at in range(0, len(values), share)]
+    highest = max(shown, default=0)
+    # Whatever is more than nothing is seen.
+    return "".join(_BARS[math.ceil(value * (len(_BARS) - 1) / highest)] if value > 0 else " " for value in shown)

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import sys
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-
 from streams import embedded, entry, layout
 from streams.errors import ConfigurationError
 from streams.mover import Mover
+from streams.steps import Steps
 from streams.stores import Stores
-from streams.topology import Topology
 
 
 async def run(place: entry.Place, *, yes: bool) -> None:
@@ -53,22 +50,10 @@ async def _moved(place: entry.Place, url: str, *, yes: bool) -> None:
             raise ConfigurationError("nothing was moved: stop the ingress, let the workers finish, and stop them")
         old = Stores.open(url, namespace=settings.namespace, shards=stored.shards)
         try:
-            await _show(old, new, topology)
+            with Steps().each() as look:
+                await Mover(old, new, topology, look).run()
         finally:
             await old.close()
     finally:
         await new.close()
     sys.stdout.write(f"moved to {topology.shards} shards; start everything again\n")
-
-
-async def _show(old: Stores, new: Stores, topology: Topology) -> None:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def look(what: str, more: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=None)
-            progress.advance(tasks[what], more)
-
-        await Mover(old, new, topology, look).run()

@@ -18,11 +18,12 @@ from streams import analytics, tallies
 from streams.analytics import Asked, Report, Row
 from streams.buckets import Calendar
 from streams.errors import ConfigurationError
+from streams.moments import span
+from streams.rates import sparkline
 from streams.settings import Settings
 from streams.stores import Stores
 from streams.topology import Topology, suggest
 
-_BARS = " ▁▂▃▄▅▆▇█"
 _FIRST = ("messages_in", "messages_out")
 """These before the others, which stand in alphabetical order."""
 
@@ -91,7 +92,7 @@ def _lines(report: Report) -> Iterator[Line]:
         for percentile in _PERCENTILES:
             yield (
                 f"  {percentile}",
-                _duration(getattr(timing, percentile)),
+                span(getattr(timing, percentile)),
                 _each(rows, lambda row: getattr(row.timings.get(name), percentile, 0)),  # noqa: B023
             )
     if total.buried:
@@ -110,18 +111,3 @@ def _each(rows: Sequence[Row], number: Callable[[Row], int]) -> list[int]:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def sparkline(values: Sequence[int], width: int) -> str:
-    """Bars from nothing to the highest; where there are more values than places, each place is the highest of some."""
-    share = -(-len(values) // width)
-    shown = [max(values[at : at + share]) for at in range(0, len(values), share)]
-    highest = max(shown, default=0)
-    # Whatever is more than nothing is seen.
-    return "".join(_BARS[-(-value * (len(_BARS) - 1) // highest)] if value > 0 else " " for value in shown)
-
-
-def _duration(ms: int) -> str:
-    if ms < 1000:
-        return f"{ms} ms"
-    return f"{ms / 1000:.1f} s" if ms < 120_000 else f"{ms / 60_000:.1f} min"

@@ -16,6 +16,7 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -60,6 +61,20 @@ class Steps:
         with self._shown(*columns, TimeElapsedColumn()) as progress:
             task = progress.add_task(what, total=None)
             yield lambda count: progress.advance(task, count)
+
+    @contextlib.contextmanager
+    def each(self) -> Iterator[Callable[[str, int], None]]:
+        """Several things, as they come: what one is called, and how much more of it there is."""
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,.0f}"))
+        with self._shown(*columns, TimeElapsedColumn()) as progress:
+            tasks: dict[str, TaskID] = {}
+
+            def look(what: str, more: int) -> None:
+                if what not in tasks:
+                    tasks[what] = progress.add_task(what, total=None)
+                progress.advance(tasks[what], more)
+
+            yield look
 
     @contextlib.contextmanager
     def measured(self, what: str, *, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from ingress import people
+from streams import entry
 from streams.connection import Entry, Store, entries, order
 from streams.errors import ConfigurationError
 from streams.masking import Mask
@@ -60,9 +60,9 @@ class Form(msgspec.Struct, kw_only=True):
         told = {"stream": stream} if len(self.streams) > 1 else {}
         return json.dumps(told | plain, ensure_ascii=False)
 
-    def hide(self, name: str, text: str) -> str:
-        """One field's text for a terminal, masked unless asked for."""
-        return CONTROL.sub(" ", text if self.full else str(self.mask.field(name, text)))
+    def hide(self, name: str, value: object) -> str:
+        """One field for a terminal, masked unless asked for."""
+        return CONTROL.sub(" ", str(value if self.full else self.mask.field(name, value)))
 
     def _line(self, plain: dict[str, Any], stream: str) -> str:
         at = datetime.fromtimestamp(int(plain["id"].partition("-")[0]) / 1000).strftime("%d.%m. %H:%M:%S")
@@ -118,10 +118,7 @@ class Wanted(msgspec.Struct, kw_only=True, frozen=True):
     def of(cls, user: str | None, types: Sequence[str], topology: Topology) -> Wanted:
         """Raises ConfigurationError: this is nobody's id."""
         if user is not None:
-            try:
-                user = people.person(user, phone_numbers=topology.users.phone_numbers)
-            except people.Unusable as error:
-                raise ConfigurationError(f"--user {error}") from error
+            user = entry.person("--user", user, topology)
         return cls(user=user, types=frozenset(types))
 
     def takes(self, fields: dict[str, bytes]) -> bool:

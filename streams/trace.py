@@ -15,17 +15,16 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from ingress import timelines
 from streams.errors import ConfigurationError
 from streams.finding import Unknown
-from streams.masking import Mask
-from streams.moments import seconds
+from streams.moments import seconds, span
+from streams.steps import Steps
 from streams.stores import Stores
-from streams.tail import CONTROL
+from streams.tail import Form
 from streams.timeline import Step, Timeline, folded
 from streams.topology import Topology
 
@@ -57,24 +56,22 @@ async def show(topology: Topology, stores: Stores, asked: Asked) -> int:
         ConfigurationError: a time or a person that is none.
         Unavailable: Redis cannot be reached.
     """
-    mask, error = Mask(), Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("looked through {task.completed:,.0f} entries"))
+    form = Form(full=asked.full)
     try:
-        with Progress(*columns, console=error, transient=True, disable=not error.is_terminal) as progress:
-            task = progress.add_task("looking", total=None)
+        with Steps().counting("entries looked through") as look:
             question = timelines.Question(asked.id, asked.user, _seconds(asked.since), asked.count)
-            told = await timelines.ask(stores, topology, question, lambda looked: progress.advance(task, looked))
+            told = await timelines.ask(stores, topology, question, look)
     except timelines.Unusable as wrong:
         raise ConfigurationError(str(wrong)) from None
     except Unknown as unknown:
-        sys.stderr.write(f"cauce: {unknown if asked.full else mask.text(str(unknown))}\n")
+        sys.stderr.write(f"cauce: {unknown if asked.full else form.mask.text(str(unknown))}\n")
         return 1
     if asked.as_json:
-        sys.stdout.write(json.dumps(timelines.plain(told, full=asked.full, mask=mask), ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(timelines.plain(told, full=asked.full, mask=form.mask), ensure_ascii=False) + "\n")
     elif isinstance(told, Timeline):
-        _print(told, None if asked.full else mask)
+        _print(told, form)
     else:
-        _console().print(_list(told, None if asked.full else mask))
+        _console().print(_list(told, form))
     return 0
 
 
@@ -91,30 +88,25 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
-def _hide(mask: Mask | None, name: str, value: object) -> str:
-    shown = value if mask is None else mask.field(name, value)
-    return CONTROL.sub(" ", str(shown))
-
-
-def _print(told: Timeline, mask: Mask | None) -> None:
+def _print(told: Timeline, form: Form) -> None:
     console = _console()
-    took = f" in {_span(told.took_ms)}" if told.took_ms is not None else ""
+    took = f" in {span(told.took_ms)}" if told.took_ms is not None else ""
     head = Text.assemble((told.outcome, _COLOURS.get(told.outcome, "")), took, "   ")
     for name, value in (("person", told.person), ("message_id", told.message_id), ("type", told.type)):
-        head.append(f"{_hide(mask, name, value)}  " if value else "")
+        head.append(f"{form.hide(name, value)}  " if value else "")
     console.print(head, soft_wrap=True)
     console.print(f"entry {told.entry} of {told.stream}, trace {told.trace or '–'}", highlight=False, soft_wrap=True)
     table = Table("time", "wait", "what", "where", "", box=None, header_style="dim", padding=(0, 2, 0, 0))
     for step in told.steps:
-        table.add_row(*_row(step, mask))
+        table.add_row(*_row(step, form))
     console.print(table)
     for gap in told.gaps:
         console.print(f"[dim]not told: {gap}[/dim]", highlight=False, soft_wrap=True)
 
 
-def _row(step: Step, mask: Mask | None) -> Sequence[str | Text]:
-    facts = "  ".join(_fact(name, value, mask) for name, value in step.facts.items() if (name, value) != _FIRST)
-    wait = f"+{_span(step.wait_ms)}" if step.wait_ms else ""
+def _row(step: Step, form: Form) -> Sequence[str | Text]:
+    facts = "  ".join(_fact(name, value, form) for name, value in step.facts.items() if (name, value) != _FIRST)
+    wait = f"+{span(step.wait_ms)}" if step.wait_ms else ""
     what = Text(step.kind, style=_COLOURS.get(step.kind, ""))
     return _clock(step.at_ms), wait, what, step.group or step.stream, Text(facts)
 
@@ -122,24 +114,24 @@ def _row(step: Step, mask: Mask | None) -> Sequence[str | Text]:
 _FIRST = ("attempt", 1)
 
 
-def _fact(name: str, value: Any, mask: Mask | None) -> str:
+def _fact(name: str, value: Any, form: Form) -> str:
     if name == "meta_ms":
         return f"at {datetime.fromtimestamp(value / 1000):%H:%M:%S}"
     if name.endswith("_ms") or name == "ms":
-        return f"{_LABELS.get(name, name.removesuffix('_ms'))} {_span(value)}"
+        return f"{_LABELS.get(name, name.removesuffix('_ms'))} {span(value)}"
     if isinstance(value, bool):
         return name if value else f"not {name}"
-    shown = _hide(mask, name, value)
+    shown = form.hide(name, value)
     return shown if name in ("why", "id", "wamid", "matched") else f"{name} {shown}"
 
 
-def _list(told: Sequence[Timeline], mask: Mask | None) -> Table:
+def _list(told: Sequence[Timeline], form: Form) -> Table:
     table = Table("time", "outcome", "took", "message", "", box=None, header_style="dim", padding=(0, 2, 0, 0))
     for one in told:
         line = folded(one)
-        rest = [_fact(name, value, mask) for name, value in line.items() if name in _FOLDED]
+        rest = [_fact(name, value, form) for name, value in line.items() if name in _FOLDED]
         outcome = Text(one.outcome, style=_COLOURS.get(one.outcome, ""))
-        took = _span(one.took_ms) if one.took_ms is not None else "–"
+        took = span(one.took_ms) if one.took_ms is not None else "–"
         at = datetime.fromtimestamp(line["at_ms"] / 1000).strftime("%d.%m. %H:%M:%S")
         table.add_row(at, outcome, took, one.entry, Text("  ".join([one.type, *rest])))
     return table
@@ -151,13 +143,3 @@ _FOLDED = ("retries", "repeats", "rate_limited", "cached", "redriven", "model_ms
 
 def _clock(ms: int) -> str:
     return f"{datetime.fromtimestamp(ms / 1000):%H:%M:%S}.{ms % 1000:03d}"
-
-
-def _span(ms: float) -> str:
-    """Milliseconds, short."""
-    if abs(ms) < 1000:
-        return f"{ms:.0f} ms"
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
-        if abs(ms) >= 2 * size:
-            return f"{ms / size:.1f} {unit}"
-    return f"{ms / 1000:.2f} s"

@@ -35,8 +35,12 @@ def test_only_so_much_is_remembered() -> None:
     assert len(meter.past("in")) == KEPT
 
 
-def test_a_sparkline_is_as_high_as_its_largest_and_grows_from_the_right() -> None:
-    assert sparkline([0, 1, 4, 8], 6) == "  ▁▂▅█"
-    assert sparkline([9, 9, 0, 8], 2) == "▁█"
-    assert sparkline([0, 0], 2) == "▁▁"
-    assert sparkline([], 3) == "   "
+def test_a_sparkline_is_as_high_as_its_largest_and_folds_what_is_too_long() -> None:
+    assert sparkline([0, 1, 4, 8], 10) == " ▁▄█"
+    assert sparkline([0, 0], 10) == "  "
+    assert sparkline([1, 1000], 10) == "▁█"
+    assert sparkline([9, 9, 0, 8], 2) == "██"
+    assert sparkline([0.5, 0, 4.0], 3) == "▁ █"
+    assert sparkline([], 3) == ""
+    assert len(sparkline(list(range(3000)), 60)) == 60
+    assert sparkline([5, *[0] * 100], 10)[0] == "█"

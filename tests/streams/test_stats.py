@@ -12,7 +12,7 @@ import pytest
 from conftest import Server
 from protocol import a_consumer, end, say
 
-from streams import cli, stats
+from streams import cli
 from streams.connection import Store
 from streams.effects import Effects, Tally
 
@@ -109,11 +109,3 @@ async def test_what_is_misspelt_is_one_line(store: Store, shown: Any, arguments:
     out, err, status = await shown("stats", *arguments)
     assert (out, status, len(err.splitlines())) == ("", 2, 1)
     assert words in err
-
-
-def test_bars_go_from_nothing_to_the_highest_and_fit_into_the_width() -> None:
-    assert stats.sparkline([0, 1, 4, 8], 10) == " ▁▄█"
-    assert stats.sparkline([0, 0], 10) == "  "
-    assert stats.sparkline([1, 1000], 10) == "▁█"
-    assert len(stats.sparkline(list(range(3000)), 60)) == 60
-    assert stats.sparkline([5, *[0] * 100], 10)[0] == "█"

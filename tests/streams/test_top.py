@@ -26,7 +26,8 @@ from streams import metrics, probe, top
 from streams.connection import Store
 from streams.counters import Counters
 from streams.errors import Unavailable
-from streams.frame import Frame, draw
+from streams.frame import SPARKS, Frame, Stream, draw
+from streams.pulse import Server as Told
 from streams.settings import Secret, Settings
 from streams.stores import Stores
 from tests.ingress.front import OPERATOR, TOKEN, front, secret
@@ -45,6 +46,16 @@ def shown(frame: Frame) -> str:
     console.print(draw(frame, hint="q quits"))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def test_the_past_of_a_stream_grows_from_the_right_and_shows_its_last_seconds() -> None:
+    past = [9.0] * SPARKS + [0.0] * (SPARKS - 3) + [1.0, 4.0, 8.0]
+    server = Told(name="Redis", version="7.0.15", memory_bytes=1, limit_bytes=0, ops=0)
+    for seen in (past, past[-3:]):
+        streams = {"inbound": Stream(entries=1, dead=0, per_s=8.0, past=seen)}
+        [line] = [line for line in shown(Frame(at="", where="", redis=server, streams=streams)).splitlines()
+                  if line.startswith("inbound")]  # fmt: skip
+        assert line.rstrip().endswith(f"8.0{' ' * (SPARKS - 3)}  ▁▄█")
 
 
 async def test_what_came_since_the_last_look_is_a_rate(store: Store) -> None:
