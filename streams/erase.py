@@ -148,7 +148,7 @@ class Erasure:
 
     async def _count(self, traces: Traces, person: str) -> None:
         for key, name in (await traces.streams()).items():
-            self._counts[name] += len((await traces.whose(key))[0])
+            self._counts[name] += len(await traces.whose(key))
         self._counts.update(await traces.state())
         self._counts.update(await traces.scattered(None))
 
@@ -159,7 +159,7 @@ class Erasure:
         found["requests_waiting"] += tombstone.requests
         in_work, streams = tombstone.in_work, await traces.streams()
         for key, last in tombstone.last.items():
-            deleted, working = await traces.wipe(key, (await traces.whose(key, last))[0])
+            deleted, working = await traces.wipe(key, list(await traces.whose(key, last)))
             found[streams[key]] += deleted
             in_work += working
         found.update(await traces.scattered(tombstone.last))

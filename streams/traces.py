@@ -2,7 +2,7 @@
 What of one person lies in one shard: found, and taken away.
 
 First the tombstone (erase.lua), after which nothing of them is in work and nothing that was there is taken any more;
-then, in slices, their entries (whose.lua, wipe.lua) and the keys whose names do not say whose they are.  Entries that
+then, in slices, their entries (sieve.py, wipe.lua) and the keys whose names do not say whose they are.  Entries that
 came after the tombstone are left alone: they are a new conversation.
 """
 
@@ -15,26 +15,29 @@ from typing import Any
 
 import msgspec
 
-from streams.connection import Store, literally, order
+from streams.connection import Store, entries, literally, order
 from streams.errors import CauceError
 from streams.groups import registered
 from streams.scripts import script
+from streams.sieve import sift, text
 from streams.topology import Topology
 
 _ERASE = script(__file__, "erase.lua")
-_WHOSE = script(__file__, "whose.lua")
 _WIPE = script(__file__, "wipe.lua")
 
 KEEP_MS = 8 * 86_400_000
 """How long a tombstone stands: as long as a message is known by its id."""
 
 SLICE = 500
-"""Entries that one call looks at: about a millisecond of Redis's time."""
+"""Entries that one call deletes: about a millisecond of Redis's time."""
 
 OF_A_PERSON = ("conversation", "conversation_meta", "rate_limit", "paused")
 """Kinds of key that end in a person."""
 
 _ENTRY = re.compile(r"\d+-\d+")
+_UNNAMED = re.compile(r"\d{13,}-\d+")
+"""An entry's id where a person should stand; nobody's own id looks like this."""
+
 _pack = msgspec.msgpack.Encoder().encode
 
 Look = Callable[[str, int], None]
@@ -68,6 +71,8 @@ class Traces:
 
     def __init__(self, store: Store, topology: Topology, person: str, look: Look) -> None:
         self._store, self._topology, self._person, self._look = store, topology, person, look
+        self._named = msgspec.json.encode(person).decode()
+        """As a body names them."""
 
     async def streams(self) -> dict[str, str]:
         """Every stream that there may be, dead letters included: key → name."""
@@ -138,25 +143,26 @@ class Traces:
         names = [("EXISTS", self._store.keys.of(kind, self._person)) for kind in OF_A_PERSON]
         return dict(zip(OF_A_PERSON, await self._store.pipeline(names), strict=True))
 
-    async def whose(self, key: str, last: str = "+", *, bodies: bool = False) -> tuple[list[str], list[bytes]]:
+    async def whose(self, key: str, last: str = "+") -> dict[str, bytes]:
         """
-        The person's entries on a stream up to an id, and their bodies where they are wanted.
+        The person's entries on a stream up to an id: id → body.
 
         Raises:
             Unavailable: Redis cannot be reached.
         """
-        found: list[str] = []
-        texts: list[bytes] = []
-        after, name = "-", key
-        while True:
-            asked = (self._person, after, last, SLICE, "1" if bodies else "0")
-            at, count, ids, some = await self._store.run(_WHOSE, [key], asked)
-            found += [id.decode() for id in ids]
-            texts += some
-            self._look(name, count)
-            if count < SLICE:
-                return found, texts
-            after = at.decode()
+        found: dict[str, bytes] = {}
+        async for slice in sift(self._store, key, [self._person, self._named], last=last):
+            self._look(key, slice.looked)
+            found |= {id: fields.get("body", b"") for id, fields in entries(slice.found) if self._is_theirs(fields)}
+        return found
+
+    def _is_theirs(self, fields: dict[str, bytes]) -> bool:
+        """
+        An entry says whose it is.  One of a group without order that has named no key has an entry's id there; then it
+        is this person's if its body names them.
+        """
+        key = text(fields, "key")
+        return key == self._person or bool(_UNNAMED.fullmatch(key) and self._named in text(fields, "body"))
 
     async def wipe(self, key: str, ids: list[str]) -> tuple[int, int]:
         """
@@ -185,7 +191,7 @@ class Traces:
         """
         others: dict[str, None] = {}
         for key in await self.streams():
-            for body in (await self.whose(key, bodies=True))[1]:
+            for body in (await self.whose(key)).values():
                 if (other := self._number_in(body)) and other != self._person:
                     others[other] = None
         return list(others)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ingress import append, waiting
-from streams import doors, rewriting, traces, turns, watch
+from streams import doors, rewriting, sieve, traces, turns, watch
 from streams.connection import Argument, Store
 from streams.errors import Unavailable
 from streams.scripts import Script
@@ -60,7 +60,7 @@ class Network:
             "take": turns._TAKE, "settle": turns._SETTLE, "beat": turns._BEAT, "open": turns._OPEN,
             "sweep": watch._SWEEP, "claim": doors._CLAIM, "release": doors._RELEASE,
             "append": append._APPEND, "withdraw": waiting._WITHDRAW,
-            "erase": traces._ERASE, "whose": traces._WHOSE, "wipe": traces._WIPE,
+            "erase": traces._ERASE, "sift": sieve._SIFT, "wipe": traces._WIPE,
             "copy": rewriting._COPY, "swap": rewriting._SWAP,
         }  # fmt: skip
         self.names = {script.sha: name for name, script in scripts.items()}
