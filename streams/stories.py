@@ -69,6 +69,8 @@ class Teller:
         groups = await self._groups(store, stream, only=text(fields or {}, "for"))
         if fields is not None:
             found.repeats, found.repeated_ms = await self._repeats(store, found)
+        if door := text(fields or {}, "door"):
+            found.claimed = await store.command("HGET", store.keys.of("door", door), "state") == b"http"
         found.fares = await asyncio.gather(*(self._fare(store, stream, id, group, found.person) for group in groups))
         for fare in found.fares:
             found.letters += await self._letters(store, stream, id, fare)

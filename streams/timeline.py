@@ -70,6 +70,8 @@ class Passage(msgspec.Struct, kw_only=True):
     received_ms: int | None = None
     repeats: int = 0
     repeated_ms: int = 0
+    claimed: bool = False
+    """Of a reply: a waiting HTTP request took it."""
     fares: list[Fare] = []
     letters: list[Letter] = []
     redriven: list[Passage] = []
@@ -281,7 +283,7 @@ _DELIVERED, _UNSENT = frozenset({"claimed", "posted"}), frozenset({"unsent", "le
 def _was_delivered(passage: Passage) -> bool:
     """It has gone out, whole: whoever else reads it, and whatever egress writes of it for others, does not matter."""
     ends = [ending.told for fare in passage.fares for ending in fare.endings if ending.told.end == "settled"]
-    return any(note.name in _DELIVERED for told in ends for note in told.notes)
+    return passage.claimed or any(note.name in _DELIVERED for told in ends for note in told.notes)
 
 
 def _by_its_notes(passage: Passage, notes: set[str]) -> Outcome:

@@ -46,6 +46,21 @@ async def test_a_request_that_waits_gets_the_reply_and_the_webhook_does_not(own_
         assert texts(await whole.sink.received(1)) == ["Gracias"]
 
 
+async def test_who_waited_where_there_is_no_webhook_has_been_answered_and_the_timeline_says_so(
+    own_server: Server,
+) -> None:
+    async with pipeline(own_server, OUTBOUND_URL="") as whole:
+        assert (await whole.say(ANA, "Hola", "m1", Prefer="wait=20"))["reply"] == "Hola"
+        await whole.say(ANA, "Gracias", "m2")
+
+        async def came_of(message_id: str, outcome: str) -> bool:
+            async with whole.session.get(f"{whole.url}/timeline/{message_id}?user={ANA[1:]}") as told:
+                return bool((await told.json())["outcome"] == outcome)
+
+        await until(lambda: came_of("m1", "delivered"))
+        await until(lambda: came_of("m2", "unsent"))
+
+
 async def test_who_asks_again_while_answered_is_answered_once_to_both(own_server: Server, short_path: Path) -> None:
     async def in_work() -> bool:
         return bool(await whole.store.command("HLEN", "group:inference:leases"))
