@@ -34,9 +34,9 @@ class Registration(msgspec.Struct, frozen=True):
         return cls(group.reads, group.handler, group.when_full, group.max_backlog)
 
 
-def counted(entries: int) -> str:
-    """So many entries, in words."""
-    return "1 entry" if entries == 1 else f"{entries:,} entries"
+def counted(number: int, one: str = "entry", several: str = "entries") -> str:
+    """So many of something, in words."""
+    return f"1 {one}" if number == 1 else f"{number:,} {several}"
 
 
 class Listed(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ from streams import compare, page
 from streams.changes import History
 from streams.compare import VERDICTS, Said
 from streams.errors import ConfigurationError
+from streams.groups import counted
 from streams.masking import Mask
 from streams.replay import AHEAD_OF_A_TURN
 from streams.runs import Appended, Planned, Result, Run, Verdict
@@ -282,7 +283,8 @@ def _verdict(row: Row) -> Text:
 def sentences(facts: Facts, summary: Summary) -> Iterator[str]:
     """The summary, in words."""
     what = f" with {' '.join(facts.changes)}" if facts.changes else ""
-    yield f"{summary.turns:,} turns of {summary.people:,} people replayed through {facts.group}{what} (run {facts.run})"
+    turns, people = counted(summary.turns, "turn", "turns"), counted(summary.people, "person", "people")
+    yield f"{turns} of {people} replayed through {facts.group}{what} (run {facts.run})"
     yield ", ".join(f"{count:,} {name}" for name, count in summary.verdicts.items()) or "nothing was replayed"
     if summary.actions:
         yield "actions: " + ", ".join(f"{change} {count:,}×" for change, count in summary.actions.items())

@@ -48,7 +48,7 @@ async def export(place: Place, asked: Asked, path: Path, *, pseudonyms: bool) ->
             count = carry.write(path, head, _all(run, lab), Pseudonyms() if pseudonyms else None, step)
     finally:
         run.remove()
-    sys.stdout.write(f"{counted(count)} of {cut['of']:,} people in {path}\n")
+    sys.stdout.write(f"{counted(count)} of {counted(cut['of'], 'person', 'people')} in {path}\n")
     return 0
 
 

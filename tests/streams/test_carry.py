@@ -149,7 +149,7 @@ async def test_dead_letters_are_carried_too(clinic: Clinic, capsys) -> None:
         await clinic.say(EVA, "veneno")
     file = clinic.folder / "dead.jsonl"
     await transfer.export(clinic.place, Asked(dead=True), file, pseudonyms=True)
-    assert "1 people" in capsys.readouterr().out
+    assert "1 person" in capsys.readouterr().out
     outcome = await clinic.replay(file=str(file), dead=True)
     assert outcome.texts() == ["veneno"]
 

@@ -380,13 +380,10 @@ async def test_a_handler_of_batches_is_given_batches_of_one(clinic: Clinic) -> N
     assert (await clinic.replay(changes=changes)).verdicts == ["same"] * 2
 
 
-async def test_a_group_without_order_and_with_outputs_of_its_own(clinic: Clinic) -> None:
-    clinic.handler(
-        "person, body = turn.messages[0].decode(Inbound).user_id, {'chars': len(said[0])}\n"
-        "return Effects(outputs=[Output(stream='statuses', type='count', key=person, body=body)])"
-    )
+async def three_messages_and_then_a_group(clinic: Clinic, order: str) -> None:
+    """Ana is answered three times; then a group `counting`, of the handler that was written, reads all of it."""
     with (clinic.folder / "streams.toml").open("a") as file:
-        file.write('\n[groups.counting]\nreads = "inbound"\nwrites = ["statuses"]\norder = "none"\n')
+        file.write(f'\n[groups.counting]\nreads = "inbound"\nwrites = ["statuses"]\norder = "{order}"\n')
         file.write('handler = "mine:handle"\n')
     clinic.topology = topology.load(clinic.folder / "streams.toml").debounced(0)
     async with clinic.open():
@@ -394,6 +391,14 @@ async def test_a_group_without_order_and_with_outputs_of_its_own(clinic: Clinic)
             await clinic.say(ANA, text)
     async with clinic.open(find(clinic.topology.group("counting"), clinic.topology), "counting"):
         pass
+
+
+async def test_a_group_without_order_and_with_outputs_of_its_own(clinic: Clinic) -> None:
+    clinic.handler(
+        "person, body = turn.messages[0].decode(Inbound).user_id, {'chars': len(said[0])}\n"
+        "return Effects(outputs=[Output(stream='statuses', type='count', key=person, body=body)])"
+    )
+    await three_messages_and_then_a_group(clinic, order="none")
     outcome = await clinic.replay(group="counting")
     assert outcome.verdicts == ["same"] * 3
     assert [json.loads(text)["chars"] for text in outcome.texts()] == [1, 2, 3]
@@ -402,14 +407,7 @@ async def test_a_group_without_order_and_with_outputs_of_its_own(clinic: Clinic)
 async def test_what_a_group_that_came_late_took_together_is_one_turn_again(clinic: Clinic) -> None:
     # Given a group that is there only when Ana has been answered three times, and that names no message in what it says
     clinic.handler("return Effects(outputs=[Output(stream='statuses', type='count', body={'said': len(said)})])")
-    with (clinic.folder / "streams.toml").open("a") as file:
-        file.write('\n[groups.counting]\nreads = "inbound"\nwrites = ["statuses"]\nhandler = "mine:handle"\n')
-    clinic.topology = topology.load(clinic.folder / "streams.toml").debounced(0)
-    async with clinic.open():
-        for text in ("1", "22", "333"):
-            await clinic.say(ANA, text)
-    async with clinic.open(find(clinic.topology.group("counting"), clinic.topology), "counting"):
-        pass
+    await three_messages_and_then_a_group(clinic, order="key")
 
     # Then it is asked of all three together, as it was then
     outcome = await clinic.replay(group="counting")
