@@ -7,6 +7,7 @@ The schema, brought to this release's: numbered files of SQL, each applied once,
 from __future__ import annotations
 
 from pathlib import Path
+from string import Template
 
 from processors.archive.session import Newer, Session
 
@@ -14,10 +15,25 @@ _FILES = Path(__file__).with_name("schema")
 _TABLE = "CREATE TABLE IF NOT EXISTS archive_versions (version integer PRIMARY KEY, applied_at text NOT NULL)"
 
 
+_WORDS = {
+    "postgres": {
+        "time": "timestamptz", "json": "jsonb", "day": "date", "hour": "time", "small": "smallint", "big": "bigint",
+        "and_at": ", at", "by_entry": " PARTITION BY RANGE (at)",
+        "random": "gen_random_uuid()::text || gen_random_uuid()::text",
+    },
+    "sqlite": {  # times are UTC as ISO 8601 has it
+        "time": "text", "json": "text", "day": "text", "hour": "text", "small": "integer", "big": "integer",
+        "and_at": "", "by_entry": " WITHOUT ROWID",
+        "random": "lower(hex(randomblob(32)))",
+    },
+}  # fmt: skip
+"""What the files have in one database and in the other for each of their words."""
+
+
 def steps(dialect: str) -> dict[int, str]:
     """Number → SQL, of `postgres` or `sqlite`."""
-    files = sorted((_FILES / dialect).glob("*.sql"))
-    return {int(file.name.partition("_")[0]): file.read_text(encoding="utf-8") for file in files}
+    files = {int(file.name.partition("_")[0]): file.read_text(encoding="utf-8") for file in _FILES.glob("*.sql")}
+    return {number: Template(sql).substitute(_WORDS[dialect]) for number, sql in sorted(files.items())}
 
 
 def newest(dialect: str) -> int:
