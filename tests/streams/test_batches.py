@@ -243,16 +243,17 @@ async def test_a_call_that_passes_its_deadline_is_cancelled_and_each_of_it_is_tr
     assert [(letter[b"body"], letter[b"reason"]) for letter in await letters(store)] == [(b"slow", b"deadline passed")]
 
 
+@pytest.mark.slow
 async def test_waiting_for_ones_call_is_nobodys_deadline(store: Store) -> None:
     calls: list[str] = []
 
     async def keep(turns: list[Turn]) -> None:
         calls.extend(said(turns))
-        await asyncio.sleep(0.03)  # of a deadline of 0.05: three in a row pass it, and none alone
+        await asyncio.sleep(0.2)  # of a deadline of 0.5: three in a row pass it, and none alone
 
     for number in range(4):
         await say(store, "+1", f"{number}")
-    async with working(store, keep, deadline=0.05, attempts=1, batch=1, concurrency=1):
+    async with working(store, keep, deadline=0.5, attempts=1, batch=1, concurrency=1):
         await until(settled(store, 4))
     assert calls == ["0", "1", "2", "3"]
     assert await letters(store) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import signal
 from collections.abc import AsyncIterator
@@ -25,8 +26,8 @@ from streams.errors import Bury, ConfigurationError, Malformed, Retry, Unavailab
 from streams.handlers import find
 from streams.settings import Secret, Settings
 from streams.stores import Stores
-from tests.pipeline import ROOT, archive_tables
-from tests.postgres import PASSWORD, Postgres, free_port
+from tests.pipeline import ROOT, archive_tables, free_port
+from tests.postgres import PASSWORD, Postgres
 from tests.processors.archive.stories import ANA, WAMID, count, entry, inbound, reply, table, turn
 from tests.waiting import until
 
@@ -155,13 +156,13 @@ async def test_a_database_that_stands_still_is_cut_off_and_found_again(own_postg
     with pytest.raises(Away, match="has not answered for 1 s"):
         await one.ask(lambda session: session.run("SELECT 2"))
     psutil.Process(backend).send_signal(signal.SIGKILL)
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                assert await one.ask(lambda session: session.run("SELECT 3")) == [(3,)]
-                break
-            except Away:
-                await asyncio.sleep(0.05)  # it is starting again, for one of its own was killed
+
+    async def answers() -> bool:  # it is starting again, for one of its own was killed
+        with contextlib.suppress(Away):
+            return await one.ask(lambda session: session.run("SELECT 3")) == [(3,)]
+        return False
+
+    await until(answers)
     await one.close()
 
 

@@ -8,8 +8,8 @@ from processors.archive import opening
 from processors.archive.look import look
 from streams import check, topology
 from streams.settings import Secret, Settings
-from tests.pipeline import ROOT
-from tests.postgres import PASSWORD, Postgres, free_port
+from tests.pipeline import ROOT, free_port
+from tests.postgres import PASSWORD, Postgres
 
 
 def test_one_that_is_there_is_good_before_and_after_its_tables_are_made(place: Settings) -> None:

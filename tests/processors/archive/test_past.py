@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+from pipeline import free_port
 
 from processors.archive import keeping, opening
 from processors.archive.past import Past
@@ -19,7 +20,7 @@ from streams import topology, wire
 from streams.effects import Effects, Message, Turn
 from streams.settings import Secret, Settings
 from streams.tables import Archive
-from tests.postgres import Postgres, free_port
+from tests.postgres import Postgres
 from tests.processors.archive.stories import ANA, entry, inbound, replied, said
 
 NOW = 60
