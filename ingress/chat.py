@@ -16,13 +16,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ingress import access, people
+from ingress import access
 from ingress.append import INBOUND, Appended, Arrival
 from ingress.appenders import Appenders
 from ingress.refusal import Json, Refused
 from ingress.waiting import Ticket, Waiting, preferred
 from streams import log as logs
-from streams import marks, metrics, wire
+from streams import marks, metrics, people, wire
 from streams.doors import Claim
 from streams.errors import Unavailable
 from streams.stores import Each, Stores

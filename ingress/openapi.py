@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ingress import analytics, people, shapes
+from ingress import analytics, shapes
 from ingress.refusal import Json
 from ingress.shapes import Schema
-from streams import wire
+from streams import people, wire
 
 JSON = "application/json"
 

@@ -11,10 +11,10 @@ from typing import Any, get_args
 
 import msgspec
 
-from ingress import access, people, whatsapp
+from ingress import access, whatsapp
 from ingress.chat import LONGEST_PAUSE, Pause, Said, Told
 from ingress.health import Picture
-from streams import timeline
+from streams import people, timeline
 from streams.buckets import UNITS
 
 Schema = dict[str, Any]

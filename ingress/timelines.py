@@ -12,13 +12,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ingress import people
-from ingress.people import Unusable
 from ingress.refusal import Json, Refused
-from streams import finding
+from streams import finding, people
 from streams.finding import Unknown
 from streams.masking import Mask
 from streams.moments import seconds
+from streams.people import Unusable
 from streams.stores import Stores
 from streams.timeline import Timeline, folded
 from streams.topology import Topology

@@ -14,8 +14,7 @@ from typing import Any
 
 import msgspec
 
-from ingress import people
-from streams import wire
+from streams import people, wire
 from streams.errors import CauceError
 from streams.wire import Inbound, Status
 

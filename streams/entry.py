@@ -11,8 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ingress import people
-from streams import embedded, topology, welcome
+from streams import embedded, people, topology, welcome
 from streams import settings as environment
 from streams.errors import CauceError, ConfigurationError
 from streams.settings import Settings

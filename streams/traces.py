@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from streams import people
 from streams.connection import Store, entries, literally, order
 from streams.errors import CauceError
 from streams.groups import registered
@@ -205,8 +206,10 @@ class Traces:
             return None
         if not (number.isascii() and number.isdigit()):
             return None
-        spelt = self._topology.users.phone_numbers and 7 <= len(number) <= 15
-        return f"+{number}" if spelt else number
+        try:
+            return people.person(number, phone_numbers=self._topology.users.phone_numbers)
+        except people.Unusable:
+            return None
 
     async def scattered(self, last: dict[str, str] | None) -> dict[str, int]:
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ingress import people
+from streams import people
 
 
 @pytest.mark.parametrize(
