@@ -216,12 +216,20 @@ def plan(run: Run, group: Group, asked: Range, *, told: bool) -> None:
     """
     run.index()
     window = Window.of(group)
+    limited: list[Id] = []
     with run.act():
         for key in run.keys():
-            run.plan(_planned(run, key, window, asked, told=told))
+            run.plan(_planned(run, key, window, asked, limited, told=told))
+        run.tell("limited", len(limited))
 
 
-def _planned(run: Run, key: str, window: Window, asked: Range, *, told: bool) -> Iterator[Planned]:
+def _planned(run: Run, key: str, window: Window, asked: Range, limited: list[Id], *, told: bool) -> Iterator[Planned]:
+    """
+    Those of a key.
+
+    Args:
+        limited: gets the last entry of each that was asked for and is left out, for it hit the rate limit.
+    """
     marks: dict[Id, int] = {}
 
     def came() -> Iterator[Came]:
@@ -237,12 +245,15 @@ def _planned(run: Run, key: str, window: Window, asked: Range, *, told: bool) ->
             yield Went(each.cut, each.ms, names_of(each.body))
 
     journal = run.ended(key, shard_of(key, run.told("shards") or 1))
-    ended = (Went(turn.last, turn.at_ms, first=turn.first, appended=False) for turn in journal)
+    ended = (Went(turn.last, turn.at_ms, first=turn.first, appended=False, limited=turn.limited) for turn in journal)
     went = merge(appended(), ended, key=attrgetter("cut"))
     waiting: list[Planned] = []
     for past in turns(came(), went, window):
         found = {marks.get(entry.id, 0) for entry in past.entries}
         chosen = WANTED in found if asked.dead else asked.holds(past.entries[-1].id)
+        if chosen and past.limited and not asked.dead:
+            limited.append(past.entries[-1].id)
+            chosen = False
         if WAITING in found or not (chosen or told):
             continue
         first, last = past.entries[0].id, past.entries[-1].id

@@ -160,6 +160,7 @@ class Lab:
             cut=run.told("cut")["people"],
             missing=self.missing,
             waiting=run.waiting(),
+            limited=run.told("limited") or 0,
         )
 
     async def go(self, run: Run, steps: Steps) -> None:

@@ -105,7 +105,8 @@ class Shard:
         async for ending in journals.between(self._store, group.name, first, last):
             if ending.final:
                 of = sorted(map(order, ending.told.of))
-                yield Ended(of[0], of[-1], ending.at_ms)
+                limited = any(note.name == "rate_limited" for note in ending.told.notes)
+                yield Ended(of[0], of[-1], ending.at_ms, limited)
 
     async def read(self, stream: str, first: str, last: str, *, backwards: bool = False) -> AsyncIterator[Logged]:
         """

@@ -46,6 +46,8 @@ class Went(NamedTuple):
     """Where the group's journal tells of the turn: the first entry of it."""
     appended: bool = True
     """False: only the journal tells of it."""
+    limited: bool = False
+    """Messages of it were over the rate limit."""
 
 
 class Window(NamedTuple):
@@ -93,6 +95,8 @@ class Past(NamedTuple):
     """When it was granted, as far as can be told."""
     ended_ms: int | None
     """When what it appended was; None where nothing was."""
+    limited: bool = False
+    """Messages of it were over the rate limit, which a replay does not know."""
 
 
 def turns(came: Iterable[Came], went: Iterable[Went], window: Window) -> Iterator[Past]:
@@ -135,7 +139,8 @@ def _past(entries: list[Came], end: Went | None, window: Window, busy_ms: int) -
     began = window.ends_ms(entries, busy_ms)
     if end is not None:
         began = min(began, end.at_ms)
-    return Past(entries, max(began, entries[-1].id[0]), end.at_ms if end and end.appended else None)
+    ended_ms = end.at_ms if end and end.appended else None
+    return Past(entries, max(began, entries[-1].id[0]), ended_ms, limited=end is not None and end.limited)
 
 
 def _one_for_each(went: Iterable[Went]) -> Iterator[Went]:
@@ -144,7 +149,9 @@ def _one_for_each(went: Iterable[Went]) -> Iterator[Went]:
     for each in went:
         if last is not None and each.cut == last.cut:
             first = last if last.appended or not each.appended else each
-            last = first._replace(names=last.names | each.names, first=last.first or each.first)
+            last = first._replace(
+                names=last.names | each.names, first=last.first or each.first, limited=last.limited or each.limited
+            )
             continue
         if last is not None:
             yield last

@@ -67,6 +67,8 @@ class Facts(msgspec.Struct, kw_only=True, frozen=True):
     """Kinds of state that began empty."""
     waiting: int = 0
     """Messages that were not answered yet, and are left out."""
+    limited: int = 0
+    """Turns that hit the rate limit then, and are left out."""
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -205,6 +207,9 @@ def _notes(facts: Facts, turns: int) -> Iterator[str]:
         yield "there is nothing in this range: try another --from, or `cauce tail` to see what there is"
     if facts.waiting:
         yield f"{facts.waiting:,} messages had not been answered yet, and are left out"
+    if facts.limited:
+        turns_then = counted(facts.limited, "turn", "turns")
+        yield f"{turns_then} with messages over the rate limit, which a replay does not know, left out"
     if facts.cut:
         yield (
             f"of {facts.cut:,} people something may have been said before what is kept of the log: their conversations "

@@ -21,7 +21,7 @@ from streams.effects import Write
 from streams.errors import ConfigurationError
 from streams.pastturns import Id
 
-FORM = 2
+FORM = 3
 """Of the tables; a run of another form is begun anew."""
 
 KEPT_DAYS = 7
@@ -37,7 +37,7 @@ create table if not exists outputs (
     trace text, cut_ms integer, cut_seq integer, turn_key text);
 create table if not exists ended (
     shard integer, ms integer, seq integer, first_ms integer, first_seq integer, at_ms integer,
-    primary key (ms, seq, shard)) without rowid;
+    limited integer, primary key (ms, seq, shard)) without rowid;
 create table if not exists turns (
     number integer primary key, at_ms integer, key text, first_ms integer, first_seq integer, ms integer, seq integer,
     ended_ms integer, chosen integer, done integer default 0);
@@ -118,6 +118,8 @@ class Ended(NamedTuple):
     first: Id
     last: Id
     at_ms: int
+    limited: bool
+    """Messages of it were over the rate limit."""
 
 
 class Planned(NamedTuple):
@@ -238,18 +240,18 @@ class Run:
 
     def add_ended(self, shard: int, turns: Iterable[Ended]) -> None:
         self._db.executemany(
-            "insert or ignore into ended values (?, ?, ?, ?, ?, ?)",
-            ((shard, *turn.last, *turn.first, turn.at_ms) for turn in turns),
+            "insert or ignore into ended values (?, ?, ?, ?, ?, ?, ?)",
+            ((shard, *turn.last, *turn.first, turn.at_ms, turn.limited) for turn in turns),
         )
 
     def ended(self, key: str, shard: int) -> Iterator[Ended]:
         """Of a key, in the stream's order."""
         rows = self._db.execute(
-            "select ms, seq, first_ms, first_seq, at_ms from inputs join ended using (ms, seq) "
+            "select first_ms, first_seq, ms, seq, at_ms, limited from inputs join ended using (ms, seq) "
             "where key = ? and shard = ? order by ms, seq",
             (key, shard),
         )
-        yield from (Ended(first=(row[2], row[3]), last=(row[0], row[1]), at_ms=row[4]) for row in rows)
+        yield from (Ended((row[0], row[1]), (row[2], row[3]), row[4], bool(row[5])) for row in rows)
 
     def index(self) -> None:
         """Once all is there: find of each output the turn it belongs to, and forget those of none."""

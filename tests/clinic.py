@@ -91,9 +91,9 @@ class Clinic:
         self._said = 0
 
     @contextlib.asynccontextmanager
-    async def open(self, handler: Handler = reply, group: str = "inference") -> AsyncIterator[None]:
+    async def open(self, handler: Handler = reply, group: str = "inference", limit: int = 0) -> AsyncIterator[None]:
         """The group is served while the context is open, and has answered everybody at its end."""
-        here = Resources(topology=self.topology, settings=Settings(rate_limit_per_minute=0))
+        here = Resources(topology=self.topology, settings=Settings(rate_limit_per_minute=limit))
         worker = Worker(self.store, self.topology, self.topology.group(group), handler, here)
         running = asyncio.create_task(worker.run(5))
         try:

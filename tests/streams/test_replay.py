@@ -380,6 +380,19 @@ async def test_a_handler_of_batches_is_given_batches_of_one(clinic: Clinic) -> N
     assert (await clinic.replay(changes=changes)).verdicts == ["same"] * 2
 
 
+async def test_who_was_over_the_rate_limit_is_left_out_and_counted(clinic: Clinic) -> None:
+    # Given somebody who may write twice a minute: the third time they are told so, the fourth time nothing
+    async with clinic.open(limit=2):
+        for text in ("uno", "dos", "tres", "cuatro"):
+            await clinic.say(ANA, text)
+
+    # Then what a replay, which knows no limit, cannot repeat is no change
+    outcome = await clinic.replay()
+    assert outcome.verdicts == ["same", "same"]
+    assert (outcome.status, outcome["limited"]) == (0, 2)
+    assert outcome.texts() == ["uno", "dos"]
+
+
 async def three_messages_and_then_a_group(clinic: Clinic, order: str) -> None:
     """Ana is answered three times; then a group `counting`, of the handler that was written, reads all of it."""
     with (clinic.folder / "streams.toml").open("a") as file:
