@@ -88,7 +88,9 @@ def config(app: Starlette, settings: Settings) -> uvicorn.Config:
 
     No `limit_concurrency`: it counts idle connections too, so that whoever opens enough of them would lock out all.
     """
-    protocol = functools.partial(Protocol, patience=settings.ingress_timeout, most=_most_connections())
+    protocol = functools.partial(
+        Protocol, patience=settings.ingress_timeout, most=_most_connections(), short=app.state.short
+    )
     return uvicorn.Config(
         app,
         http=protocol,  # type: ignore[arg-type]  # a class to uvicorn, which only calls it
@@ -209,7 +211,9 @@ class _Server(uvicorn.Server):
         self._end()
 
     def _end(self) -> None:
-        _log.info("ingress.draining", requests=len(self.server_state.tasks))
+        connections = self.server_state.connections
+        answering = (isinstance(each, Protocol) and each.answering for each in connections)
+        _log.info("ingress.draining", requests=sum(answering))
         self.should_exit = True
         self._ending.set()
         for waiting in self.config.app.state.waiting:  # type: ignore[union-attr]

@@ -45,7 +45,9 @@ def would_start(topology: Topology, settings: Settings) -> None:
 
 def create_app(topology: Topology, settings: Settings, stores: Stores | None = None) -> Starlette:
     """
-    The ingress as an ASGI application.  `app.state.waiting` knows whoever waits for a reply.
+    The ingress as an ASGI application.
+
+    `app.state.waiting` knows whoever waits for a reply, `app.state.short` answers what need not pass through it.
 
     Args:
         stores: None opens REDIS_URL, and closes it in the end.
@@ -73,12 +75,13 @@ def create_app(topology: Topology, settings: Settings, stores: Stores | None = N
     routes = _routes(topology, settings, stores, appenders, chat, doorkeeper)
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Observed), Middleware(Quick, chat=chat, doorkeeper=doorkeeper, route=routes[0])],
+        middleware=[Middleware(Observed)],
         exception_handlers=errors.HANDLERS,
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     app.state.waiting, app.state.appenders = waiting, appenders
+    app.state.short = Quick(chat, doorkeeper, routes[0])
     return app
 
 

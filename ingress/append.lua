@@ -40,20 +40,31 @@ local function unread(stream)
   return true
 end
 
+local STREAM, MARK, TEXT, CALL, FIELDS, WAIT = 1, 2, 3, 4, 5, 6
+local marks = {} -- by their index in KEYS: what they say; false for nothing
+-- The entry, the text and the call of the message that left this mark; nil where there is none.
+local function known(index)
+  local mark = marks[index]
+  if mark == nil then
+    mark = redis.call('MGET', KEYS[index])[1] -- of another type than text it is as if it were not there
+    marks[index] = mark
+  end
+  if mark then return string.match(mark, '^([^|]*)|([^|]*)|([^|]*)') end
+end
+
 -- What becomes of each message of a request; nothing is written yet.
 local function judge(request)
   local verdicts, twins, more = {}, {}, {}
   for i, message in ipairs(request) do
-    local mark = redis.pcall('GET', KEYS[message.mark])
-    local entry, text, call = string.match(type(mark) == 'string' and mark or '', '^([^|]*)|([^|]*)|([^|]*)')
-    local twin = twins[message.mark]
+    local twin = twins[message[MARK]]
+    local entry, text, call = known(message[MARK])
     if entry then
-      verdicts[i] = {call == message.call and 'new' or text == message.text and 'duplicate' or 'reused', entry}
+      verdicts[i] = {call == message[CALL] and 'new' or text == message[TEXT] and 'duplicate' or 'reused', entry}
     elseif twin then
-      verdicts[i] = {request[twin].text == message.text and 'duplicate' or 'reused', twin}
+      verdicts[i] = {request[twin][TEXT] == message[TEXT] and 'duplicate' or 'reused', twin}
     else
-      twins[message.mark] = i
-      more[message.stream] = (more[message.stream] or 0) + 1
+      twins[message[MARK]] = i
+      more[message[STREAM]] = (more[message[STREAM]] or 0) + 1
     end
   end
   for index, count in pairs(more) do
@@ -76,7 +87,7 @@ end
 
 -- The newest connection gets the answer; whoever waited for it until now is told.
 local function wait(message, entry)
-  local told = message.wait
+  local told = message[WAIT]
   local bell, older = string.match(redis.call('HGET', KEYS[2], entry) or '', '^%d+|([^|]*)|(.*)$')
   redis.call('HSET', KEYS[2], entry, string.format('%.0f|%s|%s', now + told.ms, told.bell, told.ticket))
   if redis.call('PTTL', KEYS[2]) < told.ms then redis.call('PEXPIRE', KEYS[2], told.ms) end
@@ -104,16 +115,16 @@ local function hurry(entry, group)
 end
 
 local function append(message)
-  local stream = head.streams[message.stream]
-  local command = {'XADD', stream.key}
+  local stream, entry = head.streams[message[STREAM]], nil
   if stream.drops then
-    command[3], command[4], command[5] = 'MAXLEN', '~', stream[3]
+    entry = redis.call('XADD', stream.key, 'MAXLEN', '~', stream[3], '*', unpack(message[FIELDS]))
+  else
+    entry = redis.call('XADD', stream.key, '*', unpack(message[FIELDS]))
   end
-  command[#command + 1] = '*'
-  for _, part in ipairs(message.fields) do command[#command + 1] = part end
-  local entry = redis.call(unpack(command))
   stream.length = stream.length + 1
-  redis.call('SET', KEYS[message.mark], entry .. '|' .. message.text .. '|' .. message.call, 'PX', head.mark_ms)
+  local mark = entry .. '|' .. message[TEXT] .. '|' .. message[CALL]
+  redis.call('SET', KEYS[message[MARK]], mark, 'PX', head.mark_ms)
+  marks[message[MARK]] = mark
   return entry
 end
 
@@ -143,8 +154,7 @@ local function may_write()
 end
 
 local results = {'ok'}
-for r = 2, #ARGV do
-  local request = cmsgpack.unpack(ARGV[r])
+for r, request in ipairs(cmsgpack.unpack(ARGV[2])) do
   local verdicts = judge(request)
   if type(verdicts) == 'table' then
     for i, message in ipairs(request) do
@@ -154,19 +164,19 @@ for r = 2, #ARGV do
         if refused then return refused end
         verdict = {'new', append(message)}
         verdicts[i] = verdict
-        if message.wait then wait(message, verdict[2]) end
+        if message[WAIT] then wait(message, verdict[2]) end
       elseif type(verdict[2]) == 'number' then
         verdict[2] = verdicts[verdict[2]][2]
-      elseif verdict[1] == 'duplicate' and message.wait and unanswered(verdict[2], message.wait.group) then
+      elseif verdict[1] == 'duplicate' and message[WAIT] and unanswered(verdict[2], message[WAIT].group) then
         local refused = may_write()
         if refused then return refused end
         wait(message, verdict[2])
-        hurry(verdict[2], message.wait.group)
+        hurry(verdict[2], message[WAIT].group)
       end
-      if verdict[1] == 'duplicate' then repeated(KEYS[message.mark]) end
+      if verdict[1] == 'duplicate' then repeated(KEYS[message[MARK]]) end
     end
   end
-  results[r] = verdicts
+  results[r + 1] = verdicts
 end
 -- A WAIT behind us waits for our own writes only; what was here already may have reached no replica yet.
 if head.durable then

@@ -120,14 +120,11 @@ class Appender:
         """
         if not arrivals:
             return []
-        try:
-            return await self._appended(arrivals)
-        except (Backlog, Unavailable):
-            _SHED.inc(len(arrivals))
-            raise
-
-    async def _appended(self, arrivals: Sequence[Arrival]) -> list[Appended]:
         await self.pressure.refresh()
+        return await self.appending(arrivals)
+
+    def appending(self, arrivals: Sequence[Arrival]) -> asyncio.Future[list[Appended]]:
+        """The same at once, with the room that there was when it was last looked at."""
         size = sum(len(arrival.body) + 500 for arrival in arrivals)
         done: asyncio.Future[list[Appended]] = asyncio.get_running_loop().create_future()
         self._calls += 1
@@ -135,7 +132,7 @@ class Appender:
         if self._writing is None:
             # In nobody's context: it writes for all of them, and what it logs is not this request's.
             self._writing = asyncio.create_task(self._write_all(), context=Context())
-        return await done
+        return done
 
     async def _write_all(self) -> None:
         try:
@@ -230,18 +227,17 @@ class Appender:
             packed = []
             for number, arrival in enumerate(request.arrivals):
                 place(names.stream(arrival.stream))
-                mark = marks.name(names, self.digest, arrival.key, arrival.message_id)
-                message: dict[str, Any] = {
-                    "stream": streams.setdefault(arrival.stream, len(streams) + 1),
-                    "mark": place(mark),
-                    "text": marks.digest(self.digest, arrival.text),
-                    "call": f"{request.call}.{number}",
-                    "fields": _fields(arrival),
-                }
+                message: list[Any] = [
+                    streams.setdefault(arrival.stream, len(streams) + 1),
+                    place(marks.name(names, self.digest, arrival.key, arrival.message_id)),
+                    marks.digest(self.digest, arrival.text),
+                    f"{request.call}.{number}",
+                    _fields(arrival),
+                ]
                 if arrival.waiter:
-                    message["wait"] = msgspec.structs.asdict(arrival.waiter) | self._answering(arrival, place)
+                    message.append(msgspec.structs.asdict(arrival.waiter) | self._answering(arrival, place))
                 packed.append(message)
-            requests.append(_pack(packed))
+            requests.append(packed)
         head = {
             "digest": self.digest.decode(),  # Redis's msgpack knows text but no binary
             "mark_ms": SCARCE_MARK_MS if self.pressure.scarce else MARK_MS,
@@ -250,7 +246,7 @@ class Appender:
             "durable": self._durability.command is not None,
             "streams": [[index[names.stream(name)], name, *self._limits(name)] for name in streams],
         }
-        return keys, [_pack(head), *requests]
+        return keys, [_pack(head), _pack(requests)]
 
     def _limits(self, name: str) -> tuple[int, bool, bool]:
         """Of a stream: its `max_len`, whether somebody reads it, and whether it takes nothing new now."""
@@ -276,6 +272,8 @@ class Appender:
 
 def _fail(request: _Request, error: Exception) -> None:
     if not request.done.done():
+        if isinstance(error, (Backlog, Unavailable)):
+            _SHED.inc(len(request.arrivals))
         request.done.set_exception(error)
 
 

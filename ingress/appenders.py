@@ -74,6 +74,13 @@ class Appenders(Each[Appender]):
             results.update(zip(numbers, outcome, strict=True))
         return [results[number] for number in range(len(arrivals))]
 
+    def appending(self, arrival: Arrival) -> asyncio.Future[list[Appended]] | None:
+        """`append` of one, at once; None, and nothing was done, where something has to be asked before."""
+        if not self._agreed:
+            return None
+        appender = self.of(arrival.key)
+        return None if appender.pressure.high else appender.appending([arrival])
+
     async def _agree(self) -> None:
         """One key for the hashes of all shards, so that a mark still says who wrote when people move to another."""
         first = self._stores.first

@@ -102,14 +102,22 @@ class Chat:
             metadata=metadata(said.metadata),
         )
 
-    async def accept(self, inbound: Inbound, trace: str) -> bytes:
+    def appending(self, inbound: Inbound, trace: str) -> asyncio.Future[list[Appended]] | None:
+        """Append what nobody waits for; None, and nothing was done, where that is not to be had at once."""
+        return self._appenders.appending(arrival_of(inbound, trace))
+
+    def accepted(self, inbound: Inbound, appending: asyncio.Future[list[Appended]]) -> bytes:
         """
-        Append what nobody waits for; the body of its 202.
+        What came of it: the body of its 202.
 
         Raises:
             Refused, Unavailable, Backlog
         """
-        return wire.encode(_receipt(inbound, await self._append(inbound, trace)))
+        try:
+            found = appending.result()
+        except Unavailable as error:
+            raise unavailable(error, message_id=inbound.message_id) from error
+        return wire.encode(_receipt(inbound, _noted(found, inbound)))
 
     async def say(self, request: Request) -> Response:
         """POST /chat/{user_id}/messages"""
@@ -151,7 +159,7 @@ class Chat:
         return Json({"user_id": user_id, "paused": False, "until": None})
 
     async def _accepted(self, request: Request, inbound: Inbound) -> Response:
-        return Json(await self.accept(inbound, trace_of(request)), 202)
+        return Json(_receipt(inbound, await self._append(inbound, trace_of(request))), 202)
 
     async def _answered(self, request: Request, inbound: Inbound, ticket: Ticket) -> Response:
         appended = await self._append(inbound, trace_of(request), ticket)
@@ -178,21 +186,25 @@ class Chat:
         return _told(claim, receipt, repeat=repeat)
 
     async def _append(self, inbound: Inbound, trace: str, ticket: Ticket | None = None) -> Appended:
-        arrival = arrival_of(inbound, trace, ticket)
         try:
-            [appended] = await self._appenders.append([arrival])
+            found = await self._appenders.append([arrival_of(inbound, trace, ticket)])
         except Unavailable as error:
             # So that the client can repeat it even where we made the id.
             raise unavailable(error, message_id=inbound.message_id) from error
-        if appended.outcome == "reused":
-            raise Refused(
-                409,
-                "message_id_reused",
-                f"message_id {inbound.message_id!r} of this person is that of another text; nothing was appended",
-                entry_id=appended.entry_id,
-            )
-        note(appended, inbound)
-        return appended
+        return _noted(found, inbound)
+
+
+def _noted(found: list[Appended], inbound: Inbound) -> Appended:
+    [appended] = found
+    if appended.outcome == "reused":
+        raise Refused(
+            409,
+            "message_id_reused",
+            f"message_id {inbound.message_id!r} of this person is that of another text; nothing was appended",
+            entry_id=appended.entry_id,
+        )
+    note(appended, inbound)
+    return appended
 
 
 def trace_of(request: Request) -> str:

@@ -21,22 +21,32 @@ from streams.errors import Unavailable
 _log = logs.get("ingress")
 
 
-async def refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)  # noqa: S101 - registered for it
+def answered(error: Exception, route: str) -> Response:
+    """
+    What is said to one of EXPECTED; the log has it, too.
+
+    Args:
+        route: its pattern, for a path would tell who is meant.
+    """
+    refused = _refused(error)
     # Telling strangers apart from mistakes: who is turned away at the door, or by us, is worth a warning.
-    ours = error.status >= 500 and not error.told
-    level = _log.warning if error.status in (401, 403) or ours else _log.info
-    level("request.refused", route=route_of(request), status=error.status, error=error.code)
-    return answer(error)
+    ours = refused.status >= 500 and not refused.told
+    level = _log.warning if refused.status in (401, 403) or ours else _log.info
+    level("request.refused", route=route, status=refused.status, error=refused.code)
+    return answer(refused)
 
 
-async def unavailable(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Unavailable)  # noqa: S101 - registered for it
-    return await refused(request, chat.unavailable(error))
+def _refused(error: Exception) -> Refused:
+    if isinstance(error, Unavailable):
+        return chat.unavailable(error)
+    if isinstance(error, Backlog):
+        return Refused(503, "backlog", f"{error}; try again", headers={"Retry-After": "10"})
+    assert isinstance(error, Refused)  # noqa: S101 - there are no others
+    return error
 
 
-async def backlog(request: Request, error: Exception) -> Response:
-    return await refused(request, Refused(503, "backlog", f"{error}; try again", headers={"Retry-After": "10"}))
+async def expected(request: Request, error: Exception) -> Response:
+    return answered(error, _route_of(request))
 
 
 async def http(request: Request, error: Exception) -> Response:
@@ -45,20 +55,19 @@ async def http(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allowed = ", ".join(sorted(_methods(request)))
         detail = f"{request.method} is not for this route; it takes {allowed}"
-        return await refused(request, Refused(405, "method_not_allowed", detail, headers={"Allow": allowed}))
-    return await refused(request, Refused(404, "not_found", "there is no such route; docs/http.md lists them"))
+        return await expected(request, Refused(405, "method_not_allowed", detail, headers={"Allow": allowed}))
+    return await expected(request, Refused(404, "not_found", "there is no such route; docs/http.md lists them"))
 
+
+EXPECTED = (Refused, Unavailable, Backlog)
 
 HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
-    Refused: refused,
-    Unavailable: unavailable,
-    Backlog: backlog,
+    **dict.fromkeys(EXPECTED, expected),
     HTTPException: http,
 }
 
 
-def route_of(request: Request) -> str:
-    """The route's pattern: a path would tell who is meant."""
+def _route_of(request: Request) -> str:
     return str(getattr(request.scope.get("route"), "path", "none"))
 
 

@@ -15,6 +15,9 @@ from ingress.refusal import Refused, answer
 from streams import log as logs
 from streams import metrics
 
+HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+"""Of every answer; the last where it has none of its own."""
+
 _log = logs.get("ingress")
 
 
@@ -34,9 +37,7 @@ class Observed:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 names = {name for name, _ in message["headers"]}
-                message["headers"].append((b"x-content-type-options", b"nosniff"))
-                if b"cache-control" not in names:
-                    message["headers"].append((b"cache-control", b"no-store"))
+                message["headers"] += HEADERS if b"cache-control" not in names else HEADERS[:1]
                 waited = b"preference-applied" in names
             await send(message)
 
@@ -50,13 +51,23 @@ class Observed:
                 raise
             await answer(Refused(500, "internal", "a mistake of ours; the log has it"))(scope, receive, watch)
         if status:
-            _count(_route(scope), status).inc()
-            if not waited:
-                metrics.REQUEST_SECONDS.observe(time.perf_counter() - started)
+            count(_route(scope), status, None if waited else time.perf_counter() - started)
+
+
+def count(route: str, status: int, seconds: float | None) -> None:
+    """
+    One request more.
+
+    Args:
+        seconds: it took; None where it waited for a reply.
+    """
+    _counter(route, status).inc()
+    if seconds is not None:
+        metrics.REQUEST_SECONDS.observe(seconds)
 
 
 @functools.cache
-def _count(route: str, status: int) -> Any:
+def _counter(route: str, status: int) -> Any:
     return metrics.REQUESTS.labels(route, str(status))
 
 

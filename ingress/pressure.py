@@ -43,6 +43,11 @@ class Pressure:
         """Redis is full enough for marks to live less long."""
         return self._seen.share >= memory.MARKS_SHORTEN
 
+    @property
+    def high(self) -> bool:
+        """There was no room when it was last looked at."""
+        return bool(self._full) or self._seen.share >= memory.SHED
+
     def fault(self, stream: str) -> CauceError | None:
         """What a message for this stream is refused with: Unavailable (Redis is nearly full), Backlog, or nothing."""
         if self._seen.share >= memory.SHED:
@@ -55,7 +60,7 @@ class Pressure:
 
     async def refresh(self) -> None:
         """Where there was no room, see whether there is by now: an ingress that refuses all appends nothing."""
-        if self._full or self._seen.share >= memory.SHED:
+        if self.high:
             self.look()
             if self._looking is not None:
                 await asyncio.wait({self._looking})
@@ -109,7 +114,7 @@ class Pressure:
         try:
             with contextlib.suppress(Unavailable):
                 await self._measure()
-                if self._full or self._seen.share >= memory.SHED:
+                if self.high:
                     await self.relieve()
         finally:
             self._looking = None

@@ -15,6 +15,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from ingress.brief import Answer, Brief, Short
 from ingress.refusal import Refused
 from ingress.whole import Whole
 from streams import metrics, wire
@@ -42,13 +43,16 @@ class Protocol(HttpToolsProtocol):
     Args:
         patience: seconds in which a request has to be here, and an answer to be read.
         most: connections of this process.
+        short: who answers what the application need not see.
     """
 
     connections: set[Protocol]  # type: ignore[assignment]  # uvicorn's names all protocols that it has
 
-    def __init__(self, *args: Any, patience: float, most: int, **more: Any) -> None:
+    cycle: RequestResponseCycle | Brief  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, patience: float, most: int, short: Short, **more: Any) -> None:
         super().__init__(*args, **more)
-        self._patience, self._most = patience, most
+        self._patience, self._most, self._short = patience, most, short
         self._unparsed = bytearray()
         self._cost = self._bodiless = 0
         self._arriving = False
@@ -56,7 +60,9 @@ class Protocol(HttpToolsProtocol):
         self._due: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
         self._last_word: Refused | None = None
-        self._in_work: RequestResponseCycle | None = None
+        self._in_work: RequestResponseCycle | Brief | None = None
+        self._brief: Brief | None = None
+        """What is arriving, where the application need not see it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -86,23 +92,30 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        self._expect()
-        self._unparsed += data
-        self._parse()
+        if len(data) <= PIECE and not self._unparsed and not self.pipeline and not self._ending():
+            self._parse_piece(data)
+            self._expect_the_rest()
+        else:
+            self._unparsed += data
+            self._parse()
 
     def _parse(self) -> None:
         """Give the parser what is here, unless enough requests wait for their answers."""
         while self._unparsed and len(self.pipeline) < AHEAD and not self._ending():
             piece = bytes(self._unparsed[:PIECE])
             del self._unparsed[:PIECE]
-            self._bodiless += len(piece)
-            self._feed(piece)
-            # The parser gathers a header until it ends, and would do so for ever.
-            if self._bodiless > MOST_HEADERS + PIECE and not self._ending():
-                self.send_400_response("the headers do not end")
+            self._parse_piece(piece)
         if self._ending():
             self._unparsed.clear()
         self._flow.hold(bool(self._unparsed))
+        self._expect_the_rest()
+
+    def _parse_piece(self, piece: bytes) -> None:
+        self._bodiless += len(piece)
+        self._feed(piece)
+        # The parser gathers a header until it ends, and would do so for ever.
+        if self._bodiless > MOST_HEADERS + PIECE and not self._ending():
+            self.send_400_response("the headers do not end")
 
     def _feed(self, data: bytes) -> None:
         """
@@ -129,19 +142,29 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._cost = self._bodiless = 0
         self._arriving = True
-        self._expect()
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        self._bound(url)
+        self._bound(len(url) + PART_COST)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._bound(name, value)
+        self._bound(len(name) + len(value) + 2 * PART_COST)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if not self._wants_another_protocol():
+        if self._wants_another_protocol():
+            return
+        parser = self.parser
+        # Who does not read its answers is for uvicorn, which waits for it.
+        if (
+            (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and self._short.may(parser.get_method(), self.url, self.headers)
+        ):
+            keep_alive = parser.get_http_version() == "1.1" and parser.should_keep_alive()
+            self.cycle = self._in_work = self._brief = Brief(keep_alive=keep_alive)
+        else:
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -156,6 +179,35 @@ class Protocol(HttpToolsProtocol):
                 self._due.cancel()
                 self._due = None
             super().on_message_complete()
+            if self._brief is not None:
+                brief, self._brief = self._brief, None
+                self._answer_briefly(brief)
+
+    def _answer_briefly(self, brief: Brief) -> None:
+        if self._short.take(self.headers, bytes(brief.body), lambda answer: self._answer(brief, answer)):
+            return
+        brief.response_complete = True
+        super().on_headers_complete()
+        self.cycle.keep_alive &= brief.keep_alive
+        super().on_body(bytes(brief.body))
+        super().on_message_complete()
+
+    def _answer(self, brief: Brief, answer: Answer) -> None:
+        if brief.disconnected:
+            return
+        lines = [STATUS_LINE[answer.status]]
+        for name, value in (*self.server_state.default_headers, *answer.headers):
+            lines += (name, b": ", value, b"\r\n")
+            if name == b"connection":  # as it ends, the server says that it closes
+                brief.keep_alive = False
+        if not brief.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines += (b"content-length: %d\r\n\r\n" % len(answer.body), answer.body)
+        self._whole.write_whole(b"".join(lines))
+        brief.response_complete = True
+        if not brief.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def on_response_complete(self) -> None:
         self._whole.flush()
@@ -177,8 +229,8 @@ class Protocol(HttpToolsProtocol):
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
-    def _bound(self, *parts: bytes) -> None:
-        self._cost += sum(map(len, parts)) + len(parts) * PART_COST
+    def _bound(self, cost: int) -> None:
+        self._cost += cost
         if self._cost > MOST_HEADERS:
             raise httptools.HttpParserError("the headers are too long")
 
@@ -189,11 +241,16 @@ class Protocol(HttpToolsProtocol):
         if self._due is None and not self._ending():
             self._due = self.loop.call_later(self._patience, self._too_late)
 
+    def _expect_the_rest(self) -> None:
+        """Unless what came ended with a request, which is ours to answer, or nothing has begun since an answer."""
+        if self._arriving or not (self.answering or self.timeout_keep_alive_task):
+            self._expect()
+
     def _too_late(self) -> None:
         self._due = None
         if self._ending():
             return
-        if self._answering():
+        if self.answering:
             self._expect()  # the client waits for us, not we for it
         elif self._arriving and (self.cycle is None or not self.cycle.response_started or self.cycle.response_complete):
             self._hang_up(Refused(408, "request_timeout", f"the request was not here within {self._patience:g} s"))
@@ -223,9 +280,11 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._hang_up(Refused(400, "malformed_http", f"this is no HTTP request we can read: {msg}"))
 
-    def _answering(self) -> bool:
+    @property
+    def answering(self) -> bool:
         """A request that is all here has no answer yet."""
-        under_way = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        cycle = self.cycle
+        under_way = cycle is not None and not cycle.response_complete and not cycle.more_body
         return under_way or bool(self.pipeline)
 
     def _ending(self) -> bool:
@@ -234,7 +293,7 @@ class Protocol(HttpToolsProtocol):
     def _hang_up(self, refused: Refused) -> None:
         """Answer with this and close, behind the answers to what was asked before."""
         self._last_word = refused
-        if self._answering():
+        if self.answering:
             return
         body = wire.encode(refused.body)
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
@@ -259,7 +318,7 @@ class Protocol(HttpToolsProtocol):
 
     def _patient(self) -> asyncio.TimerHandle | None:
         """Until when this connection may be silent; None where it is we who are."""
-        if self._answering() or self.transport.is_closing():
+        if self.answering or self.transport.is_closing():
             return None
         return self.timeout_keep_alive_task or self._due
 

@@ -1,71 +1,99 @@
 """
-POST /chat as it nearly always comes, past what costs more than the message: routing, Starlette's request and response.
+POST /chat as it nearly always comes, past what costs more than the message: a task, ASGI, routing.
 
-Decides nothing that the route does not: where a header asks for more than the usual, the body is not here in one piece,
-or anything at all is wrong with it, the route gets the request with what was read of it, and answers.
+Decides nothing that the route does not: where a header asks for more than the usual, where there may be no room, or
+anything at all is wrong with the body, the route gets the request and answers.
 """
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import asyncio
+import time
+from contextvars import Context
+from typing import NamedTuple
 
-from ingress import access, errors
+from starlette.routing import Route
+
+from ingress import access, errors, observed
 from ingress.access import Access
+from ingress.append import Appended
+from ingress.brief import Answer, Headers, Then
 from ingress.chat import Chat, Said
-from ingress.pressure import Backlog
 from ingress.refusal import Refused
 from streams import log as logs
 from streams import wire
-from streams.errors import Unavailable
+from streams.wire import Inbound
 
 _ONCE = frozenset({b"host", b"content-type", b"traceparent", b"authorization", b"x-api-key"})
-_UNUSUAL = frozenset({b"prefer", b"idempotency-key", b"origin", b"content-encoding", b"transfer-encoding"})
+_UNUSUAL = frozenset({b"prefer", b"idempotency-key", b"origin", b"content-encoding", b"transfer-encoding", b"expect"})
 _JSON = (b"application/json", b"application/json; charset=utf-8")
+_HEADERS = [(b"content-type", b"application/json"), *observed.HEADERS]
+_log = logs.get("ingress")
+
+
+class _Asked(NamedTuple):
+    """A request that was taken."""
+
+    inbound: Inbound
+    began: float
+    then: Then
 
 
 class Quick:
     """
-    ASGI middleware around the routes.
+    What protocol.py asks before it makes a request of it.
 
     Args:
         route: that of POST /chat, under which its requests are counted.
     """
 
-    def __init__(self, app: ASGIApp, chat: Chat, doorkeeper: Access, route: Route) -> None:
-        self._app, self._chat, self._doorkeeper, self._route = app, chat, doorkeeper, route
+    def __init__(self, chat: Chat, doorkeeper: Access, route: Route) -> None:
+        self._chat, self._doorkeeper, self._route = chat, doorkeeper, route.path
+        self._url = route.path.encode()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != self._route.path or scope["method"] != "POST":
-            return await self._app(scope, receive, send)
-        given = _usual(scope["headers"])
-        if given is None or not self._doorkeeper.knows(given):
-            return await self._app(scope, receive, send)
-        message = await receive()
-        inbound = None
-        if message["type"] == "http.request" and not message.get("more_body"):
-            try:
-                inbound = self._chat.inbound(access.decode(message["body"], Said))
-            except Refused:
-                pass  # said by the route
-        if inbound is None:
-            return await self._app(scope, _again(message, receive), send)
-        scope["path_params"], scope["route"] = {}, self._route
+    def may(self, method: bytes, url: bytes, headers: Headers) -> bool:
+        """Is it for us, by its head?"""
+        if url != self._url or method != b"POST":
+            return False
+        given = _usual(headers)
+        return given is not None and self._doorkeeper.knows(given)
+
+    def take(self, headers: Headers, body: bytes, then: Then) -> bool:
+        """Answer to `then`, soon; False: nothing was done, for the route has to."""
+        began = time.perf_counter()
         try:
-            trace = wire.trace_from(given.get(b"traceparent", b"").decode("latin-1"))
-            logs.trace.set(trace)
-            body = await self._chat.accept(inbound, trace)
-        except (Refused, Unavailable, Backlog) as error:
-            response = await errors.HANDLERS[type(error)](Request(scope), error)
-            return await response(scope, receive, send)
-        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": 202, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-        return None
+            inbound = self._chat.inbound(access.decode(body, Said))
+        except Refused:
+            return False  # said by the route
+        given = [value.decode("latin-1") for name, value in headers if name == b"traceparent"]
+        trace = wire.trace_from(given[0] if given else None)
+        appending = self._chat.appending(inbound, trace)
+        if appending is None:
+            return False
+        context = Context()
+        context.run(logs.trace.set, trace)
+        asked = _Asked(inbound, began, then)
+        appending.add_done_callback(lambda done: self._answer(asked, done), context=context)
+        return True
+
+    def _answer(self, asked: _Asked, done: asyncio.Future[list[Appended]]) -> None:
+        try:
+            answer = Answer(202, _HEADERS, self._chat.accepted(asked.inbound, done))
+        except Exception as error:
+            answer = self._refusal(error)
+        asked.then(answer)
+        observed.count(self._route, answer.status, time.perf_counter() - asked.began)
+
+    def _refusal(self, error: Exception) -> Answer:
+        if not isinstance(error, errors.EXPECTED):
+            _log.exception("request.failed", route=self._route)
+            error = Refused(500, "internal", "a mistake of ours; the log has it")
+        response = errors.answered(error, self._route)
+        named = [(name, value) for name, value in response.raw_headers if name != b"content-length"]
+        return Answer(response.status_code, [*named, *observed.HEADERS], bytes(response.body))
 
 
-def _usual(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes] | None:
+def _usual(headers: Headers) -> dict[bytes, bytes] | None:
     """What matters of the headers; None where they ask for more than the usual."""
     found: dict[bytes, bytes] = {}
     for name, value in headers:
@@ -76,13 +104,3 @@ def _usual(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes] | None:
     if not small.isdigit() or len(small) > 5 or found.get(b"content-type", _JSON[0]).lower() not in _JSON:
         return None
     return found if int(small) <= access.CHAT_BYTES else None
-
-
-def _again(message: Message, receive: Receive) -> Receive:
-    """What was received, once more."""
-    given = [message]
-
-    async def once_more() -> Message:
-        return given.pop() if given else await receive()
-
-    return once_more

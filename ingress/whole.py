@@ -19,6 +19,9 @@ class Whole:
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._head = b""
+        self.is_closing = transport.is_closing
+        self.write_whole = transport.write
+        """What needs not wait."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -39,6 +42,3 @@ class Whole:
     def close(self) -> None:
         self.flush()
         self._transport.close()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()

@@ -18,7 +18,7 @@ from streams.keys import Keys
 
 def digest(key: bytes, *parts: str) -> str:
     """Redis is not to tell who wrote, nor what; lengths keep ("a", "bc") and ("ab", "c") apart."""
-    whole = "".join(f"{len(part)}:{part}" for part in parts)
+    whole = "".join([f"{len(part)}:{part}" for part in parts])
     return hashlib.blake2b(whole.encode(errors="replace"), key=key[:64], digest_size=16).hexdigest()
 
 

@@ -17,6 +17,8 @@ LONGEST_ID = 256
 """Characters of a message's id; WhatsApp's have about 60."""
 
 _NUMBER = re.compile(r"\+?[0-9 ().-]+")
+_SPELT = re.compile(r"\+[0-9]{7,15}")
+"""As we spell them."""
 
 
 class Unusable(CauceError):
@@ -30,6 +32,8 @@ def person(user_id: str, *, phone_numbers: bool = True) -> str:
     Raises:
         Unusable: empty, too long, or with characters that an id must not have.
     """
+    if _SPELT.fullmatch(user_id):
+        return user_id
     _check(user_id, LONGEST)
     if user_id != user_id.strip():
         raise Unusable("must not begin or end with a space")

@@ -121,12 +121,14 @@ def decode(body: bytes, shape: type[T], version: str = VERSION) -> T:
 
 
 _random = random.Random(secrets.randbits(256))  # noqa: S311 - no secret
+_NEITHER_IS_ZERO = 1 << 64 | 1
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def new_trace() -> str:
     """A fresh W3C traceparent, sampled.  Its ids have to differ, and keep no secret."""
-    return f"00-{_random.getrandbits(128) | 1:032x}-{_random.getrandbits(64) | 1:016x}-01"
+    ids = f"{_random.getrandbits(192) | _NEITHER_IS_ZERO:048x}"
+    return f"00-{ids[:32]}-{ids[32:]}-01"
 
 
 def trace_from(header: str | None) -> str:

@@ -65,9 +65,9 @@ class Front:
             return
         assert reply[0] == b"ok"
         self.expire()
-        for index, verdicts in enumerate(reply[1:], 1):
+        for told, verdicts in zip(call.told(1), reply[1:], strict=True):
             news: dict[str, Mark] = {}
-            request = call.told(index)
+            request = [dict(zip(("stream", "mark", "text", "call", "fields", "wait"), each)) for each in told]
             # What is known is judged before anything of the request is appended.
             known = [self.marks.get(call.keys[message["mark"] - 1]) for message in request]
             for message, mark, (outcome, entry) in zip(request, known, verdicts, strict=True):
