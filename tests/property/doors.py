@@ -67,7 +67,9 @@ class Front:
         self.expire()
         for told, verdicts in zip(call.told(1), reply[1:], strict=True):
             news: dict[str, Mark] = {}
-            request = [dict(zip(("stream", "mark", "text", "call", "fields", "wait"), each)) for each in told]
+            request = [
+                dict(zip(("stream", "mark", "text", "call", "fields", "wait"), each, strict=False)) for each in told
+            ]
             # What is known is judged before anything of the request is appended.
             known = [self.marks.get(call.keys[message["mark"] - 1]) for message in request]
             for message, mark, (outcome, entry) in zip(request, known, verdicts, strict=True):

@@ -132,23 +132,22 @@ MUTATIONS = {
     "a group is made again at the end": Mutation(turns, "_OPEN", "local from = at or", "local from = at and '$' or"),
     "what was taken is not pending again": Mutation(turns, "_OPEN", "redis.call(unpack(claim))", ""),
     "a message is not deduplicated": Mutation(
-        append,
-        "_APPEND",
-        "redis.call('SET', KEYS[message.mark], entry .. '|'",
-        "redis.call('SET', KEYS[1] .. 'x', entry .. '|'",
+        append, "_APPEND", "if mark then return string.match(mark", "if false then return string.match(mark"
     ),
-    "a repeat inside the ingress is a duplicate": Mutation(append, "_APPEND", "call == message.call and 'new' or ", ""),
+    "a repeat inside the ingress is a duplicate": Mutation(
+        append, "_APPEND", "call == message[CALL] and 'new' or ", ""
+    ),
     "another text is a duplicate": Mutation(
-        append, "_APPEND", "or text == message.text and 'duplicate' or 'reused', entry}", "or 'duplicate', entry}"
+        append, "_APPEND", "or text == message[TEXT] and 'duplicate' or 'reused', entry}", "or 'duplicate', entry}"
     ),
     "nobody who waits is registered": Mutation(
-        append, "_APPEND", "if message.wait then wait(message, verdict[2]) end", ""
+        append, "_APPEND", "if message[WAIT] then wait(message, verdict[2]) end", ""
     ),
     "who waits for what was answered is registered": Mutation(
-        append, "_APPEND", "and unanswered(verdict[2], message.wait.group) then", "then"
+        append, "_APPEND", "and unanswered(verdict[2], message[WAIT].group) then", "then"
     ),
     "a repeat that waits sits out the window": Mutation(
-        append, "_APPEND", "        hurry(verdict[2], message.wait.group)\n", ""
+        append, "_APPEND", "        hurry(verdict[2], message[WAIT].group)\n", ""
     ),
     "anybody withdraws a registration": Mutation(waiting, "_WITHDRAW", "~= ARGV[2] then", "== nil then"),
     "a reply is claimed after its time": Mutation(
