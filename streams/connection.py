@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from hiredis import pack_command
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AuthenticationError,
     InvalidResponse,
@@ -33,7 +33,7 @@ from streams import metrics
 from streams.errors import Unavailable
 from streams.keys import Keys
 from streams.outage import LOST_AFTER, Outage
-from streams.routes import Direct, Route
+from streams.routes import Connections, Direct, Route
 from streams.scripts import Script
 from streams.trouble import AWAY, FULL, READ_ONLY, code_of
 
@@ -184,7 +184,7 @@ class Store:
             try:
                 async with asyncio.timeout(silence or SILENCE):
                     pool = instead or await self._route.pool()
-                    connection = await pool.get_connection()
+                    connection = await pool.borrow()
                     maybe_written = True
                     replies = await _exchange(pool, connection, commands, asking=instead is not None)
                 if (trouble := _trouble(replies, raising=raising)) is None:
@@ -216,7 +216,7 @@ class Store:
         self._outage.fails(call, since, why, readable=readable)
         return Unavailable(why, maybe_written=maybe_written, told=True)
 
-    def _heard(self, call: str, pool: ConnectionPool, replies: list[Any]) -> None:
+    def _heard(self, call: str, pool: Connections, replies: list[Any]) -> None:
         refused = [each for each in replies if isinstance(each, ResponseError) and code_of(each) in READ_ONLY]
         for reply in refused:
             self._route.learn(pool, reply)  # the next call may find the new master
@@ -241,7 +241,7 @@ def prefix(namespace: str) -> str:
 
 
 async def _exchange(
-    pool: ConnectionPool, connection: AbstractConnection, commands: Sequence[Sequence[Argument]], *, asking: bool
+    pool: Connections, connection: AbstractConnection, commands: Sequence[Sequence[Argument]], *, asking: bool
 ) -> list[Any]:
     if asking:
         commands = [command for each in commands for command in (("ASKING",), each)]
@@ -259,7 +259,7 @@ async def _exchange(
         await connection.disconnect(nowait=True)
         raise
     finally:
-        await pool.release(connection)
+        pool.give_back(connection)
 
 
 async def _send(connection: AbstractConnection, commands: Sequence[Sequence[Argument]]) -> None:
@@ -318,7 +318,7 @@ class Follower:
 
     def __init__(self, route: Route) -> None:
         self._route = route
-        self._pool: ConnectionPool | None = None
+        self._pool: Connections | None = None
         self._connection: AbstractConnection | None = None
 
     async def read(self, after: dict[str, str], block_ms: int, count: int = 1) -> list[tuple[str, list[Entry]]]:
@@ -372,7 +372,8 @@ class Follower:
             await self.close()
             self._pool, self._connection = pool, pool.make_connection()
         connection = self._connection
-        await connection.connect()
+        if not connection.is_connected:
+            await connection.connect()
         if self._connection is not connection:  # closed meanwhile
             await connection.disconnect(nowait=True)
             raise LostConnection("the connection was closed while it was made")

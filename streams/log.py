@@ -8,6 +8,8 @@ in development, debug in production), and that what people write is never logged
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import json
 import logging
 import os
@@ -15,7 +17,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -53,6 +55,9 @@ MOST_OF_THEM = 200
 SPOKEN = frozenset({"message", "text", "body", "content", "reply", "prompt", "caption"})
 """Fields that may hold what somebody wrote.  Only their length is logged; see `reply.shown`."""
 
+ASIDE = 0.001
+"""Seconds; by then the call to Redis is under way that the message is waiting for."""
+
 KEY_VARIABLE = "CAUCE_LOG_KEY"
 """Where `cauce up` hands its processes one key, so that a wamid has the same hash in all their lines."""
 
@@ -87,8 +92,10 @@ class Log:
             self._say(logging.INFO, event, fields)
         elif _Quiet.production:
             self._say(logging.DEBUG, event, fields)
-        elif self._logger.isEnabledFor(logging.DEBUG) or _pace.admits():
+        elif self._logger.isEnabledFor(logging.DEBUG):
             self._say(logging.INFO, event, fields)
+        elif self._logger.isEnabledFor(logging.INFO) and _pace.admits():
+            _aside.put(self._logger, event, fields)
 
     def warning(self, event: str, /, **fields: object) -> None:
         self._say(logging.WARNING, event, fields)
@@ -102,6 +109,7 @@ class Log:
 
     def _say(self, level: int, event: str, fields: Mapping[str, object], *, traceback: bool = False) -> None:
         if self._logger.isEnabledFor(level):
+            _aside.write()
             extra = {"event": event, "fields": fields}
             self._logger.log(level, event, extra=extra, exc_info=traceback, stacklevel=3)
 
@@ -139,6 +147,50 @@ class _Pace:
 _pace = _Pace()
 
 
+class _Aside:
+    """
+    Lines about single messages, written a moment later: a message is not to wait while something is said of it.
+
+    Before any other line, so that all stand in their order, and when the process ends by itself.
+    """
+
+    def __init__(self) -> None:
+        self._lines: list[tuple[logging.Logger, str, Mapping[str, object], float, str]] = []
+        self._writer: asyncio.AbstractEventLoop | None = None
+        """The loop that is going to."""
+        atexit.register(self.write)
+
+    def put(self, logger: logging.Logger, event: str, fields: Mapping[str, object]) -> None:
+        self._lines.append((logger, event, fields, time.time(), trace.get()))
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.write()
+            return
+        if loop is not self._writer:
+            self._writer = loop
+            loop.call_later(ASIDE, self.write, context=Context())
+
+    def write(self) -> None:
+        self._writer = None
+        lines, self._lines = self._lines, []
+        for logger, event, fields, at, traceparent in lines:
+            extra = {"event": event, "fields": fields}
+            record = logger.makeRecord(logger.name, logging.INFO, "", 0, event, (), None, extra=extra)
+            record.created = at
+            said = trace.set(traceparent)
+            logger.handle(record)
+            trace.reset(said)
+
+
+_aside = _Aside()
+
+
+def flush() -> None:
+    """Write what was put aside."""
+    _aside.write()
+
+
 def get(name: str) -> Log:
     """The log of a part of Cauce: `get("inference")`."""
     return Log(name)
@@ -151,6 +203,7 @@ def configure(settings: Settings, stream: Out | None = None, *, digest_key: byte
     Args:
         digest_key: keys the hashes that stand for wamids; None takes KEY_VARIABLE, else makes one.
     """
+    flush()
     _Quiet.production = settings.production
     out: Out = stream or sys.stderr
     mask = Mask(digest_key or os.environ.get(KEY_VARIABLE, "").encode() or None, _values_to_hide(settings))

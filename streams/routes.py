@@ -42,7 +42,7 @@ class Route(Protocol):
     clustered: bool
     """Keys of one call have to be in one slot, and a slot may be under way."""
 
-    async def pool(self) -> ConnectionPool:
+    async def pool(self) -> Connections:
         """
         Connections to the server that is thought to be the right one.
 
@@ -50,7 +50,7 @@ class Route(Protocol):
             redis.ConnectionError: nobody knows which.
         """
 
-    def learn(self, pool: ConnectionPool, trouble: Exception) -> ConnectionPool | None:
+    def learn(self, pool: Connections, trouble: Exception) -> Connections | None:
         """
         What came of asking this one.  Returns the server that is to be asked in its place, this once (ASK).
         """
@@ -63,9 +63,54 @@ Arrived = Callable[[AbstractConnection], Awaitable[None]]
 """What a new connection goes through before it is used; it says `on_connect` to it."""
 
 
-def connections(url: str, arrived: Arrived | None = None) -> ConnectionPool:
-    """Connections to one server, without anything of redis-py's that repeats or times out."""
-    return ConnectionPool.from_url(
+class Connections(ConnectionPool):
+    """
+    To one server, without anything of redis-py's that repeats or times out.
+
+    Lent and given back past redis-py's own, which asks, counts and locks on the way as long as a whole call takes.
+    """
+
+    def __init__(self, *args: Any, **how: Any) -> None:
+        super().__init__(*args, **how)
+        self._idle: list[AbstractConnection] = []
+        self._lent: set[AbstractConnection] = set()
+
+    def make_connection(self) -> AbstractConnection:
+        made: AbstractConnection = super().make_connection()  # type: ignore[no-untyped-call]
+        return made
+
+    async def borrow(self) -> AbstractConnection:
+        """One that is connected, until `give_back`.  Raises redis.RedisError, OSError."""
+        connection = self._idle.pop() if self._idle else self.make_connection()
+        self._lent.add(connection)
+        try:
+            if connection.is_connected and _hung_up(connection):
+                await connection.disconnect(nowait=True)
+            if not connection.is_connected:
+                await connection.connect()
+        except BaseException:
+            self.give_back(connection)
+            raise
+        return connection
+
+    def give_back(self, connection: AbstractConnection) -> None:
+        """In whatever state: one that is not connected is when it is needed."""
+        self._lent.discard(connection)
+        self._idle.append(connection)
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        await asyncio.gather(*(each.disconnect() for each in (*self._idle, *self._lent)), return_exceptions=True)
+
+
+def _hung_up(connection: AbstractConnection) -> bool:
+    """The server has, while it lay idle."""
+    reader: asyncio.StreamReader | None = getattr(connection, "_reader", None)
+    return reader is not None and (reader.at_eof() or reader.exception() is not None)
+
+
+def connections(url: str, arrived: Arrived | None = None) -> Connections:
+    return Connections.from_url(
         url,
         protocol=2,
         # Not redis-py's own: its wait_for swallows a cancellation that comes as the write ends (Python 3.11).
@@ -85,18 +130,18 @@ class Direct:
     def __init__(self, url: str) -> None:
         self._url = url
         self._pool = connections(url)
-        self._left: ConnectionPool | None = None
+        self._left: Connections | None = None
 
     def to(self, key: str) -> Route:
         return self
 
-    async def pool(self) -> ConnectionPool:
+    async def pool(self) -> Connections:
         if self._left is not None:
             left, self._left = self._left, None
             await left.disconnect()
         return self._pool
 
-    def learn(self, pool: ConnectionPool, trouble: Exception) -> None:
+    def learn(self, pool: Connections, trouble: Exception) -> None:
         # Its connections live on after a failover, and would be refused for ever; new ones lead to the new master.
         if code_of(trouble) == DEMOTED and pool is self._pool and self._left is None:
             self._left, self._pool = pool, connections(self._url)
@@ -120,9 +165,9 @@ class _Servers:
     def __init__(self, address: Address, arrived: Arrived | None = None) -> None:
         self._address = address
         self._arrived = arrived
-        self._pools: dict[Node, ConnectionPool] = {}
+        self._pools: dict[Node, Connections] = {}
 
-    def at(self, node: Node) -> ConnectionPool:
+    def at(self, node: Node) -> Connections:
         if node not in self._pools:
             self._pools[node] = connections(self._address.node(node), self._arrived)
         return self._pools[node]
@@ -143,26 +188,26 @@ class Sentinel:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._servers = _Servers(address, self._arrived)
-        self._master: ConnectionPool | None = None
+        self._master: Connections | None = None
         self._looking = asyncio.Lock()
 
     def to(self, key: str) -> Route:
         return self
 
-    async def pool(self) -> ConnectionPool:
+    async def pool(self) -> Connections:
         async with self._looking:
             if self._master is None:
                 self._master = await self._find()
             return self._master
 
-    def learn(self, pool: ConnectionPool, trouble: Exception) -> None:
+    def learn(self, pool: Connections, trouble: Exception) -> None:
         if pool is self._master:
             self._master = None
 
     async def close(self) -> None:
         await self._servers.close()
 
-    async def _find(self) -> ConnectionPool:
+    async def _find(self) -> Connections:
         node = await self._named()
         [(_, [role])] = await _ask_all([self._address.node(node)], ("ROLE",))
         if role[0] != b"master":
@@ -212,7 +257,7 @@ class Cluster:
         """The way to the slot of a key."""
         return _Slot(self, slot_of(key))
 
-    async def owner(self, slot: int) -> ConnectionPool:
+    async def owner(self, slot: int) -> Connections:
         """Connections to the master of a slot.  Raises redis.ConnectionError: nobody has it."""
         async with self._looking:
             if self._stale:
@@ -223,7 +268,7 @@ class Cluster:
             raise LostConnection(f"no node of the cluster has slot {slot}")
         return self._servers.at(node)
 
-    def learn(self, trouble: Exception) -> ConnectionPool | None:
+    def learn(self, trouble: Exception) -> Connections | None:
         if not isinstance(trouble, AskError) or not trouble.host:
             self._stale = True
             return None
@@ -267,10 +312,10 @@ class _Slot:
         self._cluster = cluster
         self._slot = slot
 
-    async def pool(self) -> ConnectionPool:
+    async def pool(self) -> Connections:
         return await self._cluster.owner(self._slot)
 
-    def learn(self, pool: ConnectionPool, trouble: Exception) -> ConnectionPool | None:
+    def learn(self, pool: Connections, trouble: Exception) -> Connections | None:
         return self._cluster.learn(trouble)
 
     async def close(self) -> None:

@@ -73,6 +73,7 @@ async def test_without_an_address_replies_are_settled_and_the_log_says_so_once(s
     async with process(store, None) as here:
         for _ in range(3):
             assert await deliver.handle(turn(here, reply())) is None
+    log.flush()
     assert lines.getvalue().count("delivery.unsent") == 1
     assert lines.getvalue().count("Con gusto te ayudo") == 3
 
@@ -83,6 +84,7 @@ async def test_what_is_said_is_printed_in_development_only(store):
         log.configure(Settings(environment=environment, log_level="debug"), lines)
         async with Sink() as sink, process(store, sink.url, environment=environment) as here:
             await deliver.handle(turn(here, reply()))
+        log.flush()
         assert lines.getvalue().count("Con gusto te ayudo") == printed
         assert lines.getvalue().count("delivery.sent") == 1
         assert "59112345678" not in lines.getvalue()
