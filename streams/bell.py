@@ -13,8 +13,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from streams.connection import Argument, Store, order
+from streams.connection import Store, order
 from streams.errors import Unavailable
+from streams.line import Argument
 from streams.tables import Group
 
 BLOCK_MS = 2_000

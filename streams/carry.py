@@ -13,9 +13,10 @@ from itertools import islice
 from pathlib import Path
 
 from streams import wire
-from streams.connection import Argument, Store
+from streams.connection import Store
 from streams.errors import CauceError, ConfigurationError
 from streams.keys import shard_of
+from streams.line import Argument
 from streams.logbook import Head, Logged, line_of
 from streams.pseudonyms import Pseudonyms
 from streams.scripts import script

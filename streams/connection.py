@@ -16,8 +16,6 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from hiredis import pack_command
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AuthenticationError,
     InvalidResponse,
@@ -32,12 +30,11 @@ from redis.exceptions import TimeoutError as TooSlow
 from streams import metrics
 from streams.errors import Unavailable
 from streams.keys import Keys
+from streams.line import Argument, Line
 from streams.outage import LOST_AFTER, Outage
 from streams.routes import Connections, Direct, Route
 from streams.scripts import Script
 from streams.trouble import AWAY, FULL, READ_ONLY, code_of
-
-Argument = bytes | str | int | float
 
 PAGE = 500
 """Keys that Redis looks at for one answer to SCAN."""
@@ -184,9 +181,9 @@ class Store:
             try:
                 async with asyncio.timeout(silence or SILENCE):
                     pool = instead or await self._route.pool()
-                    connection = await pool.borrow()
+                    line = await pool.borrow()
                     maybe_written = True
-                    replies = await _exchange(pool, connection, commands, asking=instead is not None)
+                    replies = await _exchange(pool, line, commands, asking=instead is not None)
                 if (trouble := _trouble(replies, raising=raising)) is None:
                     metrics.redis_call(call, time.perf_counter() - begun)
                     self._heard(call, pool, replies)
@@ -241,35 +238,19 @@ def prefix(namespace: str) -> str:
 
 
 async def _exchange(
-    pool: Connections, connection: AbstractConnection, commands: Sequence[Sequence[Argument]], *, asking: bool
+    pool: Connections, line: Line, commands: Sequence[Sequence[Argument]], *, asking: bool
 ) -> list[Any]:
     if asking:
         commands = [command for each in commands for command in (("ASKING",), each)]
     try:
-        await _send(connection, commands)
-        replies: list[Any] = []
-        for _ in commands:
-            try:
-                replies.append(await connection.read_response())
-            except ResponseError as error:
-                replies.append(error)
+        replies = await line.ask(commands)
         return replies[1::2] if asking else replies
     except BaseException:
         # Half an exchange leaves replies under way that the next user would take for its own.
-        await connection.disconnect(nowait=True)
+        line.close()
         raise
     finally:
-        pool.give_back(connection)
-
-
-async def _send(connection: AbstractConnection, commands: Sequence[Sequence[Argument]]) -> None:
-    # Packed in C: redis-py's own way, in Python, costs as much as all the rest of a call.
-    packed = b"".join([pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]  # its stub
-    try:
-        await connection.send_packed_command(packed)
-    except (RuntimeError, TypeError) as error:
-        # uvloop's word, and that of newer asyncio, for a connection that was reset while it lay in the pool.
-        raise LostConnection(str(error)) from error
+        pool.give_back(line)
 
 
 def _trouble(replies: list[Any], *, raising: bool) -> RedisError | None:
@@ -319,7 +300,9 @@ class Follower:
     def __init__(self, route: Route) -> None:
         self._route = route
         self._pool: Connections | None = None
-        self._connection: AbstractConnection | None = None
+        self._line: Line | None = None
+        self._closed = 0
+        """How often."""
 
     async def read(self, after: dict[str, str], block_ms: int, count: int = 1) -> list[tuple[str, list[Entry]]]:
         """
@@ -343,10 +326,10 @@ class Follower:
         commands = [["XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *streams], *([then] if then else [])]
         try:
             async with asyncio.timeout(block_ms / 1000 + SILENCE):
-                connection = await self._connected()
-                await _send(connection, commands)
-                reply = await connection.read_response()
-                answer = await self._answer(connection) if then else None
+                line = await self._connected()
+                reply, *answers = await line.ask(commands)
+            if isinstance(reply, RedisError):
+                raise reply
         except (ResponseError, InvalidResponse) as error:
             await self._leave(error)
             told = code_of(error) in AWAY | READ_ONLY
@@ -357,27 +340,23 @@ class Follower:
         except BaseException:
             await self.close()
             raise
+        answer = answers[0] if answers and not isinstance(answers[0], RedisError) else None
         return [(name.decode(), entries(found)) for name, found in reply or []], answer
 
-    async def _answer(self, connection: AbstractConnection) -> Any:
-        try:
-            return await connection.read_response()
-        except ResponseError:
-            return None
-
-    async def _connected(self) -> AbstractConnection:
+    async def _connected(self) -> Line:
         pool = await self._route.pool()
-        if pool is not self._pool or self._connection is None:
-            # Others have found that the server is no longer the one; it would be silent for ever, and not lost.
-            await self.close()
-            self._pool, self._connection = pool, pool.make_connection()
-        connection = self._connection
-        if not connection.is_connected:
-            await connection.connect()
-        if self._connection is not connection:  # closed meanwhile
-            await connection.disconnect(nowait=True)
+        line = self._line
+        if pool is self._pool and line is not None and line.open:
+            return line
+        # Perhaps others have found that the server is no longer the one; it would be silent for ever, and not lost.
+        await self.close()
+        self._pool, closed = pool, self._closed
+        line = await pool.line()
+        if self._closed != closed:  # meanwhile
+            line.close()
             raise LostConnection("the connection was closed while it was made")
-        return connection
+        self._line = line
+        return line
 
     async def _leave(self, trouble: Exception) -> None:
         """The server of the next read may be another."""
@@ -386,6 +365,7 @@ class Follower:
         await self.close()
 
     async def close(self) -> None:
-        if self._connection is not None:
-            await self._connection.disconnect(nowait=True)
-            self._connection = None
+        self._closed += 1
+        if self._line is not None:
+            self._line.close()
+            self._line = None

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from streams import published
-from streams.connection import Argument, Store, info
+from streams.connection import Store, info
+from streams.line import Argument
 from streams.stores import Stores
 from streams.survey import GroupView, survey
 from streams.topology import Topology

@@ -21,6 +21,7 @@ from redis.exceptions import ConnectionError as LostConnection
 
 from streams.addresses import Address, Node
 from streams.keys import crc16
+from streams.line import Line
 from streams.trouble import DEMOTED, code_of
 
 ASKED = 0.5
@@ -72,41 +73,40 @@ class Connections(ConnectionPool):
 
     def __init__(self, *args: Any, **how: Any) -> None:
         super().__init__(*args, **how)
-        self._idle: list[AbstractConnection] = []
-        self._lent: set[AbstractConnection] = set()
+        self._idle: list[Line] = []
+        self._lent: set[Line] = set()
 
     def make_connection(self) -> AbstractConnection:
         made: AbstractConnection = super().make_connection()  # type: ignore[no-untyped-call]
         return made
 
-    async def borrow(self) -> AbstractConnection:
-        """One that is connected, until `give_back`.  Raises redis.RedisError, OSError."""
-        connection = self._idle.pop() if self._idle else self.make_connection()
-        self._lent.add(connection)
-        try:
-            if connection.is_connected and _hung_up(connection):
-                await connection.disconnect(nowait=True)
-            if not connection.is_connected:
-                await connection.connect()
-        except BaseException:
-            self.give_back(connection)
-            raise
-        return connection
+    async def borrow(self) -> Line:
+        """A line that is open, until `give_back`.  Raises redis.RedisError, OSError."""
+        while self._idle:
+            line = self._idle.pop()
+            if line.open:
+                break
+        else:
+            line = await self.line()
+        self._lent.add(line)
+        return line
 
-    def give_back(self, connection: AbstractConnection) -> None:
-        """In whatever state: one that is not connected is when it is needed."""
-        self._lent.discard(connection)
-        self._idle.append(connection)
+    def give_back(self, line: Line) -> None:
+        """One that is closed is forgotten."""
+        self._lent.discard(line)
+        if line.open:
+            self._idle.append(line)
+
+    async def line(self) -> Line:
+        """A new one, for its owner to close.  Raises redis.RedisError, OSError."""
+        connection = self.make_connection()
+        await connection.connect()
+        return Line(connection)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
-        await super().disconnect(inuse_connections)
-        await asyncio.gather(*(each.disconnect() for each in (*self._idle, *self._lent)), return_exceptions=True)
-
-
-def _hung_up(connection: AbstractConnection) -> bool:
-    """The server has, while it lay idle."""
-    reader: asyncio.StreamReader | None = getattr(connection, "_reader", None)
-    return reader is not None and (reader.at_eof() or reader.exception() is not None)
+        for line in (*self._idle, *self._lent):
+            line.close()
+        self._idle.clear()
 
 
 def connections(url: str, arrived: Arrived | None = None) -> Connections:

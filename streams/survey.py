@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from streams import lag
-from streams.connection import Argument, Store
+from streams.connection import Store
+from streams.line import Argument
 from streams.stores import Stores
 from streams.tables import Group
 from streams.topology import Topology

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streams import moments, wire
-from streams.connection import Argument, Store
+from streams.connection import Store
 from streams.effects import Handler, Message, Output, Turn
 from streams.endings import Ending, entry, read_progress
 from streams.errors import CauceError, Unavailable
 from streams.groups import Registration
+from streams.line import Argument
 from streams.scripts import script
 from streams.tables import Group
 from streams.topology import Topology

@@ -18,11 +18,12 @@ from streams import log
 from streams.bell import Bell
 from streams.buckets import Calendar
 from streams.committer import Committer
-from streams.connection import Argument, Store
+from streams.connection import Store
 from streams.effects import Handler, Output
 from streams.errors import Unavailable
 from streams.housekeeping import Housekeeping
 from streams.inwork import InWork
+from streams.line import Argument
 from streams.pace import Pace
 from streams.room import Room, places
 from streams.tables import Group

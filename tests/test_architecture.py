@@ -18,8 +18,8 @@ FLOORS = {
     "people retry_after published rates moments pace journal marks wamids timeline pastturns changes pseudonyms "
     "buckets timings",
     # 1: Redis's verbs, and what every process says and counts
-    1: "routes connection stores lag watch turns batches endings handlers log metrics survey bell doors layout outage "
-    "memory groups backlog pulse traces rewriting disk sieve journals runs compare tallies",
+    1: "line routes connection stores lag watch turns batches endings handlers log metrics survey bell doors layout "
+    "outage memory groups backlog pulse traces rewriting disk sieve journals runs compare tallies",
     # 2: the runtime
     2: "worker inwork room process committer housekeeping retention deadletters mover replay erase stories receipts "
     "finding probe watchdog garbage embedded anew logbook sandbox gathering carry analytics",
@@ -45,7 +45,8 @@ ONLY_IN = {
     "processors.inference.quietly": f"processors/inference/pipeline.py {EXPORT}",
     "openvino": "processors/inference/quietly.py",
     "openvino_genai": "processors/inference/quietly.py",
-    "redis": "streams/connection.py streams/routes.py",
+    "redis": "streams/line.py streams/routes.py",
+    "hiredis": "streams/line.py",
     "redis.exceptions": "streams/",
     "psycopg": "processors/archive/postgres.py",
     "sqlite3": "processors/archive/sqlite.py processors/archive/importing.py streams/runs.py",

@@ -1,0 +1,92 @@
+"""A connection of redis-py's, spoken over by us."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import warnings
+
+import pytest
+from conftest import Server
+from redis.exceptions import ConnectionError as LostConnection
+from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
+
+from streams.line import Line
+from streams.routes import connections
+
+
+async def test_replies_come_as_they_were_sent_and_errors_in_their_place(any_server: Server) -> None:
+    pool = connections(any_server.url)
+    line = await pool.borrow()
+    replies = await line.ask(
+        [("SET", "a", "é"), ("GET", "a"), ("LPUSH", "a", 1), ("EVALSHA", "0" * 40, 0), ("GET", "b")]
+    )
+    assert replies[:2] == [b"OK", "é".encode()]
+    assert isinstance(replies[2], ResponseError)
+    assert str(replies[2]).startswith("WRONGTYPE")
+    assert isinstance(replies[3], NoScriptError)
+    assert replies[4] is None
+    large = "x" * 300_000
+    assert await line.ask([("SET", "a", large), ("GET", "a")]) == [b"OK", large.encode()]
+    pool.give_back(line)
+    assert await pool.borrow() is line, "one that is open is lent again"
+    await pool.disconnect()
+    assert not line.open
+
+
+async def test_one_that_the_server_has_closed_is_not_lent_again(any_server: Server) -> None:
+    pool = connections(any_server.url)
+    first, second = await pool.borrow(), await pool.borrow()
+    [number] = await first.ask([("CLIENT", "ID")])
+    pool.give_back(first)
+    await second.ask([("CLIENT", "KILL", "ID", number)])
+    pool.give_back(second)
+    while first.open:  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0)
+    assert await pool.borrow() is second
+    assert await pool.borrow() not in (first, second)
+    with pytest.raises(LostConnection):
+        await first.ask([("PING",)])
+    await pool.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("said", "error"), [(b"", LostConnection), (b"?what\r\n", InvalidResponse), (b"+PONG\r\n+more\r\n", None)]
+)
+async def test_a_server_that_speaks_otherwise_is_hung_up_on(said: bytes, error: type[Exception] | None) -> None:
+    asked = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while b"PING" not in (got := await reader.read(4096)):
+            writer.write(b"+OK\r\n" * got.count(b"*"))
+        asked.set()
+        writer.write(said)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        pool = connections(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        line = await pool.borrow()
+        if error is None:
+            assert (await line.ask([("PING",)]))[0] == b"PONG"
+        else:
+            with pytest.raises(error):
+                await line.ask([("PING",)])
+        while line.open:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0)
+        await pool.disconnect()
+
+
+async def test_nothing_is_left_of_one_that_was_closed(any_server: Server) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pool = connections(any_server.url)
+        line: Line | None = await pool.borrow()
+        assert line is not None
+        asking = asyncio.create_task(line.ask([("BLPOP", "nobody", 0)]))
+        await asyncio.sleep(0)
+        line.close()
+        with pytest.raises(LostConnection):
+            await asking
+        pool.give_back(line)
+        line = asking = None  # type: ignore[assignment]
+        gc.collect()
