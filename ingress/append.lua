@@ -1,7 +1,7 @@
 -- append: take what several requests bring, each all or nothing: dedupe mark, entry and waiting request as one act.
 --
 -- KEYS  1 digest (the key of our hashes)  2 waiting  3 groups, then whatever the arguments point to
--- ARGV  1 msgpack: {digest, mark_ms, door = prefix, bells = prefix, durable, streams = {{index in KEYS, name, max_len,
+-- ARGV  1 msgpack: {digest, mark_ms, door = prefix, bells = prefix, durable, waits = whether anybody does, streams = {{index in KEYS, name, max_len,
 --         whether streams.toml has a reader, whether it takes nothing new now}, …}}
 --       2… msgpack, one for each request: a list of {stream = index in ARGV 1, mark = index in KEYS, text, call, fields,
 --       wait = {ms, bell, ticket, group = {key, cursor, box, due, hints, bell} of who answers, in KEYS, or nil} or nil}
@@ -12,16 +12,18 @@
 -- A script, because "have we had it?" and "now we have" must be one act, and a reply may not overtake its waiter.
 -- Safe to repeat: a mark with our own call in it says that this very call has been here before.
 --
--- What can fail is looked at before the first write.  That first write is SET: a full Redis refuses it (it never
--- refuses DEL or HDEL) and, once it has passed, refuses none of the others.  So at OOM nothing is appended.
+-- What can fail is looked at before the first write.  That is an XADD or a SET: a full Redis refuses it (it never refuses
+-- DEL or HDEL) and, once it has passed, refuses none of the others.  So at OOM nothing is appended.
 local head = cmsgpack.unpack(ARGV[1])
 local digest = redis.call('GET', KEYS[1])
 if digest and digest ~= head.digest then return {'digest', digest} end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
 
 local function of_another_type(key) return {'refused', key .. ' is a ' .. redis.call('TYPE', key).ok} end
-if type(redis.pcall('HLEN', KEYS[2])) == 'table' then return of_another_type(KEYS[2]) end
+if head.waits and type(redis.pcall('HLEN', KEYS[2])) == 'table' then return of_another_type(KEYS[2]) end
 for _, stream in ipairs(head.streams) do
   stream.key = KEYS[stream[1]]
   stream.length = redis.pcall('XLEN', stream.key)
@@ -89,7 +91,7 @@ end
 local function wait(message, entry)
   local told = message[WAIT]
   local bell, older = string.match(redis.call('HGET', KEYS[2], entry) or '', '^%d+|([^|]*)|(.*)$')
-  redis.call('HSET', KEYS[2], entry, string.format('%.0f|%s|%s', now + told.ms, told.bell, told.ticket))
+  redis.call('HSET', KEYS[2], entry, string.format('%.0f|%s|%s', now() + told.ms, told.bell, told.ticket))
   if redis.call('PTTL', KEYS[2]) < told.ms then redis.call('PEXPIRE', KEYS[2], told.ms) end
   if older and older ~= told.ticket then
     ring(head.bells .. bell, 'ticket', older, 'entry', entry, 'replaced', '1')
@@ -108,24 +110,10 @@ end
 local function hurry(entry, group)
   if not group or not redis.call('ZSCORE', KEYS[group.box], boxed(entry)) then return end
   if redis.call('HEXISTS', KEYS[group.hints], 'p:' .. group.key) == 1 then return end
-  if redis.call('ZADD', KEYS[group.due], 'XX', 'LT', 'CH', string.format('%.0f', now), group.key) == 1 then
+  if redis.call('ZADD', KEYS[group.due], 'XX', 'LT', 'CH', string.format('%.0f', now()), group.key) == 1 then
     redis.call('HSET', KEYS[group.hints], 'h:' .. group.key, '1')
     ring(KEYS[group.bell], 'hurried', entry)
   end
-end
-
-local function append(message)
-  local stream, entry = head.streams[message[STREAM]], nil
-  if stream.drops then
-    entry = redis.call('XADD', stream.key, 'MAXLEN', '~', stream[3], '*', unpack(message[FIELDS]))
-  else
-    entry = redis.call('XADD', stream.key, '*', unpack(message[FIELDS]))
-  end
-  stream.length = stream.length + 1
-  local mark = entry .. '|' .. message[TEXT] .. '|' .. message[CALL]
-  redis.call('SET', KEYS[message[MARK]], mark, 'PX', head.mark_ms)
-  marks[message[MARK]] = mark
-  return entry
 end
 
 -- A server that takes no writes now, in a failover for one, is the caller's to repeat, as for every script.
@@ -141,7 +129,7 @@ local function repeated(mark)
   local told = redis.pcall('GET', mark)
   local kept, times = string.match(type(told) == 'string' and told or '', '^([^|]*|[^|]*|[^|]*)|?(%d*)')
   if not kept then return end
-  redis.pcall('SET', mark, string.format('%s|%d:%.0f', kept, (tonumber(times) or 0) + 1, now), 'KEEPTTL')
+  redis.pcall('SET', mark, string.format('%s|%d:%.0f', kept, (tonumber(times) or 0) + 1, now()), 'KEEPTTL')
 end
 
 local writing = false
@@ -153,6 +141,25 @@ local function may_write()
   end
 end
 
+-- Returns the entry, or nil and what the caller is to be told.
+local function append(message)
+  local refused = not digest and may_write() -- who comes after us is to find by what marks are hashed
+  if refused then return nil, refused end
+  local stream, entry = head.streams[message[STREAM]], nil
+  if stream.drops then
+    entry = redis.pcall('XADD', stream.key, 'MAXLEN', '~', stream[3], '*', unpack(message[FIELDS]))
+  else
+    entry = redis.pcall('XADD', stream.key, '*', unpack(message[FIELDS]))
+  end
+  if type(entry) == 'table' then return nil, writing and redis.error_reply(entry.err) or refusal(entry.err) end
+  writing = true
+  stream.length = stream.length + 1
+  local mark = entry .. '|' .. message[TEXT] .. '|' .. message[CALL]
+  redis.call('SET', KEYS[message[MARK]], mark, 'PX', head.mark_ms)
+  marks[message[MARK]] = mark
+  return entry
+end
+
 local results = {'ok'}
 for r, request in ipairs(cmsgpack.unpack(ARGV[2])) do
   local verdicts = judge(request)
@@ -160,9 +167,9 @@ for r, request in ipairs(cmsgpack.unpack(ARGV[2])) do
     for i, message in ipairs(request) do
       local verdict = verdicts[i]
       if not verdict then
-        local refused = may_write()
+        local entry, refused = append(message)
         if refused then return refused end
-        verdict = {'new', append(message)}
+        verdict = {'new', entry}
         verdicts[i] = verdict
         if message[WAIT] then wait(message, verdict[2]) end
       elseif type(verdict[2]) == 'number' then

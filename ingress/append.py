@@ -244,6 +244,7 @@ class Appender:
             "door": names.of("door") + ":",
             "bells": names.of("bell") + ":",
             "durable": self._durability.command is not None,
+            "waits": any(arrival.waiter for request in batch for arrival in request.arrivals),
             "streams": [[index[names.stream(name)], name, *self._limits(name)] for name in streams],
         }
         return keys, [_pack(head), _pack(requests)]

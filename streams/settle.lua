@@ -23,8 +23,10 @@ local stream, leases, due, attempts, hints, waiting, dead, erased, journal =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local someone_waits = a.answers and redis.call('EXISTS', waiting) == 1
-local hinted = redis.call('EXISTS', hints) == 1 -- mostly nobody has one, and then nobody's is looked for
+-- Mostly nobody waits or has a hint, and then nobody's is looked for.
+local either = redis.call('EXISTS', waiting, hints) > 0
+local someone_waits = either and a.answers and redis.call('EXISTS', waiting) == 1
+local hinted = either and redis.call('EXISTS', hints) == 1
 local BODY = 6 -- where it stands among an output's fields
 local MOST_FIELDS = 2000 -- of an entry; Lua cannot hand many thousands of arguments to a command
 

@@ -31,10 +31,11 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local position = redis.call('GET', cursor)
 if not position then return {'nogroup'} end
 
--- Mostly nobody has one, and then nobody's is looked for.
+-- Mostly nobody has one or was erased, and then nobody's is looked for.
+local neither = redis.call('EXISTS', hints, erased) == 0
 local hinted
 local function any_hints()
-  if hinted == nil then hinted = redis.call('EXISTS', hints) == 1 end
+  if hinted == nil then hinted = not neither and redis.call('EXISTS', hints) == 1 end
   return hinted
 end
 local function hint_at(name, value)
@@ -48,6 +49,7 @@ local LEAST = 10 -- entries that are read though enough are due: those may be su
 local function ms_of(id) return tonumber(string.match(id, '^0*(%d+)%-')) end
 -- with boxes.lua
 -- with erased.lua
+if neither then salt = false end
 local TOLD = {key = true, type = true, ['for'] = true, replayed = true, now = true, origin = true}
 -- What is asked of an entry here; the others are its readers'.
 local function fields_of(flat)
@@ -144,8 +146,9 @@ end
 
 -- Into the boxes, and due when their time comes.  Returns the keys that may start here and now, those of which nothing
 -- was known, where nobody else is due; and whether any key is due at another time than before.
-local function lay(names, brought, nobody_due)
-  local leased, scores, dues, fresh = answers(names, 'HMGET', leases), answers(names, 'ZMSCORE', due), {}, {}
+local function lay(names, brought, anybody_waits, nobody_due)
+  local leased, dues, fresh = answers(names, 'HMGET', leases), {}, {}
+  local scores = anybody_waits and answers(names, 'ZMSCORE', due) or {}
   for i, key in ipairs(names) do
     tell(brought[key].members, 'ZADD', a.box .. key)
     if leased[i] then
@@ -314,7 +317,7 @@ for _, entry in ipairs(read) do
   end
 end
 tell(unseen, 'XACK', stream, a.group)
-local fresh, laid = lay(names, brought, not somebody_due)
+local fresh, laid = lay(names, brought, earliest, not somebody_due)
 if #read > 0 then redis.call('SET', cursor, read[#read][1]) end
 position = #read > 0 and read[#read][1] or position
 
@@ -327,7 +330,9 @@ local function grant(keys, known)
     boxes[i] = known and known[key].ids or of_box(key, a.turn_max)
     for _, id in ipairs(boxes[i]) do ids[#ids + 1] = id end
   end
-  local notes, states, leased, started, freed, dropped = notes_of(ids), states_of(keys), {}, {}, {}, {}
+  -- What was brought just now has never been started.
+  local notes, states = known and {} or notes_of(ids), states_of(keys)
+  local leased, started, freed, dropped = {}, {}, {}, {}
   for i, key in ipairs(keys) do
     local _, crashes = noted(notes[boxes[i][1] or ''])
     local suspect = crashes >= a.suspect_after
