@@ -241,14 +241,11 @@ end
 -- The state of each key; what of it is of another type than text is as if it were not there.
 local function states_of(keys)
   local names, states = {}, {}
-  for i, key in ipairs(keys) do
-    states[i] = {}
+  for _, key in ipairs(keys) do
     for kind = RECALL + 1, RECALL + a.recall do names[#names + 1] = ARGV[kind] .. key end
   end
-  for i, value in ipairs(answers(names, 'MGET')) do
-    local state = states[math.floor((i - 1) / a.recall) + 1]
-    state[#state + 1] = value
-  end
+  local values = answers(names, 'MGET')
+  for i = 1, #keys do states[i] = {unpack(values, (i - 1) * a.recall + 1, i * a.recall)} end
   return states
 end
 
@@ -303,13 +300,14 @@ for _, entry in ipairs(read) do
     local key = a.order == 'none' and id or f.key or ''
     just_read[id], entry.fields = entry, f
     local of = brought[key]
-    if not of then
-      of = {members = {}, ids = {}}
+    if of then
+      of.ids[#of.ids + 1] = id
+      of.members[#of.members + 1] = 0
+      of.members[#of.members + 1] = boxed(id)
+    else
+      of = {members = {0, boxed(id)}, ids = {id}} -- made in their size, for most have one
       brought[key], names[#names + 1] = of, key
     end
-    of.ids[#of.ids + 1] = id
-    of.members[#of.members + 1] = 0
-    of.members[#of.members + 1] = boxed(id)
     if f.now then
       of.hurry = of.hurry or {}
       of.hurry[#of.ids] = true
