@@ -161,6 +161,11 @@ async def test_a_start_that_only_buries_is_nobodys_attempt(store: Store) -> None
 
     # Given two messages of one person, whose worker died: one had its three starts, the other two
     guilty, other = await say(store, "+1", "guilty"), await say(store, "+1", "other")
+    top = a_topology(attempts=3)
+    died = turns.Turns(store, top, top.groups["g"], Handler(handle=handle))
+    await died.open()
+    assert (await died.take(1, 2, 0)).grants
+    await died.leave()
     await store.command("HSET", "group:g:attempts", guilty, "3:1::1728123456789:", other, "2:1::1728123456789:")
     async with working(store, handle, attempts=3):
         await until(settled(store))
