@@ -1,10 +1,9 @@
 """
 What is said to Redis, and what becomes of it when no answer comes.
 
-Which server it is said to is for routes.py to know; these two alone know redis-py.  Commands go out as bytes and
-replies come back as Redis sent them: no callbacks, no decoding.  redis-py's own retries are off; what is lost on the
-way is repeated here, the same call with the same arguments, so every script and every command given to a `Store` must
-be safe to repeat.
+Which server it is said to is for routes.py to know, how it is written and read for line.py.  Commands go out as bytes
+and replies come back as Redis sent them: no callbacks, no decoding.  What is lost on the way is repeated here, the same
+call with the same arguments, so every script and every command given to a `Store` must be safe to repeat.
 """
 
 from __future__ import annotations

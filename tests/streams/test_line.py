@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
+import subprocess
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Server
+import uvloop
+from conftest import Server, binary
 from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 
@@ -90,3 +96,34 @@ async def test_nothing_is_left_of_one_that_was_closed(any_server: Server) -> Non
         pool.give_back(line)
         line = asking = None  # type: ignore[assignment]
         gc.collect()
+
+
+@pytest.fixture
+def encrypted(short_path: Path) -> Iterator[str]:
+    """The address of a server that speaks TLS only, to a user with a password."""
+    key, certificate = short_path / "key.pem", short_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    files = ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-ca-cert-file", str(certificate)]
+    user = ["--user", "ana", "on", ">secreto", "~*", "&*", "+@all"]
+    server = Server(binary("redis-server"), "--tls-port", str(port), "--tls-auth-clients", "no", *files, *user)
+    yield f"rediss://ana:secreto@localhost:{port}/3?ssl_ca_certs={certificate}"
+    server.stop()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_it_is_spoken_through_tls_as_well(encrypted: str, run: Any) -> None:
+    async def speak() -> None:
+        pool = connections(encrypted)
+        line = await pool.borrow()
+        large = "x" * 300_000
+        replies = await line.ask([("ACL", "WHOAMI"), ("SET", "a", large), ("GET", "a"), ("CLIENT", "INFO")])
+        assert replies[:3] == [b"ana", b"OK", large.encode()]
+        assert b" db=3 " in replies[3]
+        await pool.disconnect()
+
+    run(speak())
