@@ -5,9 +5,10 @@ What every command of `cauce` begins and ends with: which files are meant, where
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,28 +110,38 @@ def ingress_url(settings: Settings, url: str | None) -> str:
     return (url or welcome.address(settings)).rstrip("/")
 
 
-def ask(place: Place, asking: Callable[[Stores], Awaitable[Any]]) -> Any:
+@contextlib.asynccontextmanager
+async def opened(place: Place, topology: Topology, patience: float = 5) -> AsyncIterator[Stores]:
     """
-    Run what a command asks of Redis, with its shards opened and closed around it.
+    The shards of Redis, closed behind whoever asks them.
+
+    Args:
+        patience: seconds for which a call is repeated while Redis cannot be reached.
 
     Raises:
-        ConfigurationError: no Redis is running.
+        ConfigurationError: no Redis is running, or it has another number of shards.
         Unavailable: it cannot be reached.
     """
-
     # Here, because `cauce --help` is to load nothing heavy.
     from streams import layout
     from streams.stores import Stores
 
+    settings = place.settings
+    url = redis_url(settings)
+    stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards, patience=patience)
+    try:
+        await layout.compare(stores)
+        yield stores
+    finally:
+        await stores.close()
+
+
+def ask(place: Place, asking: Callable[[Stores], Awaitable[Any]]) -> Any:
+    """Run what a command asks of Redis.  Raises as `opened`."""
+
     async def main() -> Any:
-        topology, settings = place.topology, place.settings
-        url = redis_url(settings)
-        stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards, patience=1)
-        try:
-            await layout.compare(stores)
+        async with opened(place, place.topology, patience=1) as stores:
             return await asking(stores)
-        finally:
-            await stores.close()
 
     return run(main())
 

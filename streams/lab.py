@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from msgspec.structs import replace
 from streams import entry, gathering, handlers, logbook, report, runs, sandbox
 from streams.changes import Changes, History, first_that_writes
 from streams.effects import Handler
-from streams.entry import Place, redis_url
+from streams.entry import Place
 from streams.errors import ConfigurationError
 from streams.gathering import Gathering, Range
 from streams.logbook import File
@@ -32,9 +31,7 @@ from streams.report import Facts, Form
 from streams.runs import Run
 from streams.sandbox import Sandbox
 from streams.steps import Steps
-from streams.stores import Stores
 from streams.tables import Group
-from streams.topology import Topology
 
 FOLDER = "replays"
 """Of DATA_DIR."""
@@ -119,7 +116,7 @@ class Lab:
                 run.tell("range", asked)
                 Gathering(run, self.group, asked, silence_ms=self.silence_ms, step=step).from_file(self.file)
             else:
-                async with log_of(self._place, self.topology) as stores:
+                async with entry.opened(self._place, self.topology) as stores:
                     seconds, micros = await stores.first.command("TIME")
                     asked = self._range(int(seconds) + int(micros) / 1e6)
                     run.tell("range", asked)
@@ -192,27 +189,6 @@ def _refuse_what_acts_outside(handler: Handler, group: Group) -> None:
             f"group {group.name} is not for replaying: its handler {group.handler} acts outside Redis, and would do so "
             "again; name another group, or with --handler one that only returns effects"
         )
-
-
-@contextlib.asynccontextmanager
-async def log_of(place: Place, topology: Topology) -> AsyncIterator[Stores]:
-    """
-    The stores whose log is read.
-
-    Raises:
-        ConfigurationError: no Redis is running, or it has another number of shards.
-        Unavailable: it cannot be reached.
-    """
-    from streams import layout
-
-    settings = place.settings
-    url = redis_url(settings)
-    stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards)
-    try:
-        await layout.compare(stores)
-        yield stores
-    finally:
-        await stores.close()
 
 
 def of_run(place: Place, name: str) -> Asked:

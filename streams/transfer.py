@@ -14,7 +14,7 @@ from streams.carry import Carrier
 from streams.entry import Place
 from streams.errors import ConfigurationError
 from streams.groups import counted
-from streams.lab import Asked, Lab, log_of
+from streams.lab import Asked, Lab
 from streams.logbook import File, Head, Logged
 from streams.pseudonyms import Pseudonyms
 from streams.runs import WAITING, WANTED, Input, Run
@@ -76,7 +76,7 @@ async def bring(place: Place, path: Path, *, yes: bool) -> int:
     file, topology, steps = File(path), place.topology, Steps()
     for stream in file.head.streams:
         _known(stream, topology, str(path))
-    async with log_of(place, topology) as stores:
+    async with entry.opened(place, topology) as stores:
         if not yes and not await entry.agreed(f"{path}: to be appended to {', '.join(file.head.streams)}?"):
             sys.stderr.write("nothing was done\n")
             return 1
@@ -130,7 +130,7 @@ async def into(place: Place, asked: Asked, stream: str, *, yes: bool) -> int:
             run.begin_anew()
             sys.stderr.write("nothing was done\n")
             return 1
-        async with log_of(place, lab.topology) as stores:
+        async with entry.opened(place, lab.topology) as stores:
             most = {stream: lab.topology.streams[stream].max_len}
             carrier = Carrier(stores, run.told("token"), most, keep_ids=False)
             with steps.measured("appending", total=total) as step:
