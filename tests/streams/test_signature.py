@@ -78,6 +78,15 @@ def test_the_hexadecimal_form_is_hmac_sha256_keyed_with_the_whole_text():
     assert not signature.hexadecimal_holds(by_hand, ["whsec_abc"], BODY + b" ")
 
 
+@pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 1000])
+def test_a_key_of_any_length_signs_as_the_standard_library_has_it(length):
+    key = bytes(range(256)) * 4
+    for body in (b"", BODY, BODY * 100):
+        expected = hmac.digest(key[:length], body, "sha256").hex()
+        assert signature.hexadecimal(key[:length], body) == f"sha256={expected}"
+        assert signature.hexadecimal(key[:length], body) == f"sha256={expected}", "the key is kept as it was"
+
+
 @pytest.mark.parametrize("header", ["", "sha256=", "sha256=zz", "sha1=00", "señal", "sha256=\udcff", "x" * 100_000])
 def test_a_header_that_is_no_signature_is_refused_without_an_error(header):
     assert not signature.hexadecimal_holds(header, ["key"], BODY)
