@@ -37,17 +37,27 @@ class Short(Protocol):
         ...
 
 
+class _Nobody:
+    """An event for which nobody waits."""
+
+    def set(self) -> None:
+        pass
+
+
 class Brief:
-    """What uvicorn's connection looks for in the cycle of a request, and we in ours."""
+    """
+    What uvicorn's connection looks for in the cycle of a request, and we in ours.
+
+    Args:
+        default_headers: of the server, as they are when the request comes; as it ends it closes with later ones only.
+    """
 
     response_started = False
+    message_event = _Nobody()
 
-    def __init__(self, *, keep_alive: bool) -> None:
+    def __init__(self, default_headers: Headers, *, keep_alive: bool) -> None:
+        self.default_headers = default_headers
         self.keep_alive = keep_alive
         self.body = bytearray()
         self.more_body = True
         self.response_complete = self.disconnected = False
-        self.message_event = self
-
-    def set(self) -> None:
-        """As `message_event`: nobody waits."""

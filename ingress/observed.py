@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingress.refusal import Refused, answer
@@ -49,9 +50,14 @@ class Observed:
             _log.exception("request.failed", route=_route(scope))
             if status:
                 raise
-            await answer(Refused(500, "internal", "a mistake of ours; the log has it"))(scope, receive, watch)
+            await mistake()(scope, receive, watch)
         if status:
             count(_route(scope), status, None if waited else time.perf_counter() - started)
+
+
+def mistake() -> Response:
+    """What is said where we are to blame."""
+    return answer(Refused(500, "internal", "a mistake of ours; the log has it"))
 
 
 def count(route: str, status: int, seconds: float | None) -> None:

@@ -163,7 +163,9 @@ class Protocol(HttpToolsProtocol):
             and self._short.may(parser.get_method(), self.url, self.headers)
         ):
             keep_alive = parser.get_http_version() == "1.1" and parser.should_keep_alive()
-            self.cycle = self._in_work = self._brief = Brief(keep_alive=keep_alive)
+            self.cycle = self._in_work = self._brief = Brief(
+                list(self.server_state.default_headers), keep_alive=keep_alive
+            )
         else:
             super().on_headers_complete()
 
@@ -184,23 +186,25 @@ class Protocol(HttpToolsProtocol):
                 self._answer_briefly(brief)
 
     def _answer_briefly(self, brief: Brief) -> None:
-        if self._short.take(self.headers, bytes(brief.body), lambda answer: self._answer(brief, answer)):
+        body, brief.body = bytes(brief.body), bytearray()
+        if self._short.take(self.headers, body, lambda answer: self._answer(brief, answer)):
             return
         brief.response_complete = True
         super().on_headers_complete()
         self.cycle.keep_alive &= brief.keep_alive
-        super().on_body(bytes(brief.body))
+        super().on_body(body)
         super().on_message_complete()
 
     def _answer(self, brief: Brief, answer: Answer) -> None:
         if brief.disconnected:
             return
         lines = [STATUS_LINE[answer.status]]
-        for name, value in (*self.server_state.default_headers, *answer.headers):
+        said = False
+        for name, value in (*brief.default_headers, *answer.headers):
             lines += (name, b": ", value, b"\r\n")
-            if name == b"connection":  # as it ends, the server says that it closes
-                brief.keep_alive = False
-        if not brief.keep_alive:
+            said = said or name == b"connection"  # the server says that it closes
+        brief.keep_alive &= not said
+        if not (brief.keep_alive or said):
             lines.append(b"connection: close\r\n")
         lines += (b"content-length: %d\r\n\r\n" % len(answer.body), answer.body)
         self._whole.write_whole(b"".join(lines))

@@ -19,7 +19,6 @@ from ingress.access import Access
 from ingress.append import Appended
 from ingress.brief import Answer, Headers, Then
 from ingress.chat import Chat, Said
-from ingress.refusal import Refused
 from streams import log as logs
 from streams import wire
 from streams.wire import Inbound
@@ -61,13 +60,13 @@ class Quick:
     def take(self, headers: Headers, body: bytes, then: Then) -> bool:
         """Answer to `then`, soon; False: nothing was done, for the route has to."""
         began = time.perf_counter()
-        try:
-            inbound = self._chat.inbound(access.decode(body, Said))
-        except Refused:
-            return False  # said by the route
         given = [value.decode("latin-1") for name, value in headers if name == b"traceparent"]
         trace = wire.trace_from(given[0] if given else None)
-        appending = self._chat.appending(inbound, trace)
+        try:
+            inbound = self._chat.inbound(access.decode(body, Said))
+            appending = self._chat.appending(inbound, trace)
+        except Exception:  # said by the route, be it a refusal or a mistake of ours
+            return False
         if appending is None:
             return False
         context = Context()
@@ -85,10 +84,11 @@ class Quick:
         observed.count(self._route, answer.status, time.perf_counter() - asked.began)
 
     def _refusal(self, error: Exception) -> Answer:
-        if not isinstance(error, errors.EXPECTED):
+        if isinstance(error, errors.EXPECTED):
+            response = errors.answered(error, self._route)
+        else:
             _log.exception("request.failed", route=self._route)
-            error = Refused(500, "internal", "a mistake of ours; the log has it")
-        response = errors.answered(error, self._route)
+            response = observed.mistake()
         named = [(name, value) for name, value in response.raw_headers if name != b"content-length"]
         return Answer(response.status_code, [*named, *observed.HEADERS], bytes(response.body))
 

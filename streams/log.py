@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextvars import Context, ContextVar
 from datetime import UTC, datetime
@@ -155,7 +156,7 @@ class _Aside:
     """
 
     def __init__(self) -> None:
-        self._lines: list[tuple[logging.Logger, str, Mapping[str, object], float, str]] = []
+        self._lines: deque[tuple[logging.Logger, str, Mapping[str, object], float, str]] = deque()
         self._writer: asyncio.AbstractEventLoop | None = None
         """The loop that is going to."""
         atexit.register(self.write)
@@ -173,8 +174,8 @@ class _Aside:
 
     def write(self) -> None:
         self._writer = None
-        lines, self._lines = self._lines, []
-        for logger, event, fields, at, traceparent in lines:
+        while self._lines:
+            logger, event, fields, at, traceparent = self._lines.popleft()
             extra = {"event": event, "fields": fields}
             record = logger.makeRecord(logger.name, logging.INFO, "", 0, event, (), None, extra=extra)
             record.created = at

@@ -27,6 +27,9 @@ from streams.trouble import DEMOTED, code_of
 ASKED = 0.5
 """Seconds that a sentinel or a node has to say who is who; the others have been asked at the same time."""
 
+MOST = 100
+"""Connections of a process to one server, besides those that wait; who needs a further one waits for it."""
+
 SLOTS = 16_384
 """Of a cluster."""
 
@@ -75,27 +78,39 @@ class Connections(ConnectionPool):
         super().__init__(*args, **how)
         self._idle: list[Line] = []
         self._lent: set[Line] = set()
+        self._free = asyncio.Semaphore(MOST)
+        self._closed = False
 
     def make_connection(self) -> AbstractConnection:
         made: AbstractConnection = super().make_connection()  # type: ignore[no-untyped-call]
         return made
 
     async def borrow(self) -> Line:
-        """A line that is open, until `give_back`.  Raises redis.RedisError, OSError."""
-        while self._idle:
-            line = self._idle.pop()
-            if line.open:
-                break
-        else:
-            line = await self.line()
+        """A line that is open, until `give_back`; where all are lent, the next.  Raises redis.RedisError, OSError."""
+        await self._free.acquire()
+        try:
+            while self._idle:
+                line = self._idle.pop()
+                if line.open:
+                    break
+            else:
+                line = await self.line()
+                if self._closed:  # meanwhile
+                    line.close()
+        except BaseException:
+            self._free.release()
+            raise
         self._lent.add(line)
         return line
 
     def give_back(self, line: Line) -> None:
         """One that is closed is forgotten."""
         self._lent.discard(line)
+        if self._closed:
+            line.close()
         if line.open:
             self._idle.append(line)
+        self._free.release()
 
     async def line(self) -> Line:
         """A new one, for its owner to close.  Raises redis.RedisError, OSError."""
@@ -104,6 +119,7 @@ class Connections(ConnectionPool):
         return Line(connection)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
+        self._closed = True
         for line in (*self._idle, *self._lent):
             line.close()
         self._idle.clear()

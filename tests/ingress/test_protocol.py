@@ -192,3 +192,20 @@ async def test_large_bodies_are_read_a_few_at_a_time_and_small_ones_always(store
             while access._large:  # noqa: ASYNC110 - likewise
                 await asyncio.sleep(0)
         assert (await door.post("/whatsapp", large))[0] == 200
+
+
+@pytest.mark.parametrize("behind", [post("dos") + LIVE, LIVE])
+async def test_what_was_asked_before_the_end_is_answered_after_what_is_in_work(store: Store, behind: bytes) -> None:
+    async with front(store) as door, connected(door) as (reader, writer):
+        writer.write(LIVE)
+        await reader.readuntil(b"}")
+        await store.command("CLIENT", "PAUSE", 500, "WRITE")
+        writer.write(post("uno") + behind)
+        [connection] = door.server.server_state.connections
+        while not connection.pipeline:  # noqa: ASYNC110 - uvicorn tells nobody
+            await asyncio.sleep(0)
+        door.server._on_signal()
+        told = await the_rest(reader)
+    statuses = re.findall(rb"HTTP/1.1 (\d+)", told)
+    assert statuses == [b"202"] * behind.count(b"POST") + [b"202", b"200"]
+    assert told.count(b"connection: close") == 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from typing import Any
 
 import pytest
 
-from ingress import quick
+from ingress import chat, quick
+from ingress.brief import Answer, Brief
 from streams.connection import Store
 from tests.ingress.front import ANA, OPERATOR, TOKEN, Front, a_topology, entries, front, secret
 
@@ -102,3 +104,31 @@ async def test_what_goes_wrong_while_it_is_appended_is_said_as_by_the_route(stor
         assert (await answered(door, OK))[1]["duplicate"]
         # And it is counted under its route
         assert await counted(door) == before + 2
+
+
+async def test_a_mistake_of_ours_is_answered_on_either_side_of_the_append(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with front(store) as door:
+        for name in ("arrival_of", "note"):
+            with monkeypatch.context() as patched:
+                patched.setattr(chat, name, lambda *_: 1 / 0)
+                status, told, _ = await answered(door, OK | {"message_id": name})
+                assert (status, told["error"]) == (500, "internal")
+        assert (await answered(door, OK))[0] == 202
+
+
+async def test_nothing_of_a_request_waits_for_the_garbage_collector(store: Store) -> None:
+    async with front(store) as door:
+        assert (await answered(door, OK))[0] == 202
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for message_id in ("a", "b", "m"):
+                assert (await answered(door, OK | {"message_id": message_id}))[0] == 202
+            assert (await answered(door, OK | {"message": "adiós"}))[0] == 409
+            gc.collect()
+            assert [each for each in gc.garbage if isinstance(each, (Brief, Answer))] == []
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()

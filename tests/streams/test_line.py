@@ -17,6 +17,9 @@ from conftest import Server, binary
 from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 
+from streams import routes
+from streams.connection import Store
+from streams.errors import Unavailable
 from streams.line import Line
 from streams.routes import connections
 
@@ -56,6 +59,27 @@ async def test_one_that_the_server_has_closed_is_not_lent_again(any_server: Serv
     await pool.disconnect()
 
 
+async def test_however_many_ask_at_once_connections_are_no_more_than_so_many(
+    any_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "MOST", 3)
+    pool = connections(any_server.url)
+
+    async def ask() -> int:
+        line = await pool.borrow()
+        [number] = await line.ask([("CLIENT", "ID")])
+        pool.give_back(line)
+        return int(number)
+
+    asking = [asyncio.create_task(ask()) for _ in range(50)]
+    await asyncio.sleep(0)
+    asking[10].cancel()  # one that waits for its turn
+    told = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(told.pop(10), asyncio.CancelledError)
+    assert 1 <= len(set(told)) <= 3
+    await pool.disconnect()
+
+
 @pytest.mark.parametrize(
     ("said", "error"), [(b"", LostConnection), (b"?what\r\n", InvalidResponse), (b"+PONG\r\n+more\r\n", None)]
 )
@@ -82,8 +106,39 @@ async def test_a_server_that_speaks_otherwise_is_hung_up_on(said: bytes, error: 
         await pool.disconnect()
 
 
+@pytest.mark.parametrize("word", ["LOADING Redis is loading the dataset in memory", "NOAUTH Authentication required."])
+async def test_a_server_that_does_not_serve_yet_has_not_said_that_nothing_is_there(word: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while got := await reader.read(4096):
+            hello = b"CLIENT" in got
+            writer.write((b"+OK\r\n" if hello else f"-{word}\r\n".encode()) * got.count(b"*"))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        store = Store.open(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", patience=0)
+        with pytest.raises(Unavailable):
+            await store.pipeline([("XLEN", "s"), ("GET", "a")])
+        follower = store.follower()
+        with pytest.raises(Unavailable):
+            await follower.read_then({"s": "$"}, 1, ("GET", "a"))
+        await follower.close()
+        await store.close()
+
+
+async def test_one_that_is_made_while_the_others_are_closed_is_closed_too(any_server: Server) -> None:
+    pool = connections(any_server.url)
+    borrowing = asyncio.create_task(pool.borrow())
+    await asyncio.sleep(0)
+    await pool.disconnect()
+    line = await borrowing
+    assert not line.open
+    pool.give_back(line)
+
+
 async def test_nothing_is_left_of_one_that_was_closed(any_server: Server) -> None:
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()  # what others have left
         warnings.simplefilter("error")
         pool = connections(any_server.url)
         line: Line | None = await pool.borrow()
