@@ -23,6 +23,14 @@ def threads(parameters: int) -> int:
     return 1 if parameters < _SMALL else max(1, cores() - 1)
 
 
+def has_tiles(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Does the processor multiply matrices of bfloat16 at once (Intel's AMX)?"""
+    try:
+        return "amx_bf16" in cpuinfo.read_text().partition("\nflags")[2].partition("\n")[0].split()
+    except OSError:
+        return False
+
+
 def free_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
     """Bytes that can be had without anything being swapped out; 0 where the system does not say."""
     free = _available(meminfo)

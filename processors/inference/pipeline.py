@@ -120,7 +120,10 @@ def pipelined(folder: Path, shape: Shape, inference: Inference, device: str, con
     properties: dict[str, Any] = {}
     if device == "CPU":
         properties["ENABLE_CPU_PINNING"] = False  # several workers would sit on the same core
-        properties["INFERENCE_NUM_THREADS"] = inference.threads or machine.threads(shape.parameters)
+        threads = inference.threads or machine.threads(shape.parameters)
+        if inference.dtype != "float32" and machine.has_tiles():
+            threads = max(2, threads)  # with one, its attention divides by zero there (2026.4), and the process dies
+        properties["INFERENCE_NUM_THREADS"] = threads
     if inference.dtype != "auto":
         properties["INFERENCE_PRECISION_HINT"] = _precision(inference.dtype)
     room = _room(inference, context_length, shape, _BLOCKS.get(device, 16))

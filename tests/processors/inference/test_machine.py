@@ -24,3 +24,11 @@ def test_this_machine_says_what_it_has(tmp_path: Path) -> None:
     assert cores() >= 1
     assert free_memory() > 0
     assert free_memory(tmp_path / "none", tmp_path) > 0
+
+
+def test_a_processor_says_whether_it_multiplies_by_tiles(tmp_path: Path) -> None:
+    told = tmp_path / "cpuinfo"
+    for flags, has in (("fpu avx512_bf16 amx_bf16 amx_tile", True), ("fpu avx512_bf16", False)):
+        told.write_text(f"processor\t: 0\nmodel name\t: amx_bf16\nflags\t\t: {flags}\nbugs\t\t: spectre_v1\n")
+        assert machine.has_tiles(told) is has
+    assert machine.has_tiles(tmp_path / "none") is False
