@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from processors.inference.machine import cores, free_memory
+from processors.inference.machine import cores, free_memory, has_tiles
 
 
 def test_a_containers_bound_counts_where_it_is_less(tmp_path: Path) -> None:
@@ -30,5 +30,5 @@ def test_a_processor_says_whether_it_multiplies_by_tiles(tmp_path: Path) -> None
     told = tmp_path / "cpuinfo"
     for flags, has in (("fpu avx512_bf16 amx_bf16 amx_tile", True), ("fpu avx512_bf16", False)):
         told.write_text(f"processor\t: 0\nmodel name\t: amx_bf16\nflags\t\t: {flags}\nbugs\t\t: spectre_v1\n")
-        assert machine.has_tiles(told) is has
-    assert machine.has_tiles(tmp_path / "none") is False
+        assert has_tiles(told) is has
+    assert has_tiles(tmp_path / "none") is False
