@@ -72,7 +72,7 @@ def _how(folder: Path, threads: int, dtype: Any) -> Open:
 def opened(name: str, folder: Path, threads: int, dtype: Any) -> Any:
     """What answers, ready: a process with the pipeline for the engine, or the pipeline."""
     how = _how(folder, threads, dtype)
-    return Process(how) if name == "openvino" else pipelined(how)[0]
+    return Process(how) if name == "openvino" else pipelined(how)[0].whole
 
 
 class _Lent:

@@ -55,7 +55,7 @@ class Pipeline:
     """
 
     def __init__(self, pipeline: Any, again: Callable[[], Any] = lambda: None) -> None:
-        self._pipeline, self._again = pipeline, again
+        self.whole, self._again = pipeline, again
         self._handles: dict[int, Any] = {}
 
     def step(self, turn: Turn) -> Stepped | Failed:
@@ -63,12 +63,12 @@ class Pipeline:
             if (handle := self._handles.pop(number, None)) is not None:
                 handle.cancel()  # where it has ended already, that changes nothing
         if turn.anew:
-            self._pipeline = None  # it has no other way to forget; and memory has no room for two
-            self._pipeline = self._again()
+            self.whole = None  # it has no other way to forget; and memory has no room for two
+            self.whole = self._again()
         news = [found for put in turn.put if (found := self._put(put)) is not None]
         try:
-            if self._pipeline.has_non_finished_requests():
-                self._pipeline.step()
+            if self.whole.has_non_finished_requests():
+                self.whole.step()
         except Exception as error:
             return Failed(f"{type(error).__name__}: {error}"[:300])
         return Stepped([*news, *map(self._look_at, list(self._handles))])
@@ -76,7 +76,7 @@ class Pipeline:
     def _put(self, put: Put) -> News | None:
         try:
             ids = openvino.Tensor(numpy.array([put.prompt], dtype=numpy.int64))
-            self._handles[put.number] = self._pipeline.add_request(put.number, ids, wished(put))
+            self._handles[put.number] = self.whole.add_request(put.number, ids, wished(put))
         except Exception:
             return News(put.number, [], "failed")
         return None
