@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,28 @@ from streams.connection import Store
 from streams.errors import Unavailable
 from streams.line import Line
 from streams.routes import connections
+
+
+@contextlib.asynccontextmanager
+async def serving(serve: Any) -> AsyncIterator[str]:
+    """The address of a server of the test's own, of which nothing is left in the end."""
+    here: set[asyncio.Task[Any]] = set()
+
+    async def whole(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        here.add(task)
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    server = await asyncio.start_server(whole, "127.0.0.1", 0)
+    yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+    await asyncio.gather(*here, return_exceptions=True)
 
 
 async def test_replies_come_as_they_were_sent_and_errors_in_their_place(any_server: Server) -> None:
@@ -84,17 +107,13 @@ async def test_however_many_ask_at_once_connections_are_no_more_than_so_many(
     ("said", "error"), [(b"", LostConnection), (b"?what\r\n", InvalidResponse), (b"+PONG\r\n+more\r\n", None)]
 )
 async def test_a_server_that_speaks_otherwise_is_hung_up_on(said: bytes, error: type[Exception] | None) -> None:
-    asked = asyncio.Event()
-
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while b"PING" not in (got := await reader.read(4096)):
             writer.write(b"+OK\r\n" * got.count(b"*"))
-        asked.set()
         writer.write(said)
-        writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        pool = connections(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with serving(serve) as url:
+        pool = connections(url)
         line = await pool.borrow()
         if error is None:
             assert (await line.ask([("PING",)]))[0] == b"PONG"
@@ -112,10 +131,9 @@ async def test_a_server_that_does_not_serve_yet_has_not_said_that_nothing_is_the
         while got := await reader.read(4096):
             hello = b"CLIENT" in got
             writer.write((b"+OK\r\n" if hello else f"-{word}\r\n".encode()) * got.count(b"*"))
-        writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        store = Store.open(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", patience=0)
+    async with serving(serve) as url:
+        store = Store.open(url, patience=0)
         with pytest.raises(Unavailable):
             await store.pipeline([("XLEN", "s"), ("GET", "a")])
         follower = store.follower()
