@@ -1,10 +1,12 @@
 -- append: take what several requests bring, each all or nothing: dedupe mark, entry and waiting request as one act.
 --
 -- KEYS  1 digest (the key of our hashes)  2 waiting  3 groups, then whatever the arguments point to
--- ARGV  1 msgpack: {digest, mark_ms, door = prefix, bells = prefix, durable, waits = whether anybody does, streams = {{index in KEYS, name, max_len,
---         whether streams.toml has a reader, whether it takes nothing new now}, …}}
---       2… msgpack, one for each request: a list of {stream = index in ARGV 1, mark = index in KEYS, text, call, fields,
---       wait = {ms, bell, ticket, group = {key, cursor, box, due, hints, bell} of who answers, in KEYS, or nil} or nil}
+-- ARGV  1 msgpack: {digest, mark_ms, door = prefix, bells = prefix, durable, waits = whether anybody does,
+--         streams = {{index in KEYS, name, max_len, whether streams.toml has a reader, whether it takes nothing new
+--         now}, …}}
+--       2 msgpack: a list of requests, each a list of messages, each {index of its stream in ARGV 1, index of its mark in
+--         KEYS, digest of its text, call, fields, nil or {ms, bell, ticket, group = {key, cursor, box, due, hints, bell}
+--         of who answers, in KEYS, or nil}}
 -- Returns {'ok', of each request: the name of the stream that is full, or a list of
 --         {'new' | 'duplicate' | 'reused', entry id}}
 --       | {'digest', value}: hash with this key and call again | {'refused', why}; both: nothing was done.
@@ -125,11 +127,10 @@ local function refusal(why)
 end
 
 -- For whoever asks later; where Redis refuses it, nobody is told less than before.
-local function repeated(mark)
-  local told = redis.pcall('GET', mark)
-  local kept, times = string.match(type(told) == 'string' and told or '', '^([^|]*|[^|]*|[^|]*)|?(%d*)')
-  if not kept then return end
-  redis.pcall('SET', mark, string.format('%s|%d:%.0f', kept, (tonumber(times) or 0) + 1, now()), 'KEEPTTL')
+local function repeated(index)
+  local kept, times = string.match(marks[index], '^([^|]*|[^|]*|[^|]*)|?(%d*)')
+  marks[index] = string.format('%s|%d:%.0f', kept, (tonumber(times) or 0) + 1, now())
+  redis.pcall('SET', KEYS[index], marks[index], 'KEEPTTL')
 end
 
 local writing = false
@@ -180,7 +181,7 @@ for r, request in ipairs(cmsgpack.unpack(ARGV[2])) do
         wait(message, verdict[2])
         hurry(verdict[2], message[WAIT].group)
       end
-      if verdict[1] == 'duplicate' then repeated(KEYS[message[MARK]]) end
+      if verdict[1] == 'duplicate' then repeated(message[MARK]) end
     end
   end
   results[r + 1] = verdicts

@@ -79,6 +79,17 @@ class Appended(msgspec.Struct, frozen=True):
     """Of a duplicate, the first one's."""
 
 
+class Message(msgspec.Struct, array_like=True):
+    """One message as append.lua numbers it."""
+
+    stream: int
+    mark: int
+    text: str
+    call: str
+    fields: list[str]
+    wait: dict[str, Any] | None = None
+
+
 class _Request(msgspec.Struct):
     """What is appended together, and who waits to hear of it."""
 
@@ -227,15 +238,15 @@ class Appender:
             packed = []
             for number, arrival in enumerate(request.arrivals):
                 place(names.stream(arrival.stream))
-                message: list[Any] = [
+                message = Message(
                     streams.setdefault(arrival.stream, len(streams) + 1),
                     place(marks.name(names, self.digest, arrival.key, arrival.message_id)),
                     marks.digest(self.digest, arrival.text),
                     f"{request.call}.{number}",
                     _fields(arrival),
-                ]
+                )
                 if arrival.waiter:
-                    message.append(msgspec.structs.asdict(arrival.waiter) | self._answering(arrival, place))
+                    message.wait = msgspec.structs.asdict(arrival.waiter) | self._answering(arrival, place)
                 packed.append(message)
             requests.append(packed)
         head = {

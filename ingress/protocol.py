@@ -13,9 +13,9 @@ from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ingress.brief import Answer, Brief, Short
+from ingress.brief import Answer, Brief, Given, Short
 from ingress.refusal import Refused
 from ingress.whole import Whole
 from streams import metrics, wire
@@ -34,6 +34,8 @@ AHEAD = 16
 
 SHARE = 100
 """One in so many connections is closed where there are too many: looking for them costs the same for one or for all."""
+
+_CLOSES = (b"connection", b"close")
 
 
 class Protocol(HttpToolsProtocol):
@@ -155,19 +157,19 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._wants_another_protocol():
             return
-        parser = self.parser
-        # Who does not read its answers is for uvicorn, which waits for it.
-        if (
-            (self.cycle is None or self.cycle.response_complete)
-            and not self.flow.write_paused
-            and self._short.may(parser.get_method(), self.url, self.headers)
-        ):
-            keep_alive = parser.get_http_version() == "1.1" and parser.should_keep_alive()
-            self.cycle = self._in_work = self._brief = Brief(
-                list(self.server_state.default_headers), keep_alive=keep_alive
-            )
-        else:
+        given = self._heeded()
+        if given is None:
             super().on_headers_complete()
+            return
+        keep_alive = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
+        self._brief = Brief(given, list(self.server_state.default_headers), keep_alive=keep_alive)
+        self.cycle = self._in_work = self._brief
+
+    def _heeded(self) -> Given | None:
+        # Who does not read its answers is for uvicorn, which waits for it.
+        if self.flow.write_paused or not (self.cycle is None or self.cycle.response_complete):
+            return None
+        return self._short.heed(self.parser.get_method(), self.url, self.headers)
 
     def on_body(self, body: bytes) -> None:
         self._bodiless = 0
@@ -187,7 +189,7 @@ class Protocol(HttpToolsProtocol):
 
     def _answer_briefly(self, brief: Brief) -> None:
         body, brief.body = bytes(brief.body), bytearray()
-        if self._short.take(self.headers, body, lambda answer: self._answer(brief, answer)):
+        if self._short.take(brief.given, body, lambda said: self._answer(brief, said)):
             return
         brief.response_complete = True
         super().on_headers_complete()
@@ -195,19 +197,15 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
         super().on_message_complete()
 
-    def _answer(self, brief: Brief, answer: Answer) -> None:
+    def _answer(self, brief: Brief, said: Answer) -> None:
         if brief.disconnected:
             return
-        lines = [STATUS_LINE[answer.status]]
-        said = False
-        for name, value in (*brief.default_headers, *answer.headers):
-            lines += (name, b": ", value, b"\r\n")
-            said = said or name == b"connection"  # the server says that it closes
-        brief.keep_alive &= not said
-        if not (brief.keep_alive or said):
-            lines.append(b"connection: close\r\n")
-        lines += (b"content-length: %d\r\n\r\n" % len(answer.body), answer.body)
-        self._whole.write_whole(b"".join(lines))
+        more = brief.default_headers
+        if b"connection" in dict(more):  # the server ends, and says so
+            brief.keep_alive = False
+        elif not brief.keep_alive:
+            more = [*more, _CLOSES]
+        self.transport.write(said.whole(more))
         brief.response_complete = True
         if not brief.keep_alive:
             self.transport.close()
@@ -299,10 +297,9 @@ class Protocol(HttpToolsProtocol):
         self._last_word = refused
         if self.answering:
             return
-        body = wire.encode(refused.body)
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
-        more = "".join(f"{name}: {value}\r\n" for name, value in refused.headers.items()).encode()
-        self.transport.write(STATUS_LINE[refused.status] + head + more + b"\r\n" + body)
+        named = [(name.encode(), value.encode()) for name, value in refused.headers.items()]
+        said = Answer(refused.status, [(b"content-type", b"application/json"), *named], wire.encode(refused.body))
+        self.transport.write(said.whole([_CLOSES]))
         metrics.REQUESTS.labels("none", str(refused.status)).inc()
         self._close()
 

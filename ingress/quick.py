@@ -17,7 +17,7 @@ from starlette.routing import Route
 from ingress import access, errors, observed
 from ingress.access import Access
 from ingress.append import Appended
-from ingress.brief import Answer, Headers, Then
+from ingress.brief import Answer, Given, Headers, Then
 from ingress.chat import Chat, Said
 from streams import log as logs
 from streams import wire
@@ -50,18 +50,15 @@ class Quick:
         self._chat, self._doorkeeper, self._route = chat, doorkeeper, route.path
         self._url = route.path.encode()
 
-    def may(self, method: bytes, url: bytes, headers: Headers) -> bool:
-        """Is it for us, by its head?"""
-        if url != self._url or method != b"POST":
-            return False
-        given = _usual(headers)
-        return given is not None and self._doorkeeper.knows(given)
+    def heed(self, method: bytes, url: bytes, headers: Headers) -> Given | None:
+        """What matters of the headers, where it is one for us by its head."""
+        given = _usual(headers) if url == self._url and method == b"POST" else None
+        return given if given is not None and self._doorkeeper.knows(given) else None
 
-    def take(self, headers: Headers, body: bytes, then: Then) -> bool:
+    def take(self, given: Given, body: bytes, then: Then) -> bool:
         """Answer to `then`, soon; False: nothing was done, for the route has to."""
         began = time.perf_counter()
-        given = [value.decode("latin-1") for name, value in headers if name == b"traceparent"]
-        trace = wire.trace_from(given[0] if given else None)
+        trace = wire.trace_from(given.get(b"traceparent", b"").decode("latin-1"))
         try:
             inbound = self._chat.inbound(access.decode(body, Said))
             appending = self._chat.appending(inbound, trace)
@@ -89,11 +86,11 @@ class Quick:
         else:
             _log.exception("request.failed", route=self._route)
             response = observed.mistake()
-        named = [(name, value) for name, value in response.raw_headers if name != b"content-length"]
-        return Answer(response.status_code, [*named, *observed.HEADERS], bytes(response.body))
+        answer = Answer.of(response)
+        return answer._replace(headers=[*answer.headers, *observed.HEADERS])
 
 
-def _usual(headers: Headers) -> dict[bytes, bytes] | None:
+def _usual(headers: Headers) -> Given | None:
     """What matters of the headers; None where they ask for more than the usual."""
     found: dict[bytes, bytes] = {}
     for name, value in headers:

@@ -20,8 +20,6 @@ class Whole:
         self._transport = transport
         self._head = b""
         self.is_closing = transport.is_closing
-        self.write_whole = transport.write
-        """What needs not wait."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

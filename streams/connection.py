@@ -258,14 +258,11 @@ def _trouble(replies: list[Any], *, raising: bool) -> RedisError | None:
 
     Raises:
         Unavailable: no repeat will help soon.
-        redis.ConnectionError: it does not serve yet (it is loading), or does not know us.
         RedisError: any other error of the first, where errors are to be raised.
     """
     for number, reply in enumerate(replies):
         if not isinstance(reply, RedisError):
             continue
-        if isinstance(reply, LostConnection):
-            raise reply  # it does not serve yet, or not us
         code = code_of(reply)
         if code in AWAY or (raising and code in READ_ONLY):
             return reply
@@ -330,9 +327,8 @@ class Follower:
             async with asyncio.timeout(block_ms / 1000 + SILENCE):
                 line = await self._connected()
                 reply, *answers = await line.ask(commands)
-            for each in (reply, *answers):
-                if isinstance(each, LostConnection) or (each is reply and isinstance(each, RedisError)):
-                    raise each
+            if isinstance(reply, RedisError):
+                raise reply
         except (ResponseError, InvalidResponse) as error:
             await self._leave(error)
             told = code_of(error) in AWAY | READ_ONLY

@@ -1,5 +1,5 @@
 -- Was an entry there when its person was erased?  `erased` is the shard's hash of tombstones, which erase.lua writes.
--- Mostly it is not there, and then nobody's is looked for.  Needs boxes.lua.
+-- Mostly it is not there, and then nobody's is looked for: who knows that already sets `salt` to false.  Needs boxes.lua.
 local salt
 local function any_erased()
   if salt == nil then salt = redis.pcall('HGET', erased, 'salt') end

@@ -49,12 +49,13 @@ class Line(asyncio.Protocol):
 
     async def ask(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """
-        Say these, and return their replies, in which errors stand as redis.RedisError.
+        Say these, and return their replies, in which errors stand as redis.ResponseError.
 
         Whoever gives up waiting has to close the line: the replies are still under way.
 
         Raises:
-            redis.ConnectionError, redis.InvalidResponse: it is of no use any more.
+            redis.ConnectionError: it is lost, or the server does not serve yet (it is loading), or does not know us.
+            redis.InvalidResponse: what comes is no reply.
         """
         if not self.open:
             raise self._lost or LostConnection("the connection is closed")
@@ -67,6 +68,9 @@ class Line(asyncio.Protocol):
         finally:
             self._waiting = None
         replies, self._replies = self._replies, []
+        for reply in replies:
+            if isinstance(reply, LostConnection):
+                raise reply
         return replies
 
     def close(self) -> None:

@@ -111,8 +111,23 @@ class Log:
     def _say(self, level: int, event: str, fields: Mapping[str, object], *, traceback: bool = False) -> None:
         if self._logger.isEnabledFor(level):
             _aside.write()
-            extra = {"event": event, "fields": fields}
-            self._logger.log(level, event, extra=extra, exc_info=traceback, stacklevel=3)
+            _write(self._logger, level, event, fields, traceback=traceback)
+
+
+def _write(
+    logger: logging.Logger,
+    level: int,
+    event: str,
+    fields: Mapping[str, object],
+    *,
+    traceback: bool = False,
+    at: float | None = None,
+) -> None:
+    extra, error = {"event": event, "fields": fields}, sys.exc_info() if traceback else None
+    record = logger.makeRecord(logger.name, level, "", 0, event, (), error, extra=extra)
+    if at is not None:
+        record.created = at
+    logger.handle(record)
 
 
 class Out(Protocol):
@@ -176,11 +191,8 @@ class _Aside:
         self._writer = None
         while self._lines:
             logger, event, fields, at, traceparent = self._lines.popleft()
-            extra = {"event": event, "fields": fields}
-            record = logger.makeRecord(logger.name, logging.INFO, "", 0, event, (), None, extra=extra)
-            record.created = at
             said = trace.set(traceparent)
-            logger.handle(record)
+            _write(logger, logging.INFO, event, fields, at=at)
             trace.reset(said)
 
 

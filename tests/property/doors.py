@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ingress.append import Message
 from tests.property.model import Entries, Fields, GroupModel, order
 from tests.property.wire import Call
 
@@ -67,9 +68,7 @@ class Front:
         self.expire()
         for told, verdicts in zip(call.told(1), reply[1:], strict=True):
             news: dict[str, Mark] = {}
-            request = [
-                dict(zip(("stream", "mark", "text", "call", "fields", "wait"), each, strict=False)) for each in told
-            ]
+            request = [dict(zip(Message.__struct_fields__, each, strict=True)) for each in told]
             # What is known is judged before anything of the request is appended.
             known = [self.marks.get(call.keys[message["mark"] - 1]) for message in request]
             for message, mark, (outcome, entry) in zip(request, known, verdicts, strict=True):
@@ -87,7 +86,7 @@ class Front:
                 assert (outcome.decode(), id) == (expected, mark.entry), "each message is taken once"
                 if expected == "duplicate" and name not in news and self._unanswered(id):
                     self._register(message, id)
-                    if "wait" in message:
+                    if message["wait"]:
                         self.answering.waiter_joined(message["wait"]["group"]["key"], id)
 
     def _register(self, message: dict[str, Any], entry: str) -> None:
