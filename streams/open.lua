@@ -6,6 +6,7 @@
 -- Returns {1 where the group was made, entries made pending again}.
 --
 -- A group is made again at the cursor, never at '$', so a Redis that lost it loses no message.
+-- with named.lua
 local stream, cursor, leases, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer, box = ARGV[1], ARGV[3], ARGV[4]
 redis.call('HDEL', KEYS[5], '') -- a full Redis refuses the first write of a script, not the later ones, and never HDEL
@@ -23,8 +24,7 @@ if made.err then
   -- Made by somebody's own XGROUP CREATE: what it has read so far is not ours to read again.
   if not at then
     for _, row in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-      local told = {}
-      for i = 1, #row, 2 do told[row[i]] = row[i + 1] end
+      local told = named(row)
       if told.name == group then redis.call('SET', cursor, told['last-delivered-id']) end
     end
   end
@@ -38,9 +38,11 @@ if not at then
   redis.call('SET', cursor, from)
   return {1, 0}
 end
--- A stream that was deleted must not number its new entries below what the group has seen.
-redis.pcall('XSETID', stream, at)
 -- with boxes.lua
+-- A stream that was deleted must not number its new entries below what the group has seen, nor one that is only empty
+-- below what it had.
+local last = named(redis.call('XINFO', 'STREAM', stream))['last-generated-id']
+if boxed(at) > boxed(last) then redis.pcall('XSETID', stream, at) end
 local keys = redis.call('HKEYS', leases)
 for _, key in ipairs(redis.call('ZRANGE', due, 0, -1)) do keys[#keys + 1] = key end
 local count = 0

@@ -11,11 +11,11 @@ local stream, cursor, leases, due, attempts, hints, skipped =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local SLICE = 500
 
+-- with named.lua
 local read_up_to
 local groups = redis.pcall('XINFO', 'GROUPS', stream)
 for _, row in ipairs(groups.err and {} or groups) do
-  local told = {}
-  for i = 1, #row, 2 do told[row[i]] = row[i + 1] end
+  local told = named(row)
   if told.name == a.group then read_up_to = told['last-delivered-id'] end
 end
 -- Where Redis has lost the group, only its boxes know what it had taken: its next worker mends that.

@@ -12,9 +12,8 @@
 local old, new, most = KEYS[1], KEYS[2], tonumber(ARGV[1])
 local MOST_FIELDS = 7000 -- Lua cannot hand many thousands of arguments to a command
 
-local told = {}
-local info = redis.call('XINFO', 'STREAM', old)
-for i = 1, #info, 2 do told[info[i]] = info[i + 1] end
+-- with named.lua
+local told = named(redis.call('XINFO', 'STREAM', old))
 
 local reached = redis.call('XREVRANGE', new, '+', '-', 'COUNT', 1)[1]
 local missing = redis.call('XRANGE', old, reached and '(' .. reached[1] or '-', '+', 'COUNT', most + 1)
@@ -47,9 +46,7 @@ local function carry(group)
   end
 end
 for _, row in ipairs(redis.call('XINFO', 'GROUPS', old)) do
-  local group = {}
-  for i = 1, #row, 2 do group[row[i]] = row[i + 1] end
-  carry(group)
+  carry(named(row))
 end
 redis.call('PERSIST', new)
 redis.call('UNLINK', old)

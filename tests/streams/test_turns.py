@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from protocol import a_consumer, a_topology, bodies, end, kill, named, nothing, redis_ms, say
 
-from streams.connection import Store
+from streams.connection import Store, order
 from streams.effects import Effects, Handler, Message, Metering, Output, Turn, Write
 from streams.endings import NotAllowed, ending
 from streams.keys import Keys
@@ -315,6 +315,19 @@ async def test_a_stream_that_was_deleted_numbers_on_from_what_the_group_has_seen
         await turns.take(5, 100, 1)
     await turns.open()
     await say(each_store, "+1", "after")
+    assert bodies((await turns.take(5, 100, 1)).grants[0]) == ["after"]
+
+
+async def test_a_stream_that_is_only_empty_numbers_on_from_what_it_had(each_store: Store) -> None:
+    # Given what the group had not read yet, which is gone, and a clock that was ahead then
+    turns = await a_consumer(each_store)
+    gone = await say(each_store, "+1", id=f"{await redis_ms(each_store) + 3_600_000}-0")
+    await each_store.command("XDEL", "inbound", gone)
+    # When Redis loses the group, and it is made again
+    await each_store.command("XGROUP", "DESTROY", "inbound", "g")
+    await turns.open()
+    # Then what comes is behind that, and no tombstone takes it for what was erased
+    assert order(await say(each_store, "+1", "after")) > order(gone)
     assert bodies((await turns.take(5, 100, 1)).grants[0]) == ["after"]
 
 
