@@ -6,6 +6,8 @@
 
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
+# Many tests wait for processes of their own. No more than four at once: each of them may start several.
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test faults quick check bench bench-inference clean
@@ -28,14 +30,14 @@ run: setup
 	@.venv/bin/cauce up
 
 test: setup
-	@$(PYTEST) -m 'not long'
+	@$(PYTEST) $(SIDE_BY_SIDE) -m 'not long'
 
 faults: setup
 	@$(PYTEST) -m long
 	@PYTHONPATH=tests $(PY) -m tests.faults $(FAULTS)
 
 quick: setup
-	@$(PYTEST) -m 'not slow and not long'
+	@$(PYTEST) $(SIDE_BY_SIDE) -m 'not slow and not long'
 
 check: setup
 	@$(PY) -m ruff check .

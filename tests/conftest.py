@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import inspect
 import os
 import re
@@ -28,6 +29,8 @@ from postgres import Postgres, started
 
 from streams import embedded
 from streams.connection import Store
+
+gc.set_threshold(100_000, 20, 100)  # a test leaves little behind, and to look through everything is a tenth of a run
 
 
 @pytest.hookimpl(tryfirst=True)

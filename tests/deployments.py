@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ports import free_ports
+
 MASTER = "mymaster"
 NOTICED_MS = 2_000
 """Milliseconds after which sentinels and cluster nodes take a silent server for dead."""
@@ -26,7 +28,7 @@ class Node:
     """A redis-server, a sentinel, or a node of a cluster, on 127.0.0.1."""
 
     def __init__(self, binary: str, folder: Path, *options: str, sentinel_of: int | None = None) -> None:
-        self.port = _free_port()
+        [self.port] = free_ports(bus=True)
         self.folder = folder / str(self.port)
         self.folder.mkdir()
         config = self.folder / "node.conf"
@@ -104,16 +106,6 @@ def until(holds: Callable[[], bool], otherwise: str, within: float = 30) -> None
         if time.monotonic() > end:
             raise RuntimeError(otherwise)
         time.sleep(0.05)
-
-
-def _free_port() -> int:
-    # A cluster's bus has the port 10,000 above.
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 55_000:
-            return port
 
 
 class Ground:

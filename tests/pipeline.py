@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
+from ports import free_ports
 from sink import Received, Sink
 
 from streams import topology
@@ -40,9 +40,7 @@ class Redis(Protocol):
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports()[0]
 
 
 class Ended(AssertionError):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sources import parsed
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path.relative_to(ROOT) for package in ("ingress", "processors", "streams")
@@ -62,7 +63,7 @@ def module(path: Path) -> str:
 
 def imports(path: Path) -> Iterator[str]:
     """Every module that a file names, wherever in it; `from a import b` names a.b where that is one of ours."""
-    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(ROOT / path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -106,17 +107,16 @@ def test_an_import_from_a_higher_floor_would_be_seen() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_files_and_functions_stay_short_enough_to_read(path) -> None:
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) <= 400, path
-    for node in ast.walk(tree):
+    for node in ast.walk(parsed(ROOT / path)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert (node.end_lineno or 0) - node.lineno < 45, f"{path}:{node.lineno} {node.name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_every_module_says_what_it_knows(path) -> None:
-    source = (ROOT / path).read_text(encoding="utf-8")
-    assert not source or ast.get_docstring(ast.parse(source)), path
+    module = parsed(ROOT / path)
+    assert not module.body or ast.get_docstring(module), path
 
 
 def test_every_script_says_what_it_is_given() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-import typer.main
+import sources
 from prometheus_client import REGISTRY
 
 from streams import check, cli, keys, log, metrics, settings, tables, topology
@@ -118,7 +118,7 @@ def events() -> Iterator[tuple[str, str]]:
     """Every event that a source logs, and where."""
     for package in ("ingress", "processors", "streams"):
         for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for node in ast.walk(sources.parsed(path)):
                 for name in said(node):
                     event = getattr(name, "value", None)
                     if isinstance(event, str) and EVENT.fullmatch(event):
@@ -168,7 +168,7 @@ def commands(command: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def test_every_command_has_a_row_a_sentence_and_an_example() -> None:
-    there = dict(commands(typer.main.get_command(cli.app), "cauce"))
+    there = dict(commands(sources.command(cli.app), "cauce"))
     assert rows(page("commands.md")).keys() == there.keys()
     for name, command in there.items():
         assert command.help, name

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 from conftest import Server
+from sources import command, parsed
 from starlette.applications import Starlette
 from starlette.routing import Route
 
@@ -67,6 +67,7 @@ def test_the_endpoints_are_the_originals() -> None:
         assert f"`{method} {path}`" in now
 
 
+@cache
 def routes() -> set[str]:
     """`POST /chat`, …: what the application answers in development."""
     nowhere = Stores.alone(Store.open("unix:///nowhere"))
@@ -75,6 +76,7 @@ def routes() -> set[str]:
     return {f"{method} {route.path}" for route in found for method in route.methods or ()}
 
 
+@cache
 def events() -> set[str]:
     """Every constant that could be an event, in any of the sources."""
     sources = [path.read_text(encoding="utf-8") for package in ("ingress", "processors", "streams")
@@ -82,14 +84,9 @@ def events() -> set[str]:
     return {found for text in sources for found in re.findall(r'\.(?:debug|info|warning|error)\(\s*"([a-z_.]+)"', text)}
 
 
-@cache
-def _tree(path: Path) -> ast.AST:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
 def symbol(path: Path, name: str) -> bool:
     """Is there a function, class, method, field or constant of this name (`Turns.take`) in the file?"""
-    nodes: list[ast.AST] = [_tree(path)]
+    nodes: list[ast.AST] = [parsed(path)]
     for part in name.split("."):
         nodes = [child for node in nodes for child in ast.iter_child_nodes(node) if part in _named(child)]
     return bool(nodes)
@@ -119,7 +116,7 @@ WORDS = {"inbound", "outbound", "handler", "lifespan", "recall", "action", "slot
 
 
 def exists(said: str) -> bool:
-    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    commands = command(cli.app).commands  # type: ignore[attr-defined]
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     variables = {field.upper() for field in settings.Settings.__struct_fields__}
     counted = {metric._name for metric in vars(metrics).values() if hasattr(metric, "_labelnames")}

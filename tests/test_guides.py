@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
+import sources
 from conftest import Server
 from pipeline import Process
 from waiting import until
@@ -58,7 +58,7 @@ def code(page: str) -> Iterator[str]:
 def commands() -> dict[str, Any]:
     """Every command of `cauce`, groups of commands included."""
     found: dict[str, Any] = {}
-    for name, command in typer.main.get_command(cli.app).commands.items():  # type: ignore[attr-defined]
+    for name, command in sources.command(cli.app).commands.items():  # type: ignore[attr-defined]
         found[name] = command
         found |= {f"{name} {inner}": each for inner, each in getattr(command, "commands", {}).items()}
     return found
@@ -139,7 +139,7 @@ def test_the_readmes_first_request_is_the_one_that_is_printed(page: str) -> None
 def test_a_promise_names_only_tests_that_exist() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text("docs/guarantees.md"))
     for file, name in named:
-        there = {node.name for node in ast.walk(ast.parse(text(file)))
+        there = {node.name for node in ast.walk(sources.parsed(ROOT / file))
                  if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}  # fmt: skip
         assert name in there, f"{file}::{name}"
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from re import _constants as op  # type: ignore[attr-defined] # the parser that re itself uses
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
@@ -24,6 +25,7 @@ _LETTERS = sorted({*string.printable.lower(), "á", "ñ", "ü", "…", "👍"})
 _ALL = (1 << len(_LETTERS)) - 1
 
 
+@lru_cache(1024)  # the same actions are read again with each reload, and it takes some milliseconds
 def endless(pattern: str) -> bool:
     """Whether matching it can take a time that doubles with each letter; False where `re` cannot read it."""
     try:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Server, named
+from sources import command
 from up import Up
 
 from streams import check, cli, entry, layout, signature, wire
@@ -42,6 +43,7 @@ def cauce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cauce:
     """
     shutil.copy(ROOT / "streams.toml", tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("typer.main.get_command", command)
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PYTHONPATH")}
 
     def here(arguments: list[str], given: str) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from pipeline import free_port
+from ports import free_ports
 from up import Up
 
 from streams import embedded, topology
@@ -89,14 +89,14 @@ def test_it_starts_everything_and_stops_along_the_way_of_the_data(up) -> None:
 
 def test_groups_and_the_ingress_get_as_many_processes_as_are_asked_for(folder) -> None:
     (folder / "streams.toml").write_text(PIPELINE.format(handler="done") + "processes = 2\n")
-    first = free_port()
-    up = Up(folder, INGRESS_WORKERS="2", WORKER_PORT=str(first))
+    ports = free_ports(3)
+    up = Up(folder, INGRESS_WORKERS="2", WORKER_PORT=str(ports[0]))
     try:
         up.until("Cauce is ready")
         status = json.loads(up.cauce("status", "--json").stdout)
         assert {name: group["workers"] for name, group in status["groups"].items()} == {"first": 1, "second": 2}
         # Each has a port of its own, and answers for all
-        for port in range(first, first + 3):
+        for port in ports:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
                 assert "\ncauce_ingress_workers 2.0\n" in answer.read().decode()
         up.process.send_signal(signal.SIGTERM)
