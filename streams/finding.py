@@ -13,7 +13,7 @@ from datetime import datetime
 
 import msgspec
 
-from streams import journals, marks, wamids
+from streams import journals, marks, wamids, wire
 from streams.connection import Entry, Store, entries, order
 from streams.errors import CauceError
 from streams.receipts import META
@@ -31,6 +31,8 @@ _TRACE = re.compile(r"(?:00-)?([0-9a-f]{32})(?:-[0-9a-f]{16}-[0-9a-f]{2})?")
 
 ASKEW_MS = 60_000
 """By so much an ingress's clock may differ from Redis's, and a message may have waited for Redis."""
+
+_ALL = "-", "+"
 
 Look = Callable[[int], None]
 """Called with how many entries were looked through since the last call."""
@@ -75,7 +77,7 @@ class Finder:
             number = int(reply[2] or 0)
             found = await self._entry(reply[1], [shards[number]] if number < len(shards) else [], INBOUND)
         elif trace := _TRACE.fullmatch(id):
-            found = await self._through([INBOUND], trace[1], lambda _: True, field="trace")
+            found = await self._traced(trace[1])
         else:
             found = await self._named(id, persons)
         if found is None:
@@ -136,12 +138,18 @@ class Finder:
         def is_it(row: Entry) -> bool:
             return body(row[1]).get("message_id") == id
 
-        if (at := marks.made_ms(id)) is not None:
-            around = str(max(0, at - ASKEW_MS)), str(at + ASKEW_MS)
-            if (found := await self._through([INBOUND], name, is_it, field="body", within=around)) is not None:
-                return found
+        at = marks.made_ms(id)
+        if at is not None and (found := await self._through([INBOUND], name, is_it, field="body", within=_around(at))):
+            return found
         streams = [stream for stream in (INBOUND, STATUSES) if stream in self._topology.streams]
         return await self._through(streams, name, is_it, field="body")
+
+    async def _traced(self, trace: str) -> Place | None:
+        """The message that began a trace: most are the ingress's own, and say when that was."""
+        for within in (_around(wire.trace_ms(trace)), _ALL):
+            if found := await self._through([INBOUND], trace, lambda _: True, field="trace", within=within):
+                return found
+        return None
 
     async def _marked(self, id: str, person: str) -> Place | None:
         """By the mark of a message from somebody, or of what Meta said of one to them."""
@@ -164,7 +172,7 @@ class Finder:
         is_it: Callable[[Entry], bool],
         *,
         field: str,
-        within: tuple[str, str] = ("-", "+"),
+        within: tuple[str, str] = _ALL,
     ) -> Place | None:
         for stream in streams:
             looked = 0
@@ -191,6 +199,11 @@ class Finder:
             f"{INBOUND} {since}: what all groups have settled goes after {keep / 86400:g} days "
             f"([streams.{INBOUND}] keep), or sooner near max_len"
         )
+
+
+def _around(ms: int) -> tuple[str, str]:
+    """The ids that an entry of then may have."""
+    return str(max(0, ms - ASKEW_MS)), str(ms + ASKEW_MS)
 
 
 async def tell(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams import finding, marks, topology
+from streams import finding, marks, topology, wire
 from streams.connection import Store
 from streams.stores import Stores
 
@@ -38,3 +38,37 @@ async def test_an_id_that_the_ingress_made_says_where_to_look(store: Store) -> N
     assert (await finder.message(strayed)).id == newest.decode()
     with pytest.raises(finding.Unknown, match=r"through the 1,441 entries of inbound"):
         await finder.message(marks.made(NOON_MS))
+
+
+async def test_a_trace_that_the_ingress_began_says_where_to_look_and_anybody_else_s_is_found_among_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a day of messages, one a minute, one of which somebody else's program began
+    top, traces, strangers = topology.parse({"groups": {}}), dict[int, str](), "4bf92f3577b34da6a3ce929d0e0e4736"
+    for minute in range(24 * 60):
+        at = NOON_MS + minute * 60_000
+        monkeypatch.setattr("time.time_ns", lambda at=at: (at - 30_000) * 1_000_000)
+        traces[at] = wire.new_trace()
+        trace = f"00-{strangers}-00f067aa0ba902b7-01" if minute == 7 else traces[at]
+        await store.command("XADD", "inbound", f"{at}-0", "key", "+1", "type", "text", "body", "{}", "trace", trace)
+    looked = list[int]()
+    finder = finding.Finder(Stores.alone(store), top, looked.append)
+
+    # When one of the morning is asked for
+    asked = NOON_MS + 20 * HOUR_MS
+    place = await finder.message(traces[asked][3:35])
+
+    # Then it is found among its neighbours
+    assert place.id == f"{asked}-0"
+    assert sum(looked) <= 3
+
+    # And the other among all
+    assert (await finder.message(strangers)).id == f"{NOON_MS + 7 * 60_000}-0"
+
+
+def test_a_trace_is_one_of_w3c_and_tells_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: NOON_MS * 1_000_000 + 999_999)
+    made = {wire.new_trace() for _ in range(100)}
+    assert len(made) == 100
+    assert all(wire.trace_from(trace) == trace for trace in made)
+    assert {wire.trace_ms(trace[3:35]) for trace in made} == {NOON_MS}
