@@ -23,8 +23,9 @@ from starlette.applications import Starlette
 from ingress.app import create_app
 from ingress.listening import Help, Listeners, adopt, bind, close, queued
 from ingress.protocol import Protocol
-from streams import anew, garbage, layout, memory, metrics, welcome
+from streams import anew, garbage, layout, memory, metrics
 from streams import log as logs
+from streams.commands import welcome
 from streams.settings import PROBE_SOCKET, Settings
 from streams.stores import Stores
 from streams.topology import Topology

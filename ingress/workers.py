@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from ingress import access, listening
 from ingress.listening import Listeners
-from streams import anew, log, welcome
-from streams.crew import Crew, agree, named
-from streams.entry import Place
-from streams.program import Program
-from streams.screen import Screen
+from streams import anew, log
+from streams.commands import welcome
+from streams.commands.crew import Crew, agree, named
+from streams.commands.entry import Place
+from streams.commands.program import Program
+from streams.commands.screen import Screen
 from streams.settings import Settings
 from streams.topology import Topology
 

@@ -13,8 +13,9 @@ from typing import Annotated
 
 import typer
 
-from streams import anew, cli_archive, cli_dead, cli_group, cli_model, cli_new, cli_replay, entry
-from streams.entry import examples as _examples
+from streams import anew, cli_archive, cli_dead, cli_group, cli_model, cli_new, cli_replay
+from streams.commands import entry
+from streams.commands.entry import examples as _examples
 from streams.options import Anybody, Anything, Full, Json, Sender, Trial, Url, User, Yes
 
 app = typer.Typer(
@@ -72,9 +73,10 @@ def up(context: typer.Context, trial: Trial = False) -> None:
     Redis where REDIS_URL is unset, the ingress, and a worker for each group of streams.toml.  Ctrl-C ends what is in
     work first; a second Ctrl-C stops at once.  After a change of the configuration: cauce reload.
     """
-    from streams import check, log
-    from streams.screen import Screen
-    from streams.supervisor import Pipeline
+    from streams import log
+    from streams.commands import check
+    from streams.commands.screen import Screen
+    from streams.commands.supervisor import Pipeline
 
     topology, settings = context.obj.topology, context.obj.settings
     entry.refuse_silent_embedding(settings)
@@ -113,7 +115,7 @@ def ingress(
         would_start(topology, settings)
     elif count > 1:
         from ingress import workers as several
-        from streams.screen import Screen
+        from streams.commands.screen import Screen
 
         screen = Screen(prefixed=settings.log_format == "console")
         log.configure(settings, screen)
@@ -151,7 +153,7 @@ def reload(context: typer.Context) -> None:
     Starts workers of new groups, ends those of removed ones, and starts anew whose part has changed, one after the
     other.  What would not start is refused, and all stays as it is.  Exit status 2: refused; 1: a process is not ready.
     """
-    from streams import reload
+    from streams.commands import reload
 
     raise typer.Exit(reload.run(context.obj.settings.data_dir))
 
@@ -163,7 +165,7 @@ def check(context: typer.Context, as_json: Json = False) -> None:
 
     Looks over configuration, Redis, handlers and model, and changes nothing.  Exit status 2: something is wrong.
     """
-    from streams import check
+    from streams.commands import check
 
     raise typer.Exit(entry.run(check.run(context.obj, as_json=as_json)))
 
@@ -171,7 +173,7 @@ def check(context: typer.Context, as_json: Json = False) -> None:
 @app.command(epilog=_examples("cauce status", "watch cauce status", "cauce status --json | jq .groups"))
 def status(context: typer.Context, as_json: Json = False) -> None:
     """Show streams, groups, workers, lag, and dead letters."""
-    from streams import status
+    from streams.commands import status
 
     topology, settings = context.obj.topology, context.obj.settings
     url = entry.redis_url(settings)
@@ -190,8 +192,8 @@ def stats(
     as_json: Json = False,
 ) -> None:
     """Show what was counted: messages, people, replies, how long they took, deliveries."""
-    from streams import stats
     from streams.analytics import Asked
+    from streams.commands import stats
 
     place, asked = context.obj, Asked(since=since, until=until, by=by, of=of)
     entry.ask(place, lambda stores: stats.show(stores, place.topology, place.settings, asked, as_json=as_json))
@@ -209,7 +211,7 @@ def top(
 
     A frame a second; q quits.  Where the output is no terminal it is one frame.
     """
-    from streams import counters, top, welcome
+    from streams.commands import counters, top, welcome
 
     topology, settings = context.obj.topology, context.obj.settings
     where = entry.redis_url(settings)
@@ -239,7 +241,7 @@ def tail(
     full: Full = False,
 ) -> None:
     """Follow streams, one line for each entry, until Ctrl-C."""
-    from streams import tail
+    from streams.commands import tail
 
     names = list(dict.fromkeys(tail.stream_of(name, context.obj.topology) for name in streams))
     wanted = tail.Wanted.of(user, types or (), context.obj.topology)
@@ -269,7 +271,7 @@ def trace(
 
     Of a person, each of their latest messages in a line.  Exit status 1: nothing is known of it.
     """
-    from streams import trace
+    from streams.commands import trace
 
     asked = trace.Asked(id=id, user=user, since=since, count=count, as_json=as_json, full=full)
     topology = context.obj.topology
@@ -284,7 +286,7 @@ def chat(
     url: Url = None,
 ) -> None:
     """Talk to the running pipeline.  An empty line or Ctrl-D ends it."""
-    from streams import console
+    from streams.commands import console
 
     settings = context.obj.settings
     raise typer.Exit(console.chat(console.Ingress(settings, entry.ingress_url(settings, url)), user, wait))
@@ -302,7 +304,7 @@ def send(
 
     What has a user_id and a message goes to /chat, the rest to /whatsapp.  Exit status 1: one was refused.
     """
-    from streams import console
+    from streams.commands import console
 
     settings = context.obj.settings
     raise typer.Exit(console.send(console.Ingress(settings, entry.ingress_url(settings, url)), files, wait))
@@ -328,7 +330,7 @@ def reshard(context: typer.Context, yes: Yes = False) -> None:
 
     Stop the ingress, let the workers finish, stop them; then run this.  One that is cut off goes on when run again.
     """
-    from streams import reshard
+    from streams.commands import reshard
 
     entry.run(reshard.run(context.obj, yes=yes))
 
@@ -347,7 +349,8 @@ def erase(
     While everything runs, and while the person writes: what comes afterwards is a new conversation.  Exit status 1:
     something is left, which the receipt names; the same command goes on.
     """
-    from streams import forget, log
+    from streams import log
+    from streams.commands import forget
 
     topology, settings = context.obj.topology, context.obj.settings
     log.configure(settings)
@@ -358,7 +361,7 @@ def erase(
 @breaker_app.command("show", epilog=_examples("cauce breaker show"))
 def breaker_show(context: typer.Context) -> None:
     """Say whether replies are being delivered, held back, or stopped."""
-    from streams import status
+    from streams.commands import status
 
     settings = context.obj.settings
     entry.ask(context.obj, lambda stores: status.breaker(settings, stores))
@@ -367,7 +370,7 @@ def breaker_show(context: typer.Context) -> None:
 @breaker_app.command("close", epilog=_examples("cauce breaker close"))
 def breaker_close(context: typer.Context) -> None:
     """Let deliveries go again, after the destination has been mended."""
-    from streams import status
+    from streams.commands import status
 
     settings = context.obj.settings
     entry.ask(context.obj, lambda stores: status.close_breaker(settings, stores))

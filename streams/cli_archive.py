@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from streams import entry
+from streams.commands import entry
 
 app = typer.Typer(help="What was said, in a database.", no_args_is_help=True)
 
@@ -30,7 +30,7 @@ def archive_import(
     What is there already stays as it is: it can be run while workers archive, and once more where it was cut off.
     """
     from processors.archive import importing
-    from streams.steps import Steps
+    from streams.commands.steps import Steps
 
     settings, topology = context.obj.settings, context.obj.topology
     with Steps().measured("rows", total=importing.total(file)) as advance:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams import entry
+from streams.commands import entry
 from streams.options import Full, Json, Person, Since, Until, Yes
 
 if TYPE_CHECKING:
-    from streams.dead import Desk
+    from streams.commands.dead import Desk
 
 app = typer.Typer(help="What could not be handled: the dead letters.", no_args_is_help=True)
 
@@ -39,7 +39,7 @@ def dead_list(
     full: Full = False,
 ) -> None:
     """List what was buried, with the reason."""
-    from streams import dead, tail
+    from streams.commands import dead, tail
 
     which = dead.Which(stream=stream, group=group, reason=reason, person=person, since=since, until=until)
     form = tail.Form(as_json=as_json, full=full)
@@ -56,7 +56,7 @@ def dead_show(
     full: Full = False,
 ) -> None:
     """Show one dead letter whole.  Exit status 1: it is not there."""
-    from streams import dead, tail
+    from streams.commands import dead, tail
 
     form = tail.Form(as_json=as_json, full=full)
     _dead(context, stream, lambda desk: dead.show(desk, id, form=form, raw=raw))
@@ -90,7 +90,7 @@ def dead_act(
     as_json: Json = False,
     full: Full = False,
 ) -> None:
-    from streams import dead, tail
+    from streams.commands import dead, tail
 
     which = dead.Which(
         ids=ids or [], stream=stream, group=group, reason=reason, person=person, since=since, until=until,
@@ -103,7 +103,7 @@ def dead_act(
 
 def _dead(context: typer.Context, stream: str | None, ask: Callable[[Desk], Awaitable[int]]) -> None:
     """Ask of the dead letters of a stream, or of all; how that went is the exit status."""
-    from streams import dead, tail
+    from streams.commands import dead, tail
 
     topology = context.obj.topology
     streams = [tail.stream_of(stream, topology).removesuffix(".dead")] if stream else list(topology.streams)

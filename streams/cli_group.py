@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from streams import entry
+from streams.commands import entry
 from streams.options import Json, Yes
 
 app = typer.Typer(help="The groups that Redis knows.", no_args_is_help=True)
@@ -17,7 +17,7 @@ app = typer.Typer(help="The groups that Redis knows.", no_args_is_help=True)
 @app.command("list", epilog=entry.examples("cauce group list", "cauce group list --json | jq '.[].backlog'"))
 def group_list(context: typer.Context, as_json: Json = False) -> None:
     """List the groups of each stream: who consumes them, and how far behind they are."""
-    from streams import roster
+    from streams.commands import roster
 
     topology = context.obj.topology
     entry.ask(context.obj, lambda stores: roster.show(stores, topology, as_json=as_json))
@@ -36,7 +36,7 @@ def group_drop(
 
     Stop its workers and take it out of streams.toml first.  Cut off in the middle, the same command ends it.
     """
-    from streams import roster
+    from streams.commands import roster
 
     topology = context.obj.topology
     entry.ask(context.obj, lambda stores: roster.drop(stores, topology, stream, group, yes=yes, forced=force))

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from streams import entry
+from streams.commands import entry
 from streams.errors import ConfigurationError
 
 app = typer.Typer(help="The model that answers.", no_args_is_help=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from streams import entry
+from streams.commands import entry
 
 app = typer.Typer(help="Files to begin with.", no_args_is_help=True)
 
@@ -31,6 +31,6 @@ def new_group(
 
     Beside streams.toml: NAME.py, test_NAME.py.  What is there already is never overwritten.
     """
-    from streams import new
+    from streams.commands import new
 
     new.group(context.obj.topology, name, reads=reads, batch=batch, write=write)

@@ -12,8 +12,8 @@ from typing import Annotated, get_args
 import typer
 from msgspec.structs import replace
 
-from streams import entry
 from streams.changes import Changes, History
+from streams.commands import entry
 from streams.errors import ConfigurationError
 from streams.options import Full, Json, Yes, whole
 
@@ -99,7 +99,8 @@ def replay(
 
     Nothing is sent and nothing in Redis is written.  Exit status 1: more turns came out otherwise than --tolerate.
     """
-    from streams import lab, log, report, steps
+    from streams import log
+    from streams.commands import lab, report, steps, transfer
 
     log.configure(replace(context.obj.settings, log_level="warning"), steps.Out())
     form = report.Form(as_json=as_json, html=html, full=full, tolerate=tolerate, rows=rows)
@@ -109,8 +110,6 @@ def replay(
         history=_history(history), speed=_speed(speed),
     )  # fmt: skip
     if into:
-        from streams import transfer
-
         raise typer.Exit(entry.run(transfer.into(context.obj, asked, into, yes=yes)))
     if resume:
         asked = lab.of_run(context.obj, resume)
@@ -161,7 +160,7 @@ def export(
 
     What a group read in a range and what it answered, with what the same people had said before it.
     """
-    from streams import lab, transfer
+    from streams.commands import lab, transfer
 
     asked = lab.Asked(group=group, since=since, until=until, people=tuple(user or ()), dead=dead)
     raise typer.Exit(entry.run(transfer.export(context.obj, asked, file, pseudonyms=pseudonyms)))
@@ -174,6 +173,6 @@ def bring(context: typer.Context, file: In, yes: Yes = False) -> None:
 
     No group answers it unless its table says `replay = true`.  The same file again appends nothing twice.
     """
-    from streams import transfer
+    from streams.commands import transfer
 
     raise typer.Exit(entry.run(transfer.bring(context.obj, file, yes=yes)))

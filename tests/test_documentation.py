@@ -15,7 +15,8 @@ import pytest
 import sources
 from prometheus_client import REGISTRY
 
-from streams import check, cli, keys, log, metrics, settings, tables, topology
+from streams import cli, keys, log, metrics, settings, tables, topology
+from streams.commands import check
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

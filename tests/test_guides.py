@@ -20,7 +20,8 @@ from conftest import Server
 from pipeline import Process
 from waiting import until
 
-from streams import cli, keys, settings, topology, welcome, wire
+from streams import cli, keys, settings, topology, wire
+from streams.commands import welcome
 from streams.connection import Store
 
 ROOT = Path(__file__).parent.parent

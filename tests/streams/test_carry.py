@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from processors.inference.handler import reply
-from streams import carry, logbook, transfer
+from streams import carry, logbook
 from streams.carry import Carrier, Full
+from streams.commands import transfer
+from streams.commands.lab import Asked
 from streams.connection import Store, entries
 from streams.errors import Bury, ConfigurationError
-from streams.lab import Asked
 from streams.logbook import File, Logged
 from streams.stores import Stores
 

@@ -22,7 +22,8 @@ from conftest import Server, named
 from sources import command
 from up import Up
 
-from streams import check, cli, entry, layout, signature, wire
+from streams import cli, layout, signature, wire
+from streams.commands import check, entry
 from streams.connection import Store, entries
 from streams.memory import Memory
 from streams.settings import Settings

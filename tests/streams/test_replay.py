@@ -22,14 +22,15 @@ from pipeline import CAUCE, pipeline
 from waiting import until
 
 from processors.inference.handler import reply
-from streams import cli_replay, lab, runs, topology
+from streams import cli_replay, runs, topology
 from streams.changes import Changes
+from streams.commands import lab
+from streams.commands.lab import Asked
+from streams.commands.report import Form
 from streams.connection import Store
 from streams.effects import Turn
 from streams.errors import Bury, ConfigurationError
 from streams.handlers import find
-from streams.lab import Asked
-from streams.report import Form
 from streams.stores import Stores
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from processors.archive import opening
 from processors.archive.look import look
-from streams import check, topology
+from streams import topology
+from streams.commands import check
 from streams.settings import Secret, Settings
 from tests.pipeline import ROOT, free_port
 from tests.postgres import PASSWORD, Postgres

@@ -10,7 +10,8 @@ import pytest
 from conftest import sometimes
 from typer.testing import CliRunner
 
-from streams import check, cli
+from streams import cli
+from streams.commands import check
 from streams.errors import ConfigurationError
 from streams.settings import Settings
 

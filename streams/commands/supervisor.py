@@ -14,12 +14,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 import msgspec
 
 from ingress import listening, workers
-from streams import anew, embedded, entry, log, welcome
-from streams.crew import Crew, agree, named
+from streams import anew, embedded, log
+from streams.commands import entry, welcome
+from streams.commands.crew import Crew, agree, named
+from streams.commands.program import Program
+from streams.commands.reload import Notice, Outcome, concerned, fixed, parts
+from streams.commands.screen import Screen
 from streams.errors import ConfigurationError
-from streams.program import Program
-from streams.reload import Notice, Outcome, concerned, fixed, parts
-from streams.screen import Screen
 from streams.settings import Settings
 from streams.topology import Topology
 

@@ -22,17 +22,18 @@ from protocol import a_consumer, a_topology, say
 from rich.console import Console
 
 from processors.egress import breaker
-from streams import metrics, probe, top
+from streams import metrics, probe
+from streams.commands import top
+from streams.commands.counters import Counters
+from streams.commands.frame import SPARKS, Frame, Stream, draw
 from streams.connection import Store
-from streams.counters import Counters
 from streams.errors import Unavailable
-from streams.frame import SPARKS, Frame, Stream, draw
 from streams.pulse import Server as Told
 from streams.settings import Secret, Settings
 from streams.stores import Stores
 from tests.ingress.front import OPERATOR, TOKEN, front, secret
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NOWHERE = f"http://127.0.0.1:{free_port()}"
 
 

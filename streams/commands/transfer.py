@@ -9,16 +9,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from streams import carry, entry, logbook, runs
+from streams import carry, logbook, runs
 from streams.carry import Carrier
-from streams.entry import Place
+from streams.commands import entry
+from streams.commands.entry import Place
+from streams.commands.lab import Asked, Lab
+from streams.commands.steps import Steps
 from streams.errors import ConfigurationError
 from streams.groups import counted
-from streams.lab import Asked, Lab
 from streams.logbook import File, Head, Logged
 from streams.pseudonyms import Pseudonyms
 from streams.runs import WAITING, WANTED, Input, Run
-from streams.steps import Steps
 from streams.topology import Topology, suggest
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from streams import entry
+from streams.commands import entry
 from streams.connection import Entry, Store, entries, order
 from streams.errors import ConfigurationError
 from streams.masking import Mask

@@ -23,12 +23,13 @@ from pipeline import Process, free_port
 from up import Up
 from waiting import until
 
-from streams import anew, reload, topology
+from streams import anew, topology
+from streams.commands import reload
+from streams.commands.reload import Notice, Outcome, concerned, parts
+from streams.commands.supervisor import _ports
 from streams.connection import Store
 from streams.errors import ConfigurationError
-from streams.reload import Notice, Outcome, concerned, parts
 from streams.settings import Secret, Settings
-from streams.supervisor import _ports
 
 PIPELINE = """
 [groups.first]

@@ -19,12 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ingress import timelines
+from streams.commands.steps import Steps
+from streams.commands.tail import Form
 from streams.errors import ConfigurationError
 from streams.finding import Unknown
 from streams.moments import seconds, span
-from streams.steps import Steps
 from streams.stores import Stores
-from streams.tail import Form
 from streams.timeline import Step, Timeline, folded
 from streams.topology import Topology
 

@@ -12,9 +12,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from streams import entry, groups
+from streams import groups
+from streams.commands import entry
+from streams.commands.status import age
 from streams.errors import ConfigurationError
-from streams.status import age
 from streams.stores import Stores
 from streams.topology import Topology, suggest
 

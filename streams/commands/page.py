@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from streams.compare import VERDICTS
 
 if TYPE_CHECKING:
-    from streams.report import Facts, Row, Summary
+    from streams.commands.report import Facts, Row, Summary
 
 MOST = 5000
 """Rows of a page; a browser bears no more."""
@@ -38,7 +38,7 @@ _HIDE = "".join(f"body:has(#{name}:not(:checked)) tr.{name} {{ display: none; }}
 
 
 def lines(facts: Facts, summary: Summary, rows: Iterator[Row]) -> Iterator[str]:
-    from streams.report import sentences
+    from streams.commands.report import sentences
 
     yield _HEAD.replace("HIDE", _HIDE)
     yield f"<h1>Replay of {escape(facts.group)}</h1>\n"
@@ -57,7 +57,7 @@ def lines(facts: Facts, summary: Summary, rows: Iterator[Row]) -> Iterator[str]:
 
 
 def _row(row: Row) -> str:
-    from streams.report import told
+    from streams.commands.report import told
 
     if row.words:
         then = "".join(

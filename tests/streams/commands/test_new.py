@@ -13,11 +13,12 @@ from conftest import Server
 from pipeline import Process
 from waiting import until
 
-from streams import handlers, new, topology, wire
+from streams import handlers, topology, wire
+from streams.commands import new
 from streams.connection import Store
 from streams.errors import ConfigurationError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BEFORE = "[streams.inbound]\n[streams.outbound]\n\n[groups.there]\nreads = 'inbound'\nhandler = 'a:b'  # no end of line"
 
 

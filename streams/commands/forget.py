@@ -12,11 +12,11 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from streams import entry
+from streams.commands import entry
+from streams.commands.steps import Steps
 from streams.erase import Erasure, Receipt
 from streams.masking import Mask
 from streams.settings import Settings
-from streams.steps import Steps
 from streams.stores import Stores
 from streams.topology import Topology
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 
-from streams import embedded, entry, layout
+from streams import embedded, layout
+from streams.commands import entry
+from streams.commands.steps import Steps
 from streams.errors import ConfigurationError
 from streams.mover import Mover
-from streams.steps import Steps
 from streams.stores import Stores
 
 

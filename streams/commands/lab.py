@@ -18,19 +18,20 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from streams import entry, gathering, handlers, logbook, report, runs, sandbox
+from streams import gathering, handlers, logbook, runs, sandbox
 from streams.changes import Changes, History, first_that_writes
+from streams.commands import entry, report
+from streams.commands.entry import Place
+from streams.commands.report import Facts, Form
+from streams.commands.steps import Steps
 from streams.effects import Handler
-from streams.entry import Place
 from streams.errors import ConfigurationError
 from streams.gathering import Gathering, Range
 from streams.logbook import File
 from streams.moments import edge
 from streams.replay import Replay
-from streams.report import Facts, Form
 from streams.runs import Run
 from streams.sandbox import Sandbox
-from streams.steps import Steps
 from streams.tables import Group
 
 FOLDER = "replays"

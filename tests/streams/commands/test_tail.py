@@ -12,7 +12,8 @@ import pytest
 from conftest import Server
 from waiting import until
 
-from streams import tail, topology
+from streams import topology
+from streams.commands import tail
 from streams.connection import Store
 from streams.errors import ConfigurationError, Unavailable
 from streams.stores import Stores

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from streams import log
-from streams.screen import Screen
+from streams.commands.screen import Screen
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 """Seconds before a dead process is started again: doubled each time."""

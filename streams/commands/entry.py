@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streams import embedded, people, topology, welcome
+from streams import embedded, people, topology
 from streams import settings as environment
+from streams.commands import welcome
 from streams.errors import CauceError, ConfigurationError
 from streams.settings import Settings
 from streams.topology import Topology

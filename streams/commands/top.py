@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.live import Live
 
 from processors.egress import breaker as breakers
-from streams.counters import Counted, Counters
+from streams.commands.counters import Counted, Counters
+from streams.commands.frame import Frame, OfGroup, Stream, Webhook, draw
 from streams.errors import Unavailable
-from streams.frame import Frame, OfGroup, Stream, Webhook, draw
 from streams.masking import Mask
 from streams.pulse import Finger, Pulse
 from streams.rates import Meter

@@ -17,9 +17,9 @@ from ports import free_ports
 from up import Up
 
 from streams import embedded, topology
+from streams.commands.supervisor import _ports, stages
 from streams.errors import ConfigurationError
 from streams.settings import Settings
-from streams.supervisor import _ports, stages
 
 pytestmark = pytest.mark.slow
 
@@ -202,7 +202,7 @@ def test_a_redis_that_cannot_start_is_named_with_its_own_words(folder) -> None:
 
 
 def test_a_model_that_is_not_there_is_one_line_before_anything_is_started(folder) -> None:
-    shutil.copy(Path(__file__).parents[2] / "streams.toml", folder)
+    shutil.copy(Path(__file__).parents[3] / "streams.toml", folder)
     refused = Up(folder, MODEL="./nowhere")
     assert refused.end() == 2
     assert len(refused.said) == 1

@@ -13,9 +13,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from streams.commands.status import age
 from streams.pulse import Server
 from streams.rates import sparkline
-from streams.status import age
 
 SPARKS = 20
 """Columns of a sparkline: so many seconds."""

@@ -21,10 +21,10 @@ import aiohttp
 from prometheus_client.multiprocess import mark_process_dead
 
 from streams import layout, log
-from streams.entry import ACCEPTED, Place
+from streams.commands.entry import ACCEPTED, Place
+from streams.commands.program import Program
+from streams.commands.screen import Screen
 from streams.errors import ConfigurationError
-from streams.program import Program
-from streams.screen import Screen
 from streams.settings import PROBE_SOCKET, Settings
 from streams.stores import Stores
 from streams.topology import Topology

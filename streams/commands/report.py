@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from streams import compare, page
+from streams import compare
 from streams.changes import History
+from streams.commands import page
 from streams.compare import VERDICTS, Said
 from streams.errors import ConfigurationError
 from streams.groups import counted

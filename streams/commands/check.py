@@ -22,7 +22,8 @@ from processors.archive.look import look
 from processors.egress.webhook import Webhook
 from processors.inference import echo, prompt, remote, weights
 from processors.inference.actions import Detector
-from streams import embedded, entry, groups, layout, memory, settings
+from streams import embedded, groups, layout, memory, settings
+from streams.commands import entry
 from streams.connection import info
 from streams.errors import CauceError, ConfigurationError
 from streams.handlers import find

@@ -17,14 +17,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from streams import deadletters, entry
+from streams import deadletters
+from streams.commands import entry
+from streams.commands.steps import Steps
+from streams.commands.tail import Form
 from streams.connection import Store, order
 from streams.deadletters import Letter, Redriven, Wanted
 from streams.errors import ConfigurationError
 from streams.moments import edge
-from streams.steps import Steps
 from streams.stores import Stores
-from streams.tail import Form
 from streams.topology import Topology
 
 _ID = re.compile(r"\d+-\d+")

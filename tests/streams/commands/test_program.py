@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from streams import program
-from streams.program import Program
-from streams.screen import Screen
+from streams.commands import program
+from streams.commands.program import Program
+from streams.commands.screen import Screen
 
 
 class Heard(io.StringIO):
@@ -156,8 +156,8 @@ async def test_a_progress_bar_becomes_its_status_and_no_flood_of_lines() -> None
 def test_children_end_when_their_supervisor_is_killed() -> None:
     code = """
 import asyncio, sys
-from streams.program import Program
-from streams.screen import Screen
+from streams.commands.program import Program
+from streams.commands.screen import Screen
 async def yes(): return True
 async def main():
     child = Program("child", [sys.executable, "-c", "import signal; signal.pause()"], Screen(), yes)
