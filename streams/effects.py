@@ -205,6 +205,12 @@ HandleBatch = Callable[[list[Turn]], Awaitable[Sequence[Effects | None] | None]]
 """Of several turns: what is to be done for each, in their order, or None where it is nothing for any."""
 Retell = Callable[[Turn, Sequence[Message]], Awaitable[Retold]]
 
+Elsewhere = Callable[[str, Any, Any, Any], Awaitable[dict[str, int]]]
+"""
+`forget(person, group, topology, settings)`, of what lies outside Redis.  Raises errors.Partly: some of it was done; may
+raise anything else where nothing was.
+"""
+
 
 class Handler(msgspec.Struct, kw_only=True, frozen=True):
     """A handler with all the runtime needs to know of it."""
@@ -221,11 +227,10 @@ class Handler(msgspec.Struct, kw_only=True, frozen=True):
     """`lifespan(group, topology, settings, stores)`: opened once per worker, before the first turn."""
     buried: Callable[[Turn, str], Effects | None] | None = None
     """What is committed beside the burial of a turn: an apology, say."""
-    forget: Callable[[str, Any, Any, Any], Awaitable[dict[str, int]]] | None = None
-    """
-    `forget(person, group, topology, settings)`: delete what it has written of this person outside Redis;
-    returns how much of what, for the receipt.
-    """
+    forget: Elsewhere | None = None
+    """Delete what it has written of this person outside Redis; returns how much of what, for the receipt."""
+    kept: Elsewhere | None = None
+    """How much of what `forget` would delete, with nothing done."""
     retell: Retell | None = None
     """How a replay rebuilds the state that stood before its range; None: it begins with nothing."""
 
@@ -246,7 +251,8 @@ class Said(TypedDict, total=False):
     outside: bool
     lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None
     buried: Callable[[Turn, str], Effects | None] | None
-    forget: Callable[[str, Any, Any, Any], Awaitable[dict[str, int]]] | None
+    forget: Elsewhere | None
+    kept: Elsewhere | None
     retell: Retell | None
 
 

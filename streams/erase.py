@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,8 @@ import msgspec
 
 from streams import disk, log, rewriting
 from streams.connection import Store
-from streams.errors import CauceError, ConfigurationError
+from streams.effects import Elsewhere, Handler
+from streams.errors import CauceError, ConfigurationError, Partly
 from streams.groups import registered
 from streams.handlers import load
 from streams.masking import Mask
@@ -45,8 +45,6 @@ _ARCHIVE = "processors.archive."
 """Its groups; what they kept outlives them, also after `cauce group drop`."""
 
 _log = log.get("erase")
-
-Forget = Callable[..., Awaitable[dict[str, int]]]
 
 
 class Receipt(msgspec.Struct, kw_only=True):
@@ -104,8 +102,10 @@ class Erasure:
         Raises:
             Unavailable: Redis cannot be reached.
         """
+        self._groups = await self._all_groups()
+        handlers = await asyncio.to_thread(self._handlers)
         for person in [*await self._traces(self._person).elsewhere(), self._person]:
-            await self._count(self._traces(person), person)
+            await self._count(self._traces(person), person, handlers)
         self._counts["replays"] += len(self._replays())
         return self._receipt("found")
 
@@ -117,7 +117,8 @@ class Erasure:
             Unavailable: Redis cannot be reached; run it again to go on.
         """
         self._groups = await self._all_groups()
-        forgets = await asyncio.to_thread(self._forgets)
+        handlers = await asyncio.to_thread(self._handlers)
+        forgets = {group: handler.forget for group, handler in handlers.items() if handler.forget is not None}
         # Their other number last goes the one from whose messages it is known.
         others = await self._traces(self._person).elsewhere()
         digest = ""
@@ -146,13 +147,18 @@ class Erasure:
     def _traces(self, person: str) -> Traces:
         return Traces(self._stores.of(person), self._topology, person, self._look)
 
-    async def _count(self, traces: Traces, person: str) -> None:
+    async def _count(self, traces: Traces, person: str, handlers: dict[str, Handler]) -> None:
         for key, name in (await traces.streams()).items():
             self._counts[name] += len(await traces.whose(key))
         self._counts.update(await traces.state())
         self._counts.update(await traces.scattered(None))
+        for group, handler in handlers.items():
+            if handler.kept is not None:
+                self._counts.update(await self._outside(group, "count", handler.kept, person))
+            elif handler.forget is not None:
+                self._note(self._notes, f"what group {group} has written elsewhere, of which it does not say how much")
 
-    async def _one(self, person: str, forgets: dict[str, Forget]) -> str:
+    async def _one(self, person: str, forgets: dict[str, Elsewhere]) -> str:
         traces, store = self._traces(person), self._stores.of(person)
         tombstone = await traces.tombstone()
         found = Counter(tombstone.state)
@@ -167,7 +173,7 @@ class Erasure:
         if in_work and forgets:
             await asyncio.sleep(self._heard)  # a turn may be writing elsewhere until its worker has heard of it
         for group, forget in forgets.items():
-            found.update(await self._forget(group, forget, person))
+            found.update(await self._outside(group, "delete", forget, person))
         known = tombstone.again or any(found.values())
         await self._anew(store, streams, thorough=known)
         self._counts.update(found)
@@ -220,29 +226,25 @@ class Erasure:
             found["archived"] = Group(name="archived", reads=INBOUND, handler=f"{_ARCHIVE}handler:messages")
         return found
 
-    def _forgets(self) -> dict[str, Forget]:
-        """What each group's handler has to be told; a group that cannot be asked is left over."""
+    def _handlers(self) -> dict[str, Handler]:
+        """Who knows what each group has written elsewhere; a group that cannot be asked is left over."""
         found = {}
         for name, group in self._groups.items():
             try:
-                handler = load(group, self._topology)
+                found[name] = load(group, self._topology)
             except ConfigurationError as error:
                 self._left.append(f"group {name} could not be asked what it keeps elsewhere: {error}")
-            else:
-                if handler.forget is not None:
-                    found[name] = handler.forget
         return found
 
-    async def _forget(self, group: str, forget: Forget, person: str) -> dict[str, int]:
-        table = self._groups[group]
+    async def _outside(self, group: str, verb: str, act: Elsewhere, person: str) -> dict[str, int]:
         try:
             async with asyncio.timeout(OUTSIDE):
-                gone = await forget(person, table, self._topology, self._settings)
-            return {f"{group}.{what}": count for what, count in gone.items()}
+                done = await act(person, self._groups[group], self._topology, self._settings)
         except Exception as error:  # whatever it has written to may be away
             why = Mask().person(str(error)) if isinstance(error, CauceError) else type(error).__name__
-            self._left.append(f"group {group} could not delete what it has written: {why}")
-            return {}
+            done, much = (error.done, "all of what") if isinstance(error, Partly) else ({}, "what")
+            self._left.append(f"group {group} could not {verb} {much} it has written: {why}")
+        return {f"{group}.{what}": count for what, count in done.items()}
 
     def _replays(self) -> list[Path]:
         """Files of replays, which hold what people wrote; whose is in which, nobody keeps book of."""

@@ -78,3 +78,16 @@ class Retry(CauceError):
 
 class Bury(CauceError):
     """Raised by a handler: this can never succeed; to the dead letters with it, with this reason."""
+
+
+class Partly(CauceError):
+    """
+    Raised by a `forget`: not all of it could be done.
+
+    Attributes:
+        done: how much of what was deleted all the same.
+    """
+
+    def __init__(self, why: str, done: dict[str, int]) -> None:
+        super().__init__(why)
+        self.done = done

@@ -11,18 +11,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from processors.archive import keeping, opening, rows
+from processors.archive import keeping, migrations, opening, rows
 from processors.archive.door import Door
 from processors.archive.session import Away, Unfit, Wrong
 from streams import log as logs
 from streams.effects import Turn, handler
-from streams.errors import Bury, CauceError, Unavailable
+from streams.errors import Bury, CauceError, Partly, Unavailable
 from streams.settings import Settings
 from streams.tables import Archive, Group
 from streams.topology import Topology
@@ -65,45 +65,69 @@ async def forget(person: str, group: Group, topology: Topology, settings: Settin
     Everything of a person, of whatever group: rows by table.  The first group of the archive does it for all.
 
     Raises:
-        Unavailable: the database cannot be reached, or not be emptied of them now.
+        Unavailable: the database cannot be reached.
+        Partly: the rows are gone, and their bytes still in its files.
     """
 
+    def act() -> dict[str, int]:
+        with closing(opening.opened(settings)) as session:
+            gone = keeping.forget(session, person)
+            try:
+                session.scrub()
+            except (Away, Wrong) as error:
+                raise Partly(f"the archive: {error}", gone) from None
+            return gone
+
+    return await _asked(act, group, topology)
+
+
+async def kept(person: str, group: Group, topology: Topology, settings: Settings) -> dict[str, int]:
+    """
+    How many rows `forget` would delete, by table; a database that no worker has made yet is not made for it.
+
+    Raises:
+        Unavailable: it cannot be reached.
+    """
+
+    def act() -> dict[str, int]:
+        if settings.database_url is None and not opening.path(settings).exists():
+            return {}
+        with closing(opening.connected(settings)) as session:
+            return keeping.kept(session, person) if migrations.found(session) else {}
+
+    return await _asked(act, group, topology)
+
+
+async def _asked(act: Callable[[], dict[str, int]], group: Group, topology: Topology) -> dict[str, int]:
+    """By the first of the archive's groups for all."""
     ours = [each.name for each in topology.groups.values() if each.handler.startswith(f"{__name__}:")]
     if group.name in ours[1:]:
         return {}
-
-    def act() -> dict[str, int]:
-        session = opening.opened(settings)
-        try:
-            return keeping.forget(session, person)
-        finally:
-            session.close()
-
     try:
         return await asyncio.to_thread(act)
     except (Away, Wrong) as error:
         raise Unavailable(f"the archive: {error}") from None
 
 
-@handler(batch=True, outside=True, lifespan=opened, forget=forget)
+@handler(batch=True, outside=True, lifespan=opened, forget=forget, kept=kept)
 async def messages(turns: list[Turn]) -> None:
     """Of `inbound`."""
     await _keep(turns, rows.said)
 
 
-@handler(batch=True, outside=True, lifespan=opened, forget=forget)
+@handler(batch=True, outside=True, lifespan=opened, forget=forget, kept=kept)
 async def replies(turns: list[Turn]) -> None:
     """Of `outbound`."""
     await _keep(turns, rows.replied)
 
 
-@handler(batch=True, outside=True, lifespan=opened, forget=forget)
+@handler(batch=True, outside=True, lifespan=opened, forget=forget, kept=kept)
 async def statuses(turns: list[Turn]) -> None:
     """Of `statuses`."""
     await _keep(turns, rows.reported)
 
 
-@handler(batch=True, outside=True, lifespan=opened, forget=forget)
+@handler(batch=True, outside=True, lifespan=opened, forget=forget, kept=kept)
 async def deliveries(turns: list[Turn]) -> None:
     """Of the stream that egress writes to."""
     await _keep(turns, rows.delivered)

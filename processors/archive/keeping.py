@@ -223,7 +223,7 @@ _OF_PEOPLE = (*TABLES.values(), "appointments", "appointment_events", "conversat
 
 def forget(session: Session, person: str) -> dict[str, int]:
     """
-    Everything of a person, and whatever of theirs is still on its way here.
+    Everything of a person, and whatever of theirs is still on its way here; `scrub` is to follow.
 
     Returns:
         rows by table, where there were any.
@@ -238,8 +238,17 @@ def forget(session: Session, person: str) -> dict[str, int]:
             session.run("INSERT INTO forgotten VALUES (?, ?, ?)", (digest, until, stamp(now)))
             for table in _OF_PEOPLE:
                 gone[table] += len(session.run(f"DELETE FROM {table} WHERE user_id = ? RETURNING 1", (each,)))  # noqa: S608 - as above
-    session.scrub()
     return dict(+gone)
+
+
+def kept(session: Session, person: str) -> dict[str, int]:
+    """Rows that `forget` would delete, by table, where there are any."""
+    there: Counter[str] = Counter()
+    for each in [person, *_elsewhere(session, person)]:
+        for table in _OF_PEOPLE:
+            [(count,)] = session.run(f"SELECT count(*) FROM {table} WHERE user_id = ?", (each,))  # noqa: S608 - as above
+            there[table] += count
+    return dict(+there)
 
 
 def _elsewhere(session: Session, person: str) -> list[str]:

@@ -36,7 +36,7 @@ async def run(stores: Stores, topology: Topology, settings: Settings, user: str,
     Erase a person, or count what there is of them.
 
     Returns:
-        the exit status: 1 where something is left, or nobody said yes.
+        the exit status: 1 where something is left or could not be counted, or nobody said yes.
 
     Raises:
         ConfigurationError: that is no person.
@@ -48,7 +48,7 @@ async def run(stores: Stores, topology: Topology, settings: Settings, user: str,
             found = await Erasure(stores, topology, settings, person, look=look).count()
         if how.dry_run:
             _print(found, how)
-            return 0
+            return 1 if found.left else 0
         question = (
             f"{sum(found.counts.values())} entries, keys and files of {Mask().person(person)}: erase them for good?"
         )
@@ -78,5 +78,5 @@ def _print(receipt: Receipt, how: How) -> None:
         console.print(f"beyond reach: {line}", highlight=False)
     for line in receipt.left:
         console.print(f"left: {line}", highlight=False, style="red")
-    if receipt.left:
+    if receipt.status == "incomplete":
         console.print("The same command goes on.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -500,6 +501,62 @@ async def forget(person, group, topology, settings):
 
 @handler(outside=True, forget=forget)
 async def write(turn: Turn) -> None: ...
+"""
+
+
+async def test_a_dry_run_counts_what_groups_have_written_elsewhere_and_says_where_it_cannot(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given groups that can count what they keep, that cannot, and one whose database is away
+    (tmp_path / "counting.py").write_text(COUNTING, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "".join(
+        f'[groups.{name}]\nreads = "inbound"\nhandler = "counting:{name}"\n' for name in ("counts", "silent", "away")
+    )
+    top = topology.parse(tomllib.loads(f"[streams.inbound]\n{text}"))
+    counted = await Erasure(Stores.alone(store), top, Settings(data_dir=tmp_path), ANA).count()
+    assert counted.counts["counts.rows"] == 7
+    assert counted.notes == ["what group silent has written elsewhere, of which it does not say how much"]
+    assert counted.left == ["group away could not count what it has written: ConnectionRefusedError"]
+
+
+async def test_of_what_could_be_done_in_part_the_receipt_has_both(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "counting.py").write_text(COUNTING, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    top = topology.parse(
+        tomllib.loads('[streams.inbound]\n[groups.partly]\nreads = "inbound"\nhandler = "counting:partly"\n')
+    )
+    receipt = await Erasure(Stores.alone(store), top, Settings(data_dir=tmp_path), ANA, heard=0).run()
+    assert (receipt.status, receipt.counts["partly.rows"]) == ("incomplete", 3)
+    assert receipt.left == ["group partly could not delete all of what it has written: the file is being read"]
+
+
+COUNTING = """
+from streams import Turn, handler
+from streams.errors import Partly
+
+async def seven(person, group, topology, settings):
+    return {"rows": 7}
+
+async def refused(person, group, topology, settings):
+    raise ConnectionRefusedError("of +59112345678")
+
+async def some(person, group, topology, settings):
+    raise Partly("the file is being read", {"rows": 3})
+
+@handler(outside=True, forget=seven, kept=seven)
+async def counts(turn: Turn) -> None: ...
+
+@handler(outside=True, forget=seven)
+async def silent(turn: Turn) -> None: ...
+
+@handler(outside=True, forget=refused, kept=refused)
+async def away(turn: Turn) -> None: ...
+
+@handler(outside=True, forget=some)
+async def partly(turn: Turn) -> None: ...
 """
 
 

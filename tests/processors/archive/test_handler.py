@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import signal
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -182,14 +183,46 @@ async def test_an_erased_person_is_in_no_byte_of_the_files(tmp_path: Path) -> No
 
         assert seen(digits)
         assert seen(wamid)
-        # When they are erased while a worker has the database open
+        # When they are erased while a worker has the database open, having been counted
+        foretold = await handler.kept(ANA, PLAN.groups["inbound"], PLAN, where)
+        assert seen(digits)
         receipt = await handler.forget(ANA, PLAN.groups["inbound"], PLAN, where)
+        assert receipt == foretold
         assert receipt["messages"] == 30
         assert await handler.forget(ANA, PLAN.groups["outbound"], PLAN, where) == {}
         assert not seen(digits)
         assert not seen(wamid)
         assert seen(b"hola 199")
     assert oct(opening.path(where).stat().st_mode)[-3:] == "600"
+
+
+async def test_an_archive_that_is_not_there_is_not_made_to_count_in_it(tmp_path: Path) -> None:
+    where = Settings(data_dir=tmp_path)
+    assert await handler.kept(ANA, PLAN.groups["inbound"], PLAN, where) == {}
+    assert not opening.path(where).exists()
+    # Nor its tables, where somebody has made the file
+    opening.connected(where).close()
+    assert await handler.kept(ANA, PLAN.groups["inbound"], PLAN, where) == {}
+    with closing(opening.connected(where)) as session:
+        assert session.run("SELECT count(*) FROM sqlite_master") == [(0,)]
+
+
+async def test_while_it_is_being_read_the_rows_go_and_are_counted_and_the_receipt_says_what_is_left(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("processors.archive.sqlite.BUSY_SECONDS", 0.1)
+    where = Settings(data_dir=tmp_path)
+    async with worker(where) as here:
+        await messages.handle(turns(here, inbound()))
+    reader = sqlite3.connect(opening.path(where))
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM people").fetchall()
+    plain = topology.parse({"streams": {"inbound": {}}})
+    receipt = await Erasure(Stores.alone(store), plain, where, ANA, heard=0).run()
+    assert (receipt.status, receipt.counts["archived.messages"]) == ("incomplete", 1)
+    assert receipt.left[0].startswith("group archived could not delete all of what it has written: the archive: ")
+    reader.close()
+    assert (await Erasure(Stores.alone(store), plain, where, ANA, heard=0).run()).status == "erased"
 
 
 async def test_an_archive_that_no_group_fills_any_more_forgets_too(store: Store, place: Settings) -> None:
