@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from pipeline import free_port
 from postgres import Postgres, started
@@ -30,6 +31,9 @@ from postgres import Postgres, started
 from streams import embedded
 from streams.connection import Store
 
+# Neither how long an example takes nor how long it takes to think of one is what is tested.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 gc.set_threshold(100_000, 20, 100)  # a test leaves little behind, and to look through everything is a tenth of a run
 
 

@@ -244,7 +244,7 @@ things = st.dictionaries(keys, json_values | st.dictionaries(keys, json_values, 
 
 @given(messages=st.lists(things, max_size=4) | json_values, contacts=st.lists(things, max_size=2) | json_values,
        statuses=st.lists(things, max_size=2) | json_values, metadata=things)  # fmt: skip
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_whatever_meta_puts_into_its_fields_is_read_and_can_be_written(messages, contacts, statuses, metadata) -> None:
     value = {"messaging_product": "whatsapp", "metadata": metadata, "contacts": contacts, "messages": messages,
              "statuses": statuses}  # fmt: skip

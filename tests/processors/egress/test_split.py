@@ -67,7 +67,7 @@ def test_a_limit_under_one_is_refused():
         split("a", 0)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="ab .!?\n…ñ👍🏽\u200d🇧🇴1", max_size=200), st.integers(1, 40))
 def test_nothing_but_blanks_is_lost_and_no_part_is_too_long(text, limit):
     parts = split(text, limit)
