@@ -117,7 +117,7 @@ def _slots(compiled: _Compiled, match: regex.Match[str], said: Heard) -> dict[st
         start, end = match.span(name) if name in spans else (-1, -1)
         if start >= 0 and (told := said.text[start:end].strip()):
             line = [line for line in said.lines if line.start <= start][-1]
-            value = slots.read(slot, fold(told), values, line.said_on)
+            value = slots.read(slot, fold(told), values, line.said_at)
             filled[name] = told if value is None else value
         elif (value := slots.found(slot, values, said.lines)) is not None:
             filled[name] = value

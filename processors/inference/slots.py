@@ -2,7 +2,7 @@
 What fills an action's slot: words brought to the value that the webhook carries.
 
 Knows the kinds of slots and folded text.  Whose words they are, a person's (actions.py) or a model's (tools.py), it
-does not know; a day is told from the day on which it was said, which the caller gives.
+does not know; a day is told from the moment at which it was said, which the caller gives.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
-from datetime import date, datetime, tzinfo
+from datetime import datetime, tzinfo
 from typing import Any, NamedTuple
 
 import regex  # type: ignore[import-untyped] # it ships no types; unlike re it can be stopped
 
-from processors.inference.spanish_dates import find_date, find_time, fold, number
+from processors.inference.spanish_dates import find_date, fold, number
+from processors.inference.spanish_times import find_time, later
 from streams.tables import Slot
 
 Synonyms = Sequence[tuple[str, "regex.Pattern[str]"]]
@@ -39,7 +40,8 @@ class Line(NamedTuple):
 
     start: int
     folded: str
-    said_on: date
+    said_at: datetime
+    """By the clock of the clinic."""
 
 
 class Heard(NamedTuple):
@@ -62,8 +64,8 @@ class Heard(NamedTuple):
         text = "\n".join(composed)[:MAX_CHARS]
         folded, lines, start = fold(text), list[Line](), 0
         for words, one in zip(composed, said, strict=True):
-            said_on = datetime.fromtimestamp(one.said_at, zone).date()
-            lines.append(Line(start, folded[start : start + len(words)], said_on))
+            said_at = datetime.fromtimestamp(one.said_at, zone)
+            lines.append(Line(start, folded[start : start + len(words)], said_at))
             start += len(words) + 1
         return cls(text, folded, lines)
 
@@ -75,28 +77,40 @@ def synonyms(slot: Slot) -> Synonyms:
     ]
 
 
-def read(slot: Slot, plain: str, values: Synonyms, said_on: date) -> Any:
+def read(slot: Slot, plain: str, values: Synonyms, said_at: datetime) -> Any:
     """A slot's value out of folded words; None where there is none."""
     if slot.kind == "date":
-        found = find_date(plain, said_on)
-        return found.value if found else None
+        return _date(plain, said_at)
     if slot.kind == "time":
-        day = find_date(plain, said_on)
-        # "el 15 a las 4": the day's number is no hour.
-        rest = plain[: day.span[0]] + " " * (day.span[1] - day.span[0]) + plain[day.span[1] :] if day else plain
-        found = find_time(rest)
-        return found.value if found else None
+        return _time(plain, said_at)
     if slot.kind == "values":
         first = min(((hit.start(), value) for value, pattern in values if (hit := pattern.search(plain))), default=None)
         return first[1] if first else None
     return _number(plain) if slot.kind == "number" else None
 
 
+def _date(plain: str, said_at: datetime) -> str | None:
+    if day := find_date(plain, said_at.date()):
+        return day.value
+    moment = later(plain, said_at)
+    return moment.date().isoformat() if moment else None
+
+
+def _time(plain: str, said_at: datetime) -> str | None:
+    day = find_date(plain, said_at.date())
+    # "el 15 a las 4": the day's number is no hour.
+    rest = plain[: day.span[0]] + " " * (day.span[1] - day.span[0]) + plain[day.span[1] :] if day else plain
+    if clock := find_time(rest):
+        return clock.value
+    moment = later(plain, said_at)
+    return f"{moment:%H:%M}" if moment else None
+
+
 def found(slot: Slot, values: Synonyms, lines: Sequence[Line]) -> Any:
     """The first day, time or value in all the words; None where there is none, and for a text or a number."""
     if slot.kind in ("text", "number"):
         return None
-    each = (read(slot, line.folded, values, line.said_on) for line in lines)
+    each = (read(slot, line.folded, values, line.said_at) for line in lines)
     return next((value for value in each if value is not None), None)
 
 

@@ -1,10 +1,10 @@
 """
-Days and times as people write them in Spanish when they ask for an appointment.
+Days as people write them in Spanish when they ask for an appointment.
 
-Reads `el martes`, `pasado mañana`, `15 de octubre`, `el 15`, `7/10`, `en dos semanas`, `2025-10-07`, and `a las 3 de la
-tarde`, `15:30`, `tres y media`, `mediodía`.  A day is told from the day on which it was said, which the caller gives:
+Reads `el martes`, `pasado mañana`, `15 de octubre`, `15 oct`, `el 15`, `el 5 del próximo mes`, `7/10`, `en dos
+semanas`, `de hoy en ocho`, `2025-10-07`.  A day is told from the day on which it was said, which the caller gives:
 pure, so that the same message always means the same day.  What it cannot read it leaves alone; it never guesses a day
-from `la próxima semana`.
+from `la próxima semana`, `martes o jueves`, `los lunes` or `antes del 15`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,25 @@ from __future__ import annotations
 import re
 import unicodedata
 from calendar import monthrange
+from collections.abc import Callable
 from datetime import date, timedelta
+from itertools import pairwise
+from typing import NamedTuple
 
 import msgspec
 
-_DAYS = {"lunes": 0, "martes": 1, "miercoles": 2, "jueves": 3, "viernes": 4, "sabado": 5, "domingo": 6}
+_DAYS = {
+    "lunes": 0, "lune": 0, "martes": 1, "martez": 1, "miercoles": 2, "miercole": 2, "mircoles": 2, "jueves": 3,
+    "juebes": 3, "jueve": 3, "viernes": 4, "biernes": 4, "viernez": 4, "sabado": 5, "savado": 5, "sabdo": 5,
+    "domingo": 6, "domigo": 6,
+}  # fmt: skip
 _MONTHS = {
     "enero": 1, "febrero": 2, "marzo": 3, "abril": 4, "mayo": 5, "junio": 6, "julio": 7, "agosto": 8,
-    "septiembre": 9, "setiembre": 9, "octubre": 10, "noviembre": 11, "diciembre": 12,
+    "septiembre": 9, "setiembre": 9, "septienbre": 9, "octubre": 10, "otubre": 10, "noviembre": 11, "nobiembre": 11,
+    "novienbre": 11, "diciembre": 12, "dicienbre": 12, "ene": 1, "feb": 2, "mar": 3, "abr": 4, "may": 5, "jun": 6,
+    "jul": 7, "ago": 8, "sept": 9, "sep": 9, "set": 9, "oct": 10, "nov": 11, "dic": 12,
 }  # fmt: skip
-_NUMBERS = {
+NUMBERS = {
     "un": 1, "una": 1, "uno": 1, "dos": 2, "tres": 3, "cuatro": 4, "cinco": 5, "seis": 6, "siete": 7, "ocho": 8,
     "nueve": 9, "diez": 10, "once": 11, "doce": 12, "trece": 13, "catorce": 14, "quince": 15, "dieciseis": 16,
     "diecisiete": 17, "dieciocho": 18, "diecinueve": 19, "veinte": 20, "veintiuno": 21, "veintiun": 21,
@@ -29,40 +38,70 @@ _NUMBERS = {
     "veintiocho": 28, "veintinueve": 29, "treinta": 30, "treinta y uno": 31, "treinta y cinco": 35, "cuarenta": 40,
     "cuarenta y cinco": 45, "cincuenta": 50, "cincuenta y cinco": 55,
 }  # fmt: skip
-_AFTERNOON = range(1, 8)
-"""Hours that without a word beside them mean the afternoon: nobody asks a clinic for three in the night."""
+ANY_NUMBER = "|".join(sorted(NUMBERS, key=len, reverse=True))
 
-_ANY = "|".join(sorted(_NUMBERS, key=len, reverse=True))
-_NUMBER = rf"\d{{1,2}}|{_ANY}"
-_FIVES = "|".join([*(word for word in _ANY.split("|") if _NUMBERS[word] % 5 == 0), *map(str, range(55, 0, -5))])
+_EACH_DAY = "|".join(_DAYS)
+_EACH_MONTH = "|".join(_MONTHS)
+_TEN_AND_MORE = "|".join(word for word in ANY_NUMBER.split("|") if 10 <= NUMBERS[word] <= 30) + "|treinta y uno"
+_NEXT = "(?:que viene|que entra|proxim[ao]|siguiente|entrante)"
+_TOMORROW = "(?:manana|mnana|mnna|mnn|manna|mann|maniana)"
+_EIGHT = r"(?: en (?P<later>ocho|8|quince|15)\b(?! (?:min|hora|hs)))?"
+"""`de hoy en ocho` is the same day a week on."""
+
 _DAY_WORDS = re.compile(
-    # "mañana" is tomorrow, but in "de la mañana", "por la mañana" and "esta mañana" it is a part of a day
-    r"\b(?:(?P<after>pasado manana)|(?P<today>hoy|esta (?:manana|tarde|noche))|(?P<yesterday>ayer)"
-    r"|(?<!\bla )(?<!\besta )(?P<tomorrow>manana))\b"
+    # "mañana" is tomorrow, but in "de la mañana", "por la mañana", "el martes de mañana" it is a part of a day
+    rf"\b(?:(?P<after>pasado ?{_TOMORROW})|(?P<today>hoy|esta (?:{_TOMORROW}|tarde|noche))"
+    r"|(?P<eve>anteayer|antier|antes de ayer)|(?P<yesterday>ayer|anoche)"
+    rf"|(?<!\bla )(?<!\besta ){''.join(rf'(?<!{day} de )' for day in _DAYS)}(?P<tomorrow>{_TOMORROW})(?! o pasado))\b"
+    + _EIGHT
 )
 _ISO = re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b")
-_NUMERIC = re.compile(r"(?<![\d:/-])(?!24/7\b)(\d{1,2})[/-](\d{1,2})(?:[/-](\d{4}|\d{2}))?(?![\d:/-])")
-_OF_MONTH = re.compile(rf"\b(\d{{1,2}}|primero|{_ANY}) de ({'|'.join(_MONTHS)})(?:,? (?:de |del )?(\d{{4}}))?\b")
-_IN = re.compile(rf"\b(?:en|dentro de) (\d{{1,3}}|{_ANY}) (dias?|semanas?|mes(?:es)?)\b")
+_NUMERIC = re.compile(
+    # "9-11 am" and "3-4 días" are no days
+    r"(?<![\d:/.-])(?!24/7\b)(\d{1,2})[/-](\d{1,2})(?:[/-](\d{4}|\d{2}))?(?![\d:/-])"
+    r"(?! ?(?:[ap]\.? ?m\b|h\b|hs\b|hrs\b|horas?\b|min|dias?\b|semanas?\b|mes(?:es)?\b|anos?\b))"
+)
+_OF_MONTH = re.compile(
+    rf"\b(?:(?P<digits>\d{{1,2}})(?: ?(?:ro|ero|°|º))?(?: de | d | del mes de | ?[/-] ?| )"
+    rf"|(?P<word>primero|{ANY_NUMBER}) de )(?P<month>{_EACH_MONTH})\b\.?"
+    r"(?:(?:,? (?:de |del )?|[/-])(?P<year>\d{4})\b)?"
+)
+_OF_NEXT_MONTH = re.compile(rf"\b(\d{{1,2}}) de(?:l (?:proximo|otro) mes|l mes {_NEXT})\b")
+_IN = re.compile(rf"\b(?:en|dentro de) (\d{{1,3}}|{ANY_NUMBER}) (dias?|semanas?|mes(?:es)?)\b")
 _WEEKDAY = re.compile(
     # "el martes de la próxima semana" may be in two days or in nine, so it is nobody's guess
-    rf"\b(?:(?P<this>este) )?(?P<day>{'|'.join(_DAYS)})\b"
-    r"(?! de (?:(?:la )?(?:proxima|otra) semana|la semana (?:que viene|que entra|proxima|siguiente)))"
+    rf"\b(?:(?P<many>los|cada|otro) )?(?:(?P<this>este) )?(?:(?P<gone>pasado) )?(?P<day>{_EACH_DAY})\b"
+    rf"(?! (?:sub|de (?:(?:la )?(?:proxima|otra|siguiente) semana|la semana {_NEXT})))"
+    rf"(?:(?P<coming> {_NEXT})|(?P<past> pasado\b(?! {_TOMORROW})))?" + _EIGHT
 )
 _DAY_OF_MONTH = re.compile(
     # "el viernes 17" is the 17th, whatever the weekday; "el 31 de febrero" is not the 31st of any month
-    rf"\b(?:(?:(?:{'|'.join(_DAYS)}),? )(?:el )?(?:dia )?|el (?:dia )?)(\d{{1,2}})"
-    rf"\b(?! ?(?::|h\b|hs\b|hrs\b|horas\b|am\b|pm\b|/)| de (?:la|{'|'.join(_MONTHS)}|[a-z]+ de)\b)"
+    rf"\b(?:(?:(?:(?:{_EACH_DAY}),? (?:el )?(?:dia )?|(?:el|del|al) (?:dia )?|dia )(?P<digits>\d{{1,2}})"
+    rf"(?: ?(?:ro|ero|°|º))?)|(?:(?:el|del|al) (?:dia )?)(?P<word>{_TEN_AND_MORE}))(?!\w)"
+    r"(?! ?(?:[:.]\d|h\b|hs\b|hrs\b|horas?\b|[ap]\.? ?m\b|/|%)| y (?:media|cuarto|30|45)\b| (?:piso|anos|menos)\b"
+    rf"| de(?:l dia|l mediodia| la| (?:{_EACH_MONTH})| (?!este )[a-z]+ de)\b)"
+    r"(?P<more> ?(?:,|-| o| u| y| a) ?(?:el )?\d{1,2}\b(?![:.]\d))?"
 )
-_CLOCK = re.compile(
-    rf"(?:(?P<at>\ba las? (?:eso de las? )?)|\b)(?P<hour>{_NUMBER})"
-    rf"(?:\s?[:.h]\s?(?P<minute>[0-5]\d)(?!\d)|(?P<half> y media)|(?P<quarter> y cuarto)|(?P<to> menos cuarto)"
-    # "3 y 4 de la tarde" are two hours; minutes are said in fives
-    rf"|(?: y (?P<past>{_FIVES})\b))?"
-    r"(?P<mark>\s?(?:h|hs|hrs|horas))?(?!/|-|(?![ap]\.?\s?m\b)\w)"
-    r"(?:\s?(?P<half_day>a\.?\s?m\b\.?|p\.?\s?m\b\.?|(?:de|en|por) la (?:manana|tarde|noche|madrugada)|del mediodia))?"
+
+_APPOINTMENT = "(?:cita|turno|ficha|consulta|reserva|hora|control)"
+_BETWEEN_ONE = re.compile(r",? ?(?:el )?(?:dia )?")
+"""Between two ways to name one day: `mañana martes 7`."""
+_BETWEEN_TWO = re.compile(
+    r" ?(?:(?P<through>al?|hasta)|,? ?(?:o|u|y|e|ni|o si ?no)|,|/|-) ?(?:para |por )?(?:el |este )?(?:dia )?"
 )
-_NOON = re.compile(r"\b(?:al |a )?mediodia\b")
+_BOUND = re.compile(
+    r"\b(?:desde|hasta|antes|despues|partir|menos|excepto|salvo|en (?:vez|lugar)|(?<!que )no|ni)"
+    r"(?: del?)?(?: el| la)?(?: dia)? ?$"
+)
+_DENIED = re.compile(r"\bno (?:puedo|podre|podria|voy a poder|podemos)(?: ir| asistir| venir)?(?: el| para el)? ?$")
+_DENIED_AFTER = re.compile(r",? ?(?:ya )?no (?:puedo|podre|podria|voy|estoy|estare|podemos)\b")
+_RATHER = re.compile(r"\b(?:mejor|sino|perdon|digo),?(?: para| seria| que sea)?(?: el)? ?$")
+_HELD = re.compile(
+    rf"\b{_APPOINTMENT} (?:del|(?P<of>de|d)) (?:el )?$"
+    rf"|\b(?:tengo|tenia|tenemos|era|estaba)(?: (?:una |un |mi )?{_APPOINTMENT})?(?: para)?(?: el)? ?$"
+)
+"""What stands before the day of an appointment that there is: `mi cita del martes, al jueves`."""
+_FOR = re.compile(r"\b(?:para|pa)(?: el)?(?: dia)?(?: de)? ?$")
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -71,6 +110,15 @@ class Found(msgspec.Struct, frozen=True):
     value: str
     """`YYYY-MM-DD` or `HH:MM`."""
     span: tuple[int, int]
+
+
+class _Named(NamedTuple):
+    start: int
+    end: int
+    sure: int
+    """The place of its form among `_FORMS`: the less, the surer."""
+    day: date | None
+    """None where the words name no single day."""
 
 
 def fold(text: str) -> str:
@@ -86,42 +134,89 @@ def _plain(character: str) -> str:
 
 
 def find_date(text: str, said_on: date) -> Found | None:
-    """The first day named in a folded text.  The surest forms are tried first."""
-    for pattern, read in (
-        (_ISO, _iso),
-        (_OF_MONTH, _of_month),
-        (_NUMERIC, _numeric),
-        (_DAY_WORDS, _day_words),
-        (_IN, _in),
-        (_DAY_OF_MONTH, _day_of_month),
-        (_WEEKDAY, _weekday),
-    ):
-        for match in pattern.finditer(text):
-            if (day := _safely(read, match, said_on)) is not None:
-                return Found(day.isoformat(), match.span())
-    return None
+    """
+    The day that a folded text asks for, else the first that it names.
 
-
-def find_time(text: str) -> Found | None:
-    """The first time of day named in a folded text; a bare number is none."""
-    for match in _CLOCK.finditer(text):
-        if any(match[name] for name in ("at", "minute", "mark", "half_day")) and (time := _clock(match)):
-            return Found(time, match.span())
-    noon = _NOON.search(text)
-    return Found("12:00", noon.span()) if noon else None
+    A day said with `mejor`, then one said with `para`, goes before others; that of an appointment that there is, one
+    that is over, or on which the person cannot come, is read only where there is no other.  Of two between which the
+    person leaves the choice it is neither.
+    """
+    named = _one_each(text, _all(text, said_on))
+    for before, after in pairwise(named):
+        if _left_open(text, before, after):
+            named = [one._replace(day=None) if one.start in (before.start, after.start) else one for one in named]
+    read = [(_rank(text, one, said_on), one.sure, one.start, one) for one in named if one.day and not _bound(text, one)]
+    if not read:
+        return None
+    best = min(read)[-1]
+    return Found(best.day.isoformat(), (best.start, best.end)) if best.day else None
 
 
 def number(text: str) -> int | None:
     """`7`, `siete`; None for anything else."""
-    return int(text) if text.isdecimal() else _NUMBERS.get(text)
+    return int(text) if text.isdecimal() else NUMBERS.get(text)
 
 
-def _safely(read: object, match: re.Match[str], said_on: date) -> date | None:
-    """A 31st of February, or the year 9999 and a day, is no day."""
-    try:
-        return read(match, said_on)  # type: ignore[operator,no-any-return]
-    except (ValueError, OverflowError):
-        return None
+def _all(text: str, said_on: date) -> list[_Named]:
+    """Every day named, in the order of the text; the surer form has the words where two would read them."""
+    named: list[_Named] = []
+    for sure, (pattern, read) in enumerate(_FORMS):
+        for match in pattern.finditer(text):
+            start, end = match.span()
+            if any(start < other.end and other.start < end for other in named):
+                continue
+            try:
+                day = read(match, said_on)
+            except (ValueError, OverflowError):  # a 31st of February, or the year 9999 and a day, is no day
+                continue
+            named.append(_Named(start, end, sure, day))
+    return sorted(named)
+
+
+def _one_each(text: str, named: list[_Named]) -> list[_Named]:
+    """`martes 7 de octubre` is one day, told by its surest form."""
+    one: list[_Named] = []
+    for each in named:
+        same = one and one[-1].sure != each.sure and not text.startswith(("al ", "del "), each.start)
+        if same and _BETWEEN_ONE.fullmatch(text, one[-1].end, each.start):
+            surest = min(one[-1], each, key=lambda two: two.sure)
+            one[-1] = surest._replace(start=one[-1].start, end=each.end)
+        else:
+            one.append(each)
+    return one
+
+
+def _left_open(text: str, before: _Named, after: _Named) -> bool:
+    """`martes o jueves`, `del 15 al 20`; but in `mi cita del martes, el jueves` there is no choice."""
+    article = 2 if text.startswith("al ", after.start) else 0
+    between = _BETWEEN_TWO.fullmatch(text, before.end, after.start + article)
+    return between is not None and (
+        between["through"] is not None or not (_held(text, before) or _DENIED.search(text, 0, before.start))
+    )
+
+
+def _bound(text: str, named: _Named) -> bool:
+    """`antes del viernes` is not on Friday."""
+    return _BOUND.search(text, 0, named.start) is not None
+
+
+def _held(text: str, named: _Named) -> bool:
+    """Of `del 15` the article is the day's."""
+    article = 3 if text.startswith("del ", named.start) else 0
+    held = _HELD.search(text, 0, named.start + article)
+    # "una cita de lunes a viernes" is asked for
+    return held is not None and not (held["of"] and text.startswith(tuple(_DAYS), named.start))
+
+
+def _rank(text: str, named: _Named, said_on: date) -> int:
+    if (named.day and named.day < said_on) or _DENIED_AFTER.match(text, named.end):
+        return 3
+    if _held(text, named):
+        return 3
+    for rank, marks in ((3, _DENIED), (0, _RATHER), (1, _FOR)):
+        if marks.search(text, 0, named.start):
+            return rank
+    return 2
 
 
 def _iso(match: re.Match[str], _said_on: date) -> date:
@@ -129,8 +224,13 @@ def _iso(match: re.Match[str], _said_on: date) -> date:
 
 
 def _of_month(match: re.Match[str], said_on: date) -> date:
-    day = 1 if match[1] == "primero" else number(match[1]) or 0
-    return _coming(day, _MONTHS[match[2]], int(match[3]) if match[3] else None, said_on)
+    day = 1 if match["word"] == "primero" else number(match["digits"] or match["word"]) or 0
+    return _coming(day, _MONTHS[match["month"]], int(match["year"]) if match["year"] else None, said_on)
+
+
+def _of_next_month(match: re.Match[str], said_on: date) -> date:
+    year, month = _months_on(said_on, 1)
+    return date(year, month, int(match[1]))
 
 
 def _numeric(match: re.Match[str], said_on: date) -> date:
@@ -149,8 +249,17 @@ def _coming(day: int, month: int, year: int | None, said_on: date) -> date:
 
 
 def _day_words(match: re.Match[str], said_on: date) -> date:
-    days = {"after": 2, "today": 0, "yesterday": -1, "tomorrow": 1}
-    return said_on + timedelta(days=days[match.lastgroup or ""])
+    days = {"after": 2, "today": 0, "yesterday": -1, "eve": -2, "tomorrow": 1}
+    return said_on + timedelta(days=next(days[name] for name in days if match[name])) + _later(match)
+
+
+def _later(match: re.Match[str]) -> timedelta:
+    return timedelta(weeks={None: 0, "ocho": 1, "8": 1}.get(match["later"], 2))
+
+
+def _months_on(said_on: date, count: int) -> tuple[int, int]:
+    months = said_on.month - 1 + count
+    return said_on.year + months // 12, months % 12 + 1
 
 
 def _in(match: re.Match[str], said_on: date) -> date:
@@ -159,49 +268,39 @@ def _in(match: re.Match[str], said_on: date) -> date:
         return said_on + timedelta(days=count)
     if match[2].startswith("semana"):
         return said_on + timedelta(weeks=count)
-    months = said_on.month - 1 + count
-    year, month = said_on.year + months // 12, months % 12 + 1
+    year, month = _months_on(said_on, count)
     return date(year, month, min(said_on.day, monthrange(year, month)[1]))
 
 
-def _weekday(match: re.Match[str], said_on: date) -> date:
+def _weekday(match: re.Match[str], said_on: date) -> date | None:
+    if match["many"]:
+        return None
     ahead = (_DAYS[match["day"]] - said_on.weekday()) % 7
+    if match["past"] or match["gone"]:
+        return said_on + timedelta(days=ahead - 7)
     # Said on a Tuesday, "el martes" is the next one; "este martes" is today.
-    return said_on + timedelta(days=ahead or (0 if match["this"] else 7))
+    today = match["this"] and not match["coming"]
+    return said_on + timedelta(days=ahead or (0 if today else 7)) + _later(match)
 
 
-def _day_of_month(match: re.Match[str], said_on: date) -> date:
-    day, year, month = int(match[1]), said_on.year, said_on.month
+def _day_of_month(match: re.Match[str], said_on: date) -> date | None:
+    if match["more"]:
+        return None
+    day, year, month = number(match["digits"] or match["word"]) or 0, said_on.year, said_on.month
     for _ in range(12):
-        if day <= monthrange(year, month)[1] and date(year, month, day) >= said_on:
+        if 0 < day <= monthrange(year, month)[1] and date(year, month, day) >= said_on:
             return date(year, month, day)
         year, month = (year + 1, 1) if month == 12 else (year, month + 1)
     raise ValueError("no such day")
 
 
-def _clock(match: re.Match[str]) -> str | None:
-    hour, minute = number(match["hour"]), 0
-    if hour is None or hour > 23:
-        return None
-    if match["minute"]:
-        minute = int(match["minute"])
-    elif match["half"]:
-        minute = 30
-    elif match["quarter"]:
-        minute = 15
-    elif match["past"]:
-        minute = number(match["past"]) or 0
-    hour = _half_day(hour, match["half_day"])
-    total = hour * 60 + minute - (15 if match["to"] else 0)
-    return f"{total // 60 % 24:02}:{total % 60:02}" if minute < 60 else None
-
-
-def _half_day(hour: int, words: str | None) -> int:
-    words = (words or "").replace(".", "").replace(" ", "")
-    if not words:
-        return hour + 12 if hour in _AFTERNOON else hour
-    if words in ("am", "delamanana", "enlamanana", "porlamanana") or words.endswith("madrugada"):
-        return 0 if hour == 12 else hour
-    if words.endswith("noche") and hour == 12:
-        return 0
-    return hour + 12 if hour < 12 else hour
+_FORMS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], date], date | None]], ...] = (
+    (_ISO, _iso),
+    (_OF_MONTH, _of_month),
+    (_NUMERIC, _numeric),
+    (_OF_NEXT_MONTH, _of_next_month),
+    (_DAY_WORDS, _day_words),
+    (_IN, _in),
+    (_DAY_OF_MONTH, _day_of_month),
+    (_WEEKDAY, _weekday),
+)

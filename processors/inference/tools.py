@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import date
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from processors.inference import slots
@@ -154,7 +154,7 @@ def _filled(slot: Slot, given: Any, values: slots.Synonyms, said: Heard) -> Any:
     if not text or slot.kind == "text":
         return text or None
     plain = _STAMP.sub(r"\1 ", fold(text))
-    value = slots.read(slot, plain, values, _said_on(plain, said))
+    value = slots.read(slot, plain, values, _said_at(plain, said))
     if value is None and slot.kind == "number":
         raise _Unfit("a slot has the wrong type")
     return text if value is None else value
@@ -165,6 +165,6 @@ def _text(given: str | int | float) -> str:
     return str(given).encode("utf-8", "ignore").decode().replace("\x00", "").strip()
 
 
-def _said_on(plain: str, said: Heard) -> date:
-    """The day of the message that has these words, else of the newest."""
-    return next((line.said_on for line in said.lines if plain in line.folded), said.lines[-1].said_on)
+def _said_at(plain: str, said: Heard) -> datetime:
+    """The moment of the message that has these words, else of the newest."""
+    return next((line.said_at for line in said.lines if plain in line.folded), said.lines[-1].said_at)

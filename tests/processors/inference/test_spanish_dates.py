@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.inference.spanish_dates import find_date, find_time, fold
+from processors.inference.spanish_dates import find_date, fold
+from processors.inference.spanish_times import find_time, later
 
 SUNDAY = date(2025, 10, 5)
 
@@ -62,6 +64,27 @@ def clock(text: str) -> str | None:
         ("el treinta y uno de octubre", "2025-10-31"),
         ("el martes 8 de la mañana", "2025-10-07"),
         ("el martes 9:30", "2025-10-07"),
+        ("el jueves 15.30", "2025-10-09"),
+        ("lunes 3pm", "2025-10-06"),
+        ("15 ene", "2026-01-15"),
+        ("15/ene/2026", "2026-01-15"),
+        ("el 1ro de noviembre", "2025-11-01"),
+        ("al 15", "2025-10-15"),
+        ("del 15", "2025-10-15"),
+        ("el quince", "2025-10-15"),
+        ("el 5 del próximo mes", "2025-11-05"),
+        ("el 20 del mes que viene", "2025-11-20"),
+        ("de hoy en ocho", "2025-10-12"),
+        ("de mañana en quince", "2025-10-20"),
+        ("el lunes en ocho", "2025-10-13"),
+        ("hoy en 15 minutos", "2025-10-05"),
+        ("mañana martes 7 de octubre", "2025-10-07"),
+        ("el martes pasado", "2025-09-30"),
+        ("anteayer", "2025-10-03"),
+        ("el lunes de mañana", "2025-10-06"),
+        ("mñn", "2025-10-06"),
+        ("pasado mñna", "2025-10-07"),
+        ("el juebes", "2025-10-09"),
     ],
 )
 def test_a_day_is_told_from_the_day_on_which_it_was_said(text: str, value: str) -> None:
@@ -72,7 +95,10 @@ def test_a_day_is_told_from_the_day_on_which_it_was_said(text: str, value: str) 
     "text",
     ["", "la próxima semana", "31 de febrero", "el 31 de febrero", "el viernes de la próxima semana",
      "el martes de la semana que viene", "99/99", "2025-13-40", "de 8 a 9", "tengo 3 hijos",
-     "a las 10 de la mañana", "a las 15:30", "24/7", "los sábados"],
+     "a las 10 de la mañana", "a las 15:30", "24/7", "los sábados", "los lunes", "cada martes", "el otro martes",
+     "martes o jueves", "el lunes, martes o miércoles", "de lunes a viernes", "del 15 al 20", "el 15 o 16",
+     "entre el 10 y el 15", "mañana o pasado", "desde el lunes", "hasta mañana", "antes del 15", "después del martes",
+     "cualquier día menos el lunes", "9-11 am", "3-4 dias", "el 3er piso", "hace 3 días"],
 )  # fmt: skip
 def test_what_is_no_day_is_none(text: str) -> None:
     assert day(text) is None
@@ -105,8 +131,25 @@ def test_what_is_no_day_is_none(text: str) -> None:
         ("a las 4 y 10", "16:10"),
         ("a las nueve y cuarenta y cinco", "09:45"),
         ("a las trece", "13:00"),
-        ("entre 3 y 4 de la tarde", "16:00"),
         ("a la 1 del mediodía", "13:00"),
+        ("tres y media", "15:30"),
+        ("alas 3", "15:00"),
+        ("para las 9", "09:00"),
+        ("tipo 4", "16:00"),
+        ("a las 1530", "15:30"),
+        ("a las 930", "09:30"),
+        ("15hs", "15:00"),
+        ("a hrs. 10", "10:00"),
+        ("8 a. m.", "08:00"),
+        ("cuarto para las 3", "14:45"),
+        ("diez para las 9", "08:50"),
+        ("a las 12 del día", "12:00"),
+        ("al medio dia", "12:00"),
+        ("por la noche, a las 8", "20:00"),
+        ("mañana en la mañana a las 7", "07:00"),
+        ("a las 3, mejor a las 4", "16:00"),
+        ("mi cita de las 10, a las 11", "11:00"),
+        ("mi cita de las 10", "10:00"),
     ],
 )
 def test_a_time_of_day_is_read(text: str, value: str) -> None:
@@ -114,10 +157,57 @@ def test_a_time_of_day_is_read(text: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "3", "tengo 3 hijos", "calle 10", "de la mañana", "a las 25", "por la tarde", "7/10"]
+    "text",
+    ["", "3", "tengo 3 hijos", "calle 10", "de la mañana", "a las 25", "por la tarde", "7/10", "diabetes tipo 2"],
 )
 def test_a_bare_number_is_no_time(text: str) -> None:
     assert clock(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["entre 3 y 4 de la tarde", "entre las 3 y las 5", "de 3 a 5", "de 8 a 12 am", "a las 10 o a las 11", "10 u 11 am",
+     "después de las 4", "antes de las 10", "a partir de las 9", "hasta las 6", "cada 8 horas", "hace 2 horas",
+     "en dos horas", "una hora más tarde", "a las tres personas"],
+)  # fmt: skip
+def test_what_is_no_one_time_is_none(text: str) -> None:
+    assert clock(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("en dos horas", "2026-01-01T01:15"),
+        ("dentro de media hora", "2025-12-31T23:45"),
+        ("en una hora y media", "2026-01-01T00:45"),
+        ("en 20 minutos", "2025-12-31T23:35"),
+        ("dos horas", None),
+        ("cada dos horas", None),
+    ],
+)
+def test_a_moment_is_told_from_the_one_at_which_it_was_said(text: str, moment: str | None) -> None:
+    eve = datetime(2025, 12, 31, 23, 15, tzinfo=ZoneInfo("America/Lima"))
+    found = later(fold(text), eve)
+    assert (found and f"{found:%Y-%m-%dT%H:%M}") == moment
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mi cita del martes para el jueves",
+        "la cita era para el martes, quiero pasarla al jueves",
+        "no puedo el martes, el jueves sí",
+        "el martes no puedo, el jueves sí",
+        "el martes, mejor el jueves",
+        "en vez del martes el jueves",
+        "hoy llamé y no contestaron, quiero una cita para el jueves",
+        "falté ayer, quiero otra el jueves",
+        "nació el 15 de enero de 2020; el jueves",
+        "tiene fiebre desde el martes, una cita el jueves",
+    ],
+)
+def test_of_several_days_the_one_asked_for_is_read(text: str) -> None:
+    assert day(text) == "2025-10-09"
 
 
 def test_on_a_tuesday_the_tuesday_is_the_next_one() -> None:
