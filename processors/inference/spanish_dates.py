@@ -84,6 +84,8 @@ _DAY_OF_MONTH = re.compile(
 )
 
 _APPOINTMENT = "(?:cita|turno|ficha|consulta|reserva|hora|control)"
+_NEAR = 48
+"""Characters before a day or a time in which the words lie that bear on it."""
 _BETWEEN_ONE = re.compile(r",? ?(?:el )?(?:dia )?")
 """Between two ways to name one day: `mañana martes 7`."""
 _BETWEEN_TWO = re.compile(
@@ -98,7 +100,7 @@ _DENIED_AFTER = re.compile(r",? ?(?:ya )?no (?:puedo|podre|podria|voy|estoy|esta
 _RATHER = re.compile(r"\b(?:mejor|sino|perdon|digo),?(?: para| seria| que sea)?(?: el)? ?$")
 _HELD = re.compile(
     rf"\b{_APPOINTMENT} (?:del|(?P<of>de|d)) (?:el )?$"
-    rf"|\b(?:tengo|tenia|tenemos|era|estaba)(?: (?:una |un |mi )?{_APPOINTMENT})?(?: para)?(?: el)? ?$"
+    rf"|\b(?:tengo|tenia|tenemos|es|era|estaba)(?: (?:una |un |mi )?{_APPOINTMENT})?(?: para)?(?: el)? ?$"
 )
 """What stands before the day of an appointment that there is: `mi cita del martes, al jueves`."""
 _FOR = re.compile(r"\b(?:para|pa)(?: el)?(?: dia)?(?: de)? ?$")
@@ -142,14 +144,19 @@ def find_date(text: str, said_on: date) -> Found | None:
     person leaves the choice it is neither.
     """
     named = _one_each(text, _all(text, said_on))
-    for before, after in pairwise(named):
-        if _left_open(text, before, after):
-            named = [one._replace(day=None) if one.start in (before.start, after.start) else one for one in named]
-    read = [(_rank(text, one, said_on), one.sure, one.start, one) for one in named if one.day and not _bound(text, one)]
+    pairs = [(one.start, other.start) for one, other in pairwise(named) if _left_open(text, one, other)]
+    left_open = {start for pair in pairs for start in pair}
+    clear = [one for one in named if one.day and one.start not in left_open and not before(_BOUND, text, one.start)]
+    read = [(_rank(text, one, said_on), one.sure, one.start, one) for one in clear]
     if not read:
         return None
     best = min(read)[-1]
     return Found(best.day.isoformat(), (best.start, best.end)) if best.day else None
+
+
+def before(marks: re.Pattern[str], text: str, start: int) -> re.Match[str] | None:
+    """Marks that end where a day or a time begins: `antes del`, `no puedo el`."""
+    return marks.search(text, max(0, start - _NEAR), start)
 
 
 def number(text: str) -> int | None:
@@ -159,17 +166,18 @@ def number(text: str) -> int | None:
 
 def _all(text: str, said_on: date) -> list[_Named]:
     """Every day named, in the order of the text; the surer form has the words where two would read them."""
-    named: list[_Named] = []
+    named, taken = list[_Named](), bytearray(len(text))
     for sure, (pattern, read) in enumerate(_FORMS):
         for match in pattern.finditer(text):
             start, end = match.span()
-            if any(start < other.end and other.start < end for other in named):
+            if taken.find(1, start, end) >= 0:
                 continue
             try:
                 day = read(match, said_on)
             except (ValueError, OverflowError):  # a 31st of February, or the year 9999 and a day, is no day
                 continue
             named.append(_Named(start, end, sure, day))
+            taken[start:end] = b"\1" * (end - start)
     return sorted(named)
 
 
@@ -186,24 +194,19 @@ def _one_each(text: str, named: list[_Named]) -> list[_Named]:
     return one
 
 
-def _left_open(text: str, before: _Named, after: _Named) -> bool:
+def _left_open(text: str, first: _Named, second: _Named) -> bool:
     """`martes o jueves`, `del 15 al 20`; but in `mi cita del martes, el jueves` there is no choice."""
-    article = 2 if text.startswith("al ", after.start) else 0
-    between = _BETWEEN_TWO.fullmatch(text, before.end, after.start + article)
+    article = 2 if text.startswith("al ", second.start) else 0
+    between = _BETWEEN_TWO.fullmatch(text, first.end, second.start + article)
     return between is not None and (
-        between["through"] is not None or not (_held(text, before) or _DENIED.search(text, 0, before.start))
+        between["through"] is not None or not (_held(text, first) or before(_DENIED, text, first.start))
     )
-
-
-def _bound(text: str, named: _Named) -> bool:
-    """`antes del viernes` is not on Friday."""
-    return _BOUND.search(text, 0, named.start) is not None
 
 
 def _held(text: str, named: _Named) -> bool:
     """Of `del 15` the article is the day's."""
     article = 3 if text.startswith("del ", named.start) else 0
-    held = _HELD.search(text, 0, named.start + article)
+    held = before(_HELD, text, named.start + article)
     # "una cita de lunes a viernes" is asked for
     return held is not None and not (held["of"] and text.startswith(tuple(_DAYS), named.start))
 
@@ -214,7 +217,7 @@ def _rank(text: str, named: _Named, said_on: date) -> int:
     if _held(text, named):
         return 3
     for rank, marks in ((3, _DENIED), (0, _RATHER), (1, _FOR)):
-        if marks.search(text, 0, named.start):
+        if before(marks, text, named.start):
             return rank
     return 2
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from processors.inference.spanish_dates import ANY_NUMBER, NUMBERS, Found, number
+from processors.inference.spanish_dates import ANY_NUMBER, NUMBERS, Found, before, number
 
 _AFTERNOON = range(1, 8)
 """Hours that without a word beside them mean the afternoon: nobody asks a clinic for three in the night."""
@@ -95,14 +95,14 @@ def _told(match: re.Match[str]) -> bool:
 
 def _bound(text: str, match: re.Match[str]) -> bool:
     """`después de las 4` is no time, nor is `cada 8 horas`."""
-    if _BOUND.search(text, 0, match.start()):
+    if before(_BOUND, text, match.start()):
         return True
-    return not (match["at"] or match["minute"] or match["half_day"]) and bool(_LASTING.search(text, 0, match.start()))
+    return not (match["at"] or match["minute"] or match["half_day"]) and bool(before(_LASTING, text, match.start()))
 
 
 def _rank(text: str, match: re.Match[str]) -> int:
     """`mi cita de las 10, a las 11`: first what is said with `mejor`, last what belongs to an appointment."""
-    if _RATHER.search(text, 0, match.start()):
+    if before(_RATHER, text, match.start()):
         return 0
     return 2 if (match["at"] or "").startswith("de ") else 1
 
