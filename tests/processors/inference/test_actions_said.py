@@ -1,0 +1,145 @@
+"""What patients type, in Bolivia, Mexico, Argentina and Peru, and what the `[[actions]]` that ship make of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from processors.inference.actions import Detector, Words
+from streams import topology
+
+SHIPPED = Detector.of(topology.load(Path(__file__).parents[3] / "streams.toml").actions)
+LA_PAZ = datetime(2025, 10, 8, 10, 15, tzinfo=ZoneInfo("America/La_Paz"))
+"""A Wednesday."""
+MEXICO = datetime(2025, 10, 7, 16, 40, tzinfo=ZoneInfo("America/Mexico_City"))
+"""A Tuesday."""
+BUENOS_AIRES = datetime(2025, 12, 26, 23, 50, tzinfo=ZoneInfo("America/Argentina/Buenos_Aires"))
+"""A Friday; in UTC it is Saturday."""
+LIMA = datetime(2025, 12, 31, 23, 30, tzinfo=ZoneInfo("America/Lima"))
+"""A Wednesday; in UTC the year is over."""
+
+
+def heard(words: str, said: datetime) -> tuple[str | None, dict[str, Any]]:
+    found = SHIPPED.detect([Words(words, said.timestamp())], zone=said.tzinfo)
+    return (found.name, found.slots) if found else (None, {})
+
+
+def slots(date: str | None = None, time: str | None = None, speciality: str | None = None) -> dict[str, str]:
+    told = {"date": date, "time": time, "speciality": speciality}
+    return {name: value for name, value in told.items() if value}
+
+
+@pytest.mark.parametrize(
+    ("said", "words", "name", "told"),
+    [
+        # An appointment is wanted
+        (LA_PAZ, "quiero sacar una ficha xfa", "book", slots()),
+        (LA_PAZ, "Buenas, necesito sacar ficha para el pediatra", "book", slots(speciality="pediatría")),
+        (LA_PAZ, "kisiera reserbar una sita con el cardiologo", "book", slots(speciality="cardiología")),
+        (LA_PAZ, "HOLA NECESITO CITA URGENTE PARA HOY", "book", slots("2025-10-08")),
+        (LA_PAZ, "Una citaaa porfaaa 😭", "book", slots()),
+        (LA_PAZ, "tiene fichas para el medico general", "book", slots(speciality="medicina general")),
+        (LA_PAZ, "quiero ver al dr. Gutierrez mañana", "book", slots("2025-10-09")),
+        (LA_PAZ, "se me fue la cita de ayer, me da otra cita para el viernes?", "book", slots("2025-10-10")),
+        (LA_PAZ, "mi hijo nació el 15 de enero de 2020, necesito cita para mañana", "book", slots("2025-10-09")),
+        (LA_PAZ, "ya no quiero cancelar, quiero otra cita para el lunes", "book", slots("2025-10-13")),
+        (LA_PAZ, "puede ser una cita en dos horas?", "book", slots("2025-10-08", "12:15")),
+        (LA_PAZ, "quiero turno entre 3 y 5 de la tarde", "book", slots()),
+        (LA_PAZ, "turno para el martes o miercoles", "book", slots()),
+        (LA_PAZ, "una cita antes de las 10 el jueves", "book", slots("2025-10-09")),
+        (LA_PAZ, "quisiera agendar para el jueves por la noche, a las 8", "book", slots("2025-10-09", "20:00")),
+        (MEXICO, "cita mñn a las 5 pm", "book", slots("2025-10-08", "17:00")),
+        (MEXICO, "hacer una cita 15 nov 4pm", "book", slots("2025-11-15", "16:00")),
+        (MEXICO, "agéndame una cita de mañana en ocho", "book", slots("2025-10-15")),
+        (MEXICO, "quiero una cita al cuarto para las 5", "book", slots(time="16:45")),
+        (BUENOS_AIRES, "Che tenés turno para mañana?", "book", slots("2025-12-27")),
+        (BUENOS_AIRES, "hay turnos para el martes a la mañana?", "book", slots("2025-12-30")),
+        (BUENOS_AIRES, "me das un turno para el 15/1 a las 15hs", "book", slots("2026-01-15", "15:00")),
+        (BUENOS_AIRES, "quiero un turno en dos horas", "book", slots("2025-12-27", "01:50")),
+        (LIMA, "Quiero separar una cita para pasado mañana", "book", slots("2026-01-02")),
+        (LIMA, "necesito una hora con el oculista", "book", slots(speciality="oftalmología")),
+        # One that there is, at another time
+        (LA_PAZ, "puedo mover mi cita del martes al jueves?", "move", slots("2025-10-09")),
+        (LA_PAZ, "me pueden cambiar el turno de las 10 a las 11", "move", slots(time="11:00")),
+        (LA_PAZ, "no puedo ir mañana, me lo cambian para el lunes?", "move", slots("2025-10-13")),
+        (LA_PAZ, "no quiero cancelar, quiero cambiar la fecha de mi cita", "move", slots()),
+        (LA_PAZ, "Necesito reagendar", "move", slots()),
+        (BUENOS_AIRES, "podés pasarme el turno para el viernes que viene?", "move", slots("2026-01-02")),
+        (LIMA, "mi cita era para mañana pero quiero pasarla al 5 de enero", "move", slots("2026-01-05")),
+        # No longer
+        (LA_PAZ, "ya no puedo ir mañana", "cancel", slots("2025-10-09")),
+        (LA_PAZ, "quiero cancelar", "cancel", slots()),
+        (LA_PAZ, "kiero canselar mi cita", "cancel", slots()),
+        (LA_PAZ, "quiero cancelar la cita del lunes, el viernes viajo", "cancel", slots("2025-10-13")),
+        (LA_PAZ, "ya no necesito la cita, gracias", "cancel", slots()),
+        (BUENOS_AIRES, "quiero dar de baja el turno del lunes", "cancel", slots("2025-12-29")),
+        (LIMA, "no asistiré a mi cita de mañana a las 9", "cancel", slots("2026-01-01", "09:00")),
+        # Questions, also such as name an appointment
+        (LA_PAZ, "cuánto cuesta cancelar una cita?", "prices", slots()),
+        (LA_PAZ, "cuanto debo cancelar por la consulta?", "prices", slots()),
+        (BUENOS_AIRES, "cuánto me sale un turno con la psicóloga?", "prices", slots(speciality="psicología")),
+        (LA_PAZ, "de lunes a viernes a q hora abren", "hours", slots()),
+        (LIMA, "mañana atienden?", "hours", slots("2026-01-01")),
+        (LA_PAZ, "atienden los martes?", "hours", slots()),
+        # A human
+        (LA_PAZ, "HUMANO", "handoff", slots()),
+        (LA_PAZ, "comuníqueme con recepción", "handoff", slots()),
+        (BUENOS_AIRES, "no quiero hablar con una máquina", "handoff", slots()),
+        # English
+        (LA_PAZ, "need an appt pls", "book", slots()),
+        (LA_PAZ, "can I get an appointment on 2025-10-20 at 9:30 am?", "book", slots("2025-10-20", "09:30")),
+        (LA_PAZ, "I would like to see a pediatrician", "book", slots(speciality="pediatría")),
+        (LA_PAZ, "I'd like to change my appointment to 17/10", "move", slots("2025-10-17")),
+        (LA_PAZ, "don't cancel, I want to reschedule my appointment", "move", slots()),
+        (LA_PAZ, "sorry i cant come at 3pm", "cancel", slots(time="15:00")),
+        (LA_PAZ, "how much do you charge for an appointment", "prices", slots()),
+        (LA_PAZ, "are you open on Sundays", "hours", slots()),
+        (LA_PAZ, "can I speak with a real person please", "handoff", slots()),
+    ],
+)  # fmt: skip
+def test_what_patients_ask_for_is_found(said: datetime, words: str, name: str, told: dict[str, str]) -> None:
+    assert heard(words, said) == (name, told)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        # An appointment that there is, or was
+        "ayer saqué un turno", "ya tengo cita, gracias", "a qué hora es mi cita?", "cuando es mi turno?",
+        "confirmo mi cita de mañana", "voy llegando tarde a mi cita", "tengo turno mañana a las 10",
+        "qué debo llevar a mi cita?", "no, el turno está bien así", "mi mamá tiene cita hoy", "gracias por la cita",
+        "me dieron turno para el viernes, gracias", "estuve en consulta con el cardiólogo la semana pasada",
+        "me llegó el recordatorio de mi cita", "perdí mi turno ayer por el tráfico", "qué ficha me tocó?",
+        # What is not wanted, or what others did
+        "no quiero cancelar mi cita", "no cancelen mi turno por favor", "no quiero mover mi cita",
+        "no quiero una cita, solo información", "el doctor me canceló la cita la semana pasada",
+        "gracias por cambiar mi cita", "hablé con la secretaria ayer", "quién me atiende mañana?",
+        # The same words about other things
+        "quiero hacer una consulta", "una consulta, atienden por OSDE?", "puedo cancelar con tarjeta?",
+        "se puede cancelar por QR?", "quiero cambiar de medicamento", "no puedo ir al baño", "no puedo mover el brazo",
+        "te paso los datos de mi hijo", "tomo la pastilla cada 8 horas", "cuánto tiempo dura la consulta?",
+        "el agente de seguros me dijo que venga", "el costo emocional ha sido alto", "la herida está abierta",
+        "el cardiólogo me dijo que vuelva en un mes", "es hora de almorzar", "hasta la vista!",
+        # Talk
+        "ok nos vemos mañana", "dale, a las 3 está bien", "feliz año nuevo!", "mi hijo tiene fiebre desde el lunes",
+        # English
+        "I don't want to cancel my appointment", "what time is my appointment?", "I read a good book",
+        "I had an appointment yesterday and it was great", "I have an appointment at 3pm",
+    ],
+)  # fmt: skip
+def test_what_only_sounds_like_it_is_none(words: str) -> None:
+    assert heard(words, LA_PAZ) == (None, {})
+
+
+@pytest.mark.parametrize(
+    "words", ["no quiero que me ", "de las 3 a ", "el 15 o ", "a las 10 o ", "hola ", "no puedo el "]
+)
+def test_no_message_keeps_the_patterns_from_being_searched_to_the_last(words: str) -> None:
+    # Given a text about as long as is read, of words with which many patterns begin
+    said = f"{words * (4000 // len(words))}\nany openings?"
+    # Then what one of the last patterns of the file names is found within the bound of time
+    assert heard(said, LA_PAZ)[0] == "book"
