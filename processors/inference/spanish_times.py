@@ -44,6 +44,7 @@ _LASTING = re.compile(
     r"\b(?:en|dentro de|cada|hace|hacen|durante|por|de|unas?|con|son|faltan|tengo|llevo|ultimas|como|x) ?$"
 )
 _RATHER = re.compile(r"\b(?:mejor|sino|perdon|digo),?(?: para| seria)? ?$")
+_DENIED = re.compile(r"\bno (?:puedo|podre|llego|alcanzo)(?: (?:a )?(?:ir|llegar|asistir))? ?$")
 _SAID_APART = re.compile(rf"\b(?:en|por|x|a|de|esta) (?:la )?({_PART})|\bhoy (tarde|noche)\b")
 _LATER = re.compile(
     r"(?<!hora )(?<!mas )\b(?:en|dentro de) (?:(?P<half>media hora)"
@@ -101,10 +102,10 @@ def _bound(text: str, match: re.Match[str]) -> bool:
 
 
 def _rank(text: str, match: re.Match[str]) -> int:
-    """`mi cita de las 10, a las 11`: first what is said with `mejor`, last what belongs to an appointment."""
+    """First what is said with `mejor`, last what is not wanted: `mi cita de las 10`, `no puedo a las 10`."""
     if before(_RATHER, text, match.start()):
         return 0
-    return 2 if (match["at"] or "").startswith("de ") else 1
+    return 2 if (match["at"] or "").startswith("de ") or before(_DENIED, text, match.start()) else 1
 
 
 def _clock(match: re.Match[str], part: str | None) -> str | None:

@@ -61,6 +61,7 @@ def slots(date: str | None = None, time: str | None = None, speciality: str | No
         (BUENOS_AIRES, "me das un turno para el 15/1 a las 15hs", "book", slots("2026-01-15", "15:00")),
         (BUENOS_AIRES, "quiero un turno en dos horas", "book", slots("2025-12-27", "01:50")),
         (LIMA, "Quiero separar una cita para pasado mañana", "book", slots("2026-01-02")),
+        (LIMA, "una citita para el lunes porfis", "book", slots("2026-01-05")),
         (LIMA, "necesito una hora con el oculista", "book", slots(speciality="oftalmología")),
         # One that there is, at another time
         (LA_PAZ, "puedo mover mi cita del martes al jueves?", "move", slots("2025-10-09")),
@@ -90,6 +91,7 @@ def slots(date: str | None = None, time: str | None = None, speciality: str | No
         (LA_PAZ, "comuníqueme con recepción", "handoff", slots()),
         (BUENOS_AIRES, "no quiero hablar con una máquina", "handoff", slots()),
         # English
+        (LA_PAZ, "Hello, do you have appointments for 20/10?", "book", slots("2025-10-20")),
         (LA_PAZ, "need an appt pls", "book", slots()),
         (LA_PAZ, "can I get an appointment on 2025-10-20 at 9:30 am?", "book", slots("2025-10-20", "09:30")),
         (LA_PAZ, "I would like to see a pediatrician", "book", slots(speciality="pediatría")),
@@ -123,7 +125,8 @@ def test_what_patients_ask_for_is_found(said: datetime, words: str, name: str, t
         "se puede cancelar por QR?", "quiero cambiar de medicamento", "no puedo ir al baño", "no puedo mover el brazo",
         "te paso los datos de mi hijo", "tomo la pastilla cada 8 horas", "cuánto tiempo dura la consulta?",
         "el agente de seguros me dijo que venga", "el costo emocional ha sido alto", "la herida está abierta",
-        "el cardiólogo me dijo que vuelva en un mes", "es hora de almorzar", "hasta la vista!",
+        "el cardiólogo me dijo que vuelva en un mes", "es hora de almorzar", "es un buen horario para mí",
+        "hasta la vista!",
         # Talk
         "ok nos vemos mañana", "dale, a las 3 está bien", "feliz año nuevo!", "mi hijo tiene fiebre desde el lunes",
         # English

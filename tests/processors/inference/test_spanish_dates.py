@@ -150,6 +150,8 @@ def test_what_is_no_day_is_none(text: str) -> None:
         ("a las 3, mejor a las 4", "16:00"),
         ("mi cita de las 10, a las 11", "11:00"),
         ("mi cita de las 10", "10:00"),
+        ("no puedo a las 10, a las 11 sí", "11:00"),
+        ("no puedo ir a las 10", "10:00"),
     ],
 )
 def test_a_time_of_day_is_read(text: str, value: str) -> None:
