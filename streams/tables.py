@@ -250,6 +250,8 @@ class File(Placement, kw_only=True):
 
     streams: dict[str, Stream] = {}
     groups: dict[str, Group] = {}
+    vocabulary: dict[str, str] = {}
+    """Pieces of regular expressions, which patterns name as {word}."""
     actions: list[Action] = []
     texts: Texts = msgspec.field(default_factory=Texts)
     history: History = msgspec.field(default_factory=History)

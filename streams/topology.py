@@ -27,6 +27,8 @@ from streams.tables import Action, File, Group, Seconds, Stream, Table
 
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 """Of a stream or a group."""
+WORD = re.compile(r"[A-Za-z][A-Za-z_]+")
+"""Of the vocabulary: no digits, so that {2,5} is none."""
 _TOOL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """A name that every model server takes."""
 INBOUND = "inbound"
@@ -248,6 +250,9 @@ def _check(file: File, name: str) -> None:
             _fail(name, where, key, "is no name; use lower-case letters, digits, - and _")
     for group in file.groups.values():
         _check_group(group, file, name)
+    for word in file.vocabulary:
+        if not WORD.fullmatch(word):
+            _fail(name, f"vocabulary.{word}", file.vocabulary[word], "has no name; use two letters or more, and _")
     _check_actions(file.actions, name)
     device = file.inference.device
     if not re.fullmatch(rf"auto|({'|'.join(_DEVICES)})(:\d+)?", device):

@@ -84,10 +84,15 @@ def test_every_key_of_streams_toml_has_a_row_with_its_default(heading) -> None:
             assert topology._convert(told, hints[field.name], name, "docs") == default, name
 
 
+FREE = ["[vocabulary]"]
+"""Tables whose keys are for whoever writes them."""
+
+
 def test_every_table_of_streams_toml_is_described() -> None:
     placement = set(tables.Placement.__struct_fields__)
     top = {field.encode_name for field in msgspec.structs.fields(tables.File)} - placement
-    assert top == {heading.strip("[]").partition(".")[0] for heading in TABLES if heading[0] == "["}
+    assert top == {heading.strip("[]").partition(".")[0] for heading in (*TABLES, *FREE) if heading[0] == "["}
+    assert all(section(page("configuration.md"), f"\n### {heading}\n").strip() for heading in FREE)
 
 
 def test_every_key_in_redis_has_its_row() -> None:

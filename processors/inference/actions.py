@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import tzinfo
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from processors.inference import slots
 from processors.inference.backtracking import endless
 from processors.inference.slots import Heard, Words
 from processors.inference.spanish_dates import fold
+from processors.inference.vocabulary import Vocabulary
 from streams.errors import ConfigurationError
 from streams.tables import Action
 
@@ -47,9 +48,20 @@ class Detector:
         self._compiled = compiled
 
     @classmethod
-    def of(cls, actions: Iterable[Action]) -> Detector:
-        """Raises ConfigurationError: a pattern is no regular expression."""
-        return cls([_compile(action) for action in actions])
+    def of(cls, actions: Iterable[Action], words: Mapping[str, str] | None = None) -> Detector:
+        """
+        Args:
+            words: `[vocabulary]`.
+
+        Raises:
+            ConfigurationError: a pattern or a word is no regular expression, or names a word that there is none of.
+        """
+        words = words or {}
+        vocabulary = Vocabulary(words)
+        for name, word in words.items():  # also those that no pattern names yet
+            where = f"vocabulary.{name}"
+            _regex(vocabulary.expand(word, where, within=(name,)), f"{where} = {word!r}")
+        return cls([_compile(action, vocabulary) for action in actions])
 
     def detect(self, said: Sequence[Words], *, zone: tzinfo | None) -> Detected | None:
         """See `Heard.of`."""
@@ -63,30 +75,32 @@ class Detector:
         return None
 
 
-def _compile(action: Action) -> _Compiled:
+def _compile(action: Action, vocabulary: Vocabulary) -> _Compiled:
     return _Compiled(
         action,
-        [_pattern(action, pattern) for pattern in action.patterns],
+        [_pattern(action, pattern, vocabulary) for pattern in action.patterns],
         {name: slots.synonyms(slot) for name, slot in action.slots.items() if slot.kind == "values"},
     )
 
 
-def _pattern(action: Action, pattern: str) -> regex.Pattern[str]:
-    for text in (_without_accents(pattern), pattern):  # without accents, a range such as [à-ü] may be none
+def _pattern(action: Action, pattern: str, vocabulary: Vocabulary) -> regex.Pattern[str]:
+    where = f"actions.{action.name}.patterns"
+    compiled = _regex(vocabulary.expand(pattern, where), f"{where} = {pattern!r}")
+    if endless(compiled.pattern):
+        raise ConfigurationError(
+            f"streams.toml: {where} = {pattern!r} can take for ever over a text that almost "
+            "matches: a repeat within a repeat takes the same letters; write it without one of the two"
+        )
+    return compiled
+
+
+def _regex(text: str, told: str) -> regex.Pattern[str]:
+    for each in (_without_accents(text), text):  # without accents, a range such as [à-ü] may be none
         try:
-            compiled = regex.compile(text, regex.IGNORECASE)
+            return regex.compile(each, regex.IGNORECASE)
         except regex.error as error:
             why = error
-            continue
-        if endless(text):
-            raise ConfigurationError(
-                f"streams.toml: actions.{action.name}.patterns = {pattern!r} can take for ever over a text that almost "
-                "matches: a repeat within a repeat takes the same letters; write it without one of the two"
-            )
-        return compiled
-    raise ConfigurationError(
-        f"streams.toml: actions.{action.name}.patterns = {pattern!r} is no regular expression: {why}"
-    )
+    raise ConfigurationError(f"streams.toml: {told} is no regular expression: {why}")
 
 
 def _without_accents(pattern: str) -> str:

@@ -65,7 +65,7 @@ class Resources:
 
     @cached_property
     def detector(self) -> Detector:
-        return Detector.of(self.topology.actions)
+        return Detector.of(self.topology.actions, self.topology.vocabulary)
 
     @cached_property
     def tools(self) -> Tools:

@@ -149,7 +149,7 @@ def shape(where: Settings, pipeline: Topology) -> Iterator[Finding]:
         why = f"[streams.inbound] is missing, and the ingress writes to it{near}"
         yield wrong("streams.toml", f"{pipeline.path.name}: {why}")
     try:
-        Detector.of(pipeline.actions)
+        Detector.of(pipeline.actions, pipeline.vocabulary)
     except ConfigurationError as error:
         yield wrong("actions", str(error))
     try:

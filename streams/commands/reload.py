@@ -180,7 +180,7 @@ def concerned(before: Parts, after: Parts) -> set[str]:
 
 
 _PLAIN = Topology()
-_REPLIES = ("actions", "texts", "history", "inference", "handoff", "archive")
+_REPLIES = ("vocabulary", "actions", "texts", "history", "inference", "handoff", "archive")
 """Sections about what is said, not about how it is delivered."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -89,6 +90,55 @@ def test_a_pattern_that_is_none_is_refused_before_anybody_writes() -> None:
         Detector.of([Action(name="book", patterns=["(unclosed"])])
     # What is one before accents are taken away, and none after, is taken as it stands
     assert Detector.of([Action(name="any", patterns=["[¡-ÿ]+"])]).detect([Words("¿qué?", SUNDAY)], zone=UTC)
+
+
+WORDS = {"thing": "citas?|turnos?", "mine": r"mis?\s+{thing}", "not_wanted": r"\bno\s+quiero\s+"}
+
+
+def with_words(words: str, pattern: str, vocabulary: dict[str, str]) -> Detected | None:
+    detector = Detector.of([Action(name="own", patterns=[pattern])], vocabulary)
+    return detector.detect([Words(words, SUNDAY)], zone=UTC)
+
+
+def test_a_pattern_names_words_of_the_vocabulary() -> None:
+    # Alternatives stay within their word, wherever it stands
+    assert with_words("mover turnos", r"mover\s+{thing}$", WORDS)
+    assert with_words("turnos", r"mover\s+{thing}$", WORDS) is None
+    assert with_words("citas turno cita.", r"^({thing}\W){3}$", WORDS)
+    assert with_words("quiero ver mis turnos", r"(?<!{not_wanted})ver\s+{mine}", WORDS)
+    assert with_words("no quiero ver mis turnos", r"(?<!{not_wanted})ver\s+{mine}", WORDS) is None
+    # And accents in it do not matter
+    assert with_words("cardiologia", "{heart}", {"heart": "cardiología"})
+
+
+def test_braces_that_name_nothing_are_what_they_always_were() -> None:
+    assert with_words("citaaa", "^cita{2,5}$", WORDS)
+    assert with_words("{thing}", r"^\{thing\}$", WORDS)
+    assert with_words("cita", r"^\{thing\}$", WORDS) is None
+    assert with_words("\\cita", r"^\\{thing}$", WORDS)  # a backslash, and the word
+    assert with_words("a", r"^\p{Letter}$", WORDS)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "vocabulary", "why"),
+    [
+        ("a {thinq} b", WORDS,
+         "actions.own.patterns = 'a {thinq} b' names 'thinq', which is no word of [vocabulary]; did you mean 'thing'?"),
+        ("{thing}", {}, "names 'thing', which is no word of [vocabulary]; a brace itself is"),
+        ("x", {"word": "{wird}"}, "vocabulary.word = '{wird}' names 'wird', which is no word of [vocabulary]; did"),
+        ("x", {"one": "a{two}", "two": "b{one}"},
+         "vocabulary.two = 'b{one}' has a word that names itself: one → two → one"),
+        ("x", {"one": "{one}"}, "vocabulary.one = '{one}' has a word that names itself: one → one"),
+        ("{thing}", {"thing": "a)(b"}, "vocabulary.thing = 'a)(b' is no regular expression: "),
+        ("x", {"thing": "(a"}, "vocabulary.thing = '(a' is no regular expression: "),
+        (r"({any}|\w)+$", {"any": r"\w\w"}, "actions.own.patterns = '({any}|\\\\w)+$' can take for ever"),
+    ],
+)  # fmt: skip
+def test_a_word_that_is_none_is_refused_before_anybody_writes(
+    pattern: str, vocabulary: dict[str, str], why: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(why)):
+        with_words("", pattern, vocabulary)
 
 
 def test_what_no_day_can_be_read_from_is_copied() -> None:

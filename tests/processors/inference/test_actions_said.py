@@ -12,7 +12,8 @@ import pytest
 from processors.inference.actions import Detector, Words
 from streams import topology
 
-SHIPPED = Detector.of(topology.load(Path(__file__).parents[3] / "streams.toml").actions)
+FILE = topology.load(Path(__file__).parents[3] / "streams.toml")
+SHIPPED = Detector.of(FILE.actions, FILE.vocabulary)
 LA_PAZ = datetime(2025, 10, 8, 10, 15, tzinfo=ZoneInfo("America/La_Paz"))
 """A Wednesday."""
 MEXICO = datetime(2025, 10, 7, 16, 40, tzinfo=ZoneInfo("America/Mexico_City"))

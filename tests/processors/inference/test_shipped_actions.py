@@ -17,7 +17,8 @@ from processors.inference.slots import Heard
 from processors.inference.tools import Tools
 from streams import topology
 
-SHIPPED = Detector.of(topology.load(Path(__file__).parents[3] / "streams.toml").actions)
+FILE = topology.load(Path(__file__).parents[3] / "streams.toml")
+SHIPPED = Detector.of(FILE.actions, FILE.vocabulary)
 SUNDAY = datetime(2025, 10, 5, 10, 0, tzinfo=UTC).timestamp()
 
 
@@ -74,8 +75,8 @@ def test_what_the_page_says_is_found_is_found() -> None:
 
 
 def test_the_pages_own_action_works() -> None:
-    written, _ = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    own = Detector.of(topology.parse(tomllib.loads(written) | {"streams": {}, "groups": {}}).actions)
+    written, *_ = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    own = Detector.of(topology.parse(tomllib.loads(written)).actions)
     found = own.detect([Words("¿Ya están mis análisis de sangre del martes?", SUNDAY)], zone=UTC)
     assert found is not None
     assert (found.name, found.slots) == ("results", {"date": "2025-10-07", "kind": "sangre"})
@@ -83,8 +84,25 @@ def test_the_pages_own_action_works() -> None:
     assert node["parameters"]["rules"]["values"][0]["conditions"]["conditions"][0]["rightValue"] == "book"
 
 
+def test_the_pages_own_words_work() -> None:
+    _, written, _ = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    file = topology.parse(tomllib.loads(written))
+    own = Detector.of(file.actions, file.vocabulary)
+    assert own.detect([Words("¿Ya están mis análisis del lunes?", SUNDAY)], zone=UTC) == Detected("results")
+    assert own.detect([Words("No quiero ver mis resultados", SUNDAY)], zone=UTC) is None
+
+
+def test_a_pattern_that_ships_can_be_read_at_a_glance() -> None:
+    patterns = [pattern for action in FILE.actions for pattern in action.patterns]
+    assert [pattern for pattern in patterns if len(pattern) > 160] == []
+    # And no word stands in the vocabulary for nothing
+    assert set(re.findall(r"\{([a-z_]{2,})\}", "\n".join([*patterns, *FILE.vocabulary.values()]))) == set(
+        FILE.vocabulary
+    )
+
+
 def test_the_pages_action_for_the_model_works() -> None:
-    _, written = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    *_, written = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     (action,) = topology.parse(tomllib.loads(written) | {"streams": {}, "groups": {}}).actions
     tools, said = Tools([action]), Heard.of([Words("¿Ya salió lo mío?", SUNDAY)], UTC)
     assert tools.offered[0].parameters["properties"]["kind"]["description"] == "El examen: sangre, orina."

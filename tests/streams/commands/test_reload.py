@@ -372,11 +372,13 @@ def test_a_new_group_concerns_the_ingress_and_no_other_group() -> None:
 
 
 def test_what_a_handler_of_ours_does_not_read_does_not_concern_it() -> None:
-    slower, warmer = given(), given()
+    slower, warmer, wordier = given(), given(), given()
     slower.egress.spacing = topology.Seconds(5)
     warmer.inference.temperature = 0.9
     assert changed(given(), slower) == {"ingress", "work egress"}
     assert changed(given(), warmer) == {"ingress", "work inference"}
+    wordier.vocabulary["appointment"] = "citas?"
+    assert changed(given(), wordier) == {"ingress", "work inference"}
 
 
 def test_who_becomes_the_one_that_answers_is_concerned() -> None:
