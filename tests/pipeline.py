@@ -67,15 +67,19 @@ class Process:
             self._spoke.notify_all()
 
     async def says(self, *texts: str, within: float = 60) -> str:
-        """Wait for a line that holds one of these; fails with all it said where it ends first."""
-        async with asyncio.timeout(within), self._spoke:
-            while True:
-                for line in self.lines:
-                    if any(text in line for text in texts):
-                        return line
-                if self.lines and self.lines[-1] == "(ended)":
-                    raise Ended(f"{self.name} ended without saying {texts!r}:\n" + "\n".join(self.lines))
-                await self._spoke.wait()
+        """Wait for a line that holds one of these; fails with what it said instead."""
+        try:
+            async with asyncio.timeout(within), self._spoke:
+                while True:
+                    for line in self.lines:
+                        if any(text in line for text in texts):
+                            return line
+                    if self.lines and self.lines[-1] == "(ended)":
+                        raise Ended(f"{self.name} ended without saying {texts!r}:\n" + "\n".join(self.lines))
+                    await self._spoke.wait()
+        except TimeoutError as error:
+            error.add_note(f"{self.name} has not said {texts!r}, but:\n" + "\n".join(self.lines[-200:]))
+            raise
 
     @property
     def ended(self) -> bool:
