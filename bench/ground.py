@@ -5,33 +5,18 @@ The Redis that a system stands on: one server, or a cluster of masters; fresh, w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from bench.ports import free_ports
+
 SLOTS = 16_384
-BUS = 10_000
-"""A cluster's nodes talk to each other on the port so far above."""
 PATIENCE = 60
 """Seconds that servers have to come up."""
-
-
-def free_port(*, bus: bool = False) -> int:
-    """One that nobody listens on; with `bus` neither on the one that belongs to it."""
-    while True:
-        with socket.socket() as probe, socket.socket() as above:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-            if not bus:
-                return port
-            with contextlib.suppress(OSError, OverflowError):
-                above.bind(("127.0.0.1", port + BUS))
-                return port
 
 
 def cut(slots: Sequence[int]) -> list[range]:
@@ -44,7 +29,7 @@ class Server:
     """One redis-server, which lives until its process is killed."""
 
     def __init__(self, folder: Path, *, clustered: bool) -> None:
-        self.port = free_port(bus=clustered)
+        [self.port] = free_ports(bus=clustered)
         self.log = folder / f"{self.port}.log"
         self._folder = folder / str(self.port)
         self._options = {

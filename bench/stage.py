@@ -24,7 +24,8 @@ from typing import Any
 import psutil
 
 from bench import load, sink
-from bench.ground import Ground, free_port, until
+from bench.ground import Ground, until
+from bench.ports import free_port
 from bench.systems import PEERS_BIN, ROOT, System, ours_as_configured
 
 PATIENCE = 300

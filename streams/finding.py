@@ -32,8 +32,6 @@ _TRACE = re.compile(r"(?:00-)?([0-9a-f]{32})(?:-[0-9a-f]{16}-[0-9a-f]{2})?")
 ASKEW_MS = 60_000
 """By so much an ingress's clock may differ from Redis's, and a message may have waited for Redis."""
 
-_ALL = "-", "+"
-
 Look = Callable[[int], None]
 """Called with how many entries were looked through since the last call."""
 
@@ -77,7 +75,8 @@ class Finder:
             number = int(reply[2] or 0)
             found = await self._entry(reply[1], [shards[number]] if number < len(shards) else [], INBOUND)
         elif trace := _TRACE.fullmatch(id):
-            found = await self._traced(trace[1])
+            made_ms = wire.trace_ms(trace[1])
+            found = await self._sought([INBOUND], trace[1], lambda _: True, field="trace", made_ms=made_ms)
         else:
             found = await self._named(id, persons)
         if found is None:
@@ -138,18 +137,8 @@ class Finder:
         def is_it(row: Entry) -> bool:
             return body(row[1]).get("message_id") == id
 
-        at = marks.made_ms(id)
-        if at is not None and (found := await self._through([INBOUND], name, is_it, field="body", within=_around(at))):
-            return found
         streams = [stream for stream in (INBOUND, STATUSES) if stream in self._topology.streams]
-        return await self._through(streams, name, is_it, field="body")
-
-    async def _traced(self, trace: str) -> Place | None:
-        """The message that began a trace: most are the ingress's own, and say when that was."""
-        for within in (_around(wire.trace_ms(trace)), _ALL):
-            if found := await self._through([INBOUND], trace, lambda _: True, field="trace", within=within):
-                return found
-        return None
+        return await self._sought(streams, name, is_it, field="body", made_ms=marks.made_ms(id))
 
     async def _marked(self, id: str, person: str) -> Place | None:
         """By the mark of a message from somebody, or of what Meta said of one to them."""
@@ -165,6 +154,16 @@ class Finder:
                 return Place(store, stream, mark.entry)
         return None
 
+    async def _sought(
+        self, streams: Sequence[str], name: str, is_it: Callable[[Entry], bool], *, field: str, made_ms: int | None
+    ) -> Place | None:
+        """Around the time at which it says that it was made, if it does; then among all."""
+        if made_ms is not None:
+            around = str(max(0, made_ms - ASKEW_MS)), str(made_ms + ASKEW_MS)
+            if found := await self._through([INBOUND], name, is_it, field=field, within=around):
+                return found
+        return await self._through(streams, name, is_it, field=field, within=("-", "+"))
+
     async def _through(
         self,
         streams: Sequence[str],
@@ -172,7 +171,7 @@ class Finder:
         is_it: Callable[[Entry], bool],
         *,
         field: str,
-        within: tuple[str, str] = _ALL,
+        within: tuple[str, str],
     ) -> Place | None:
         for stream in streams:
             looked = 0
@@ -199,11 +198,6 @@ class Finder:
             f"{INBOUND} {since}: what all groups have settled goes after {keep / 86400:g} days "
             f"([streams.{INBOUND}] keep), or sooner near max_len"
         )
-
-
-def _around(ms: int) -> tuple[str, str]:
-    """The ids that an entry of then may have."""
-    return str(max(0, ms - ASKEW_MS)), str(ms + ASKEW_MS)
 
 
 async def tell(

@@ -25,9 +25,9 @@ from typing import Any
 
 import hypothesis
 import pytest
-from pipeline import free_port
 from postgres import Postgres, started
 
+from bench.ports import free_port
 from streams import embedded
 from streams.connection import Store
 

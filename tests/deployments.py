@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ports import free_ports
+from bench.ports import free_ports
 
 MASTER = "mymaster"
 NOTICED_MS = 2_000

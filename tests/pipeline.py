@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
-from ports import free_ports
 from sink import Received, Sink
 
+from bench.ports import free_port
 from streams import topology
 from streams.connection import Store
 from streams.stores import Stores
@@ -37,10 +37,6 @@ class Redis(Protocol):
     """Whatever has an address: a server, a master with its sentinels, a cluster."""
 
     url: str
-
-
-def free_port() -> int:
-    return free_ports()[0]
 
 
 class Ended(AssertionError):

@@ -16,11 +16,11 @@ import aiohttp
 import pytest
 import yaml  # type: ignore[import-untyped, unused-ignore]  # its stubs are not worth a dependency
 from conftest import Server
-from pipeline import free_port
 from test_monitoring import ALERTS, DEPLOY, KEDA, QUESTIONS, ROOT, tool
 from up import Up
 from waiting import until
 
+from bench.ports import free_port
 from streams import lag
 from streams.connection import Store
 

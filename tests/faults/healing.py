@@ -16,8 +16,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import aiohttp
-from pipeline import Pipeline, Redis, free_port, pipeline
+from pipeline import Pipeline, Redis, pipeline
 
+from bench.ports import free_port
 from streams.connection import order
 from tests.faults.checker import Evidence, Violation
 from tests.faults.load import Load

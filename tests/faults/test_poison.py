@@ -19,10 +19,11 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import Server, sometimes
-from pipeline import CAUCE, Pipeline, free_port, json_of, pipeline
+from pipeline import CAUCE, Pipeline, json_of, pipeline
 from sink import Sink
 from waiting import until
 
+from bench.ports import free_port
 from processors.egress import breaker
 from streams import deadletters, tables, watchdog
 from streams.connection import Store

@@ -8,8 +8,9 @@ import time
 
 import pytest
 from conftest import Server
-from pipeline import Pipeline, free_port, group_of
+from pipeline import Pipeline, group_of
 
+from bench.ports import free_port
 from streams.turns import HEARTBEAT_MS
 from tests.faults.checker import Evidence
 from tests.faults.load import Load

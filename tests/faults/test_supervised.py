@@ -17,11 +17,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from pipeline import ROOT, SECRET, free_port
+from pipeline import ROOT, SECRET
 from sink import Sink
 from up import Up
 from waiting import until
 
+from bench.ports import free_port
 from streams import embedded
 from streams.stores import Stores
 from tests.faults.load import APP_SECRET, Load

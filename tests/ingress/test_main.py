@@ -11,8 +11,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 from conftest import Server
-from pipeline import Process, free_port
+from pipeline import Process
 
+from bench.ports import free_port
 from ingress.app import create_app
 from ingress.listening import bind, close
 from streams import topology

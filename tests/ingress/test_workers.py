@@ -15,8 +15,10 @@ import aiohttp
 import psutil
 import pytest
 from conftest import Server
-from pipeline import Pipeline, free_port, pipeline
+from pipeline import Pipeline, pipeline
 from waiting import until
+
+from bench.ports import free_port
 
 pytestmark = [
     pytest.mark.slow,

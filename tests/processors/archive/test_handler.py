@@ -16,6 +16,7 @@ import psutil
 import psycopg
 import pytest
 
+from bench.ports import free_port
 from processors.archive import door, handler, opening, rows
 from processors.archive.handler import deliveries, messages, replies, statuses
 from processors.archive.session import Away
@@ -27,7 +28,7 @@ from streams.errors import Bury, ConfigurationError, Malformed, Retry, Unavailab
 from streams.handlers import find
 from streams.settings import Secret, Settings
 from streams.stores import Stores
-from tests.pipeline import ROOT, archive_tables, free_port
+from tests.pipeline import ROOT, archive_tables
 from tests.postgres import PASSWORD, Postgres
 from tests.processors.archive.stories import ANA, WAMID, count, entry, inbound, reply, table, turn
 from tests.waiting import until

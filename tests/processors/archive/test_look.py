@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.ports import free_port
 from processors.archive import opening
 from processors.archive.look import look
 from streams import topology
 from streams.commands import check
 from streams.settings import Secret, Settings
-from tests.pipeline import ROOT, free_port
+from tests.pipeline import ROOT
 from tests.postgres import PASSWORD, Postgres
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
-from pipeline import free_port
 
+from bench.ports import free_port
 from processors.archive import keeping, opening
 from processors.archive.past import Past
 from processors.inference.generation import Generated, Request

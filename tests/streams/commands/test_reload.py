@@ -19,10 +19,11 @@ from typing import Any
 import psutil
 import pytest
 from conftest import Server
-from pipeline import Process, free_port
+from pipeline import Process
 from up import Up
 from waiting import until
 
+from bench.ports import free_port
 from streams import anew, topology
 from streams.commands import reload
 from streams.commands.reload import Notice, Outcome, concerned, parts

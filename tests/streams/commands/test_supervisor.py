@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ports import free_ports
 from up import Up
 
+from bench.ports import free_ports
 from streams import embedded, topology
 from streams.commands.supervisor import _ports, stages
 from streams.errors import ConfigurationError

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Server
-from pipeline import free_port
 from protocol import a_consumer, a_topology, say
 from rich.console import Console
 
+from bench.ports import free_port
 from processors.egress import breaker
 from streams import metrics, probe
 from streams.commands import top

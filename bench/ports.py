@@ -1,4 +1,4 @@
-"""Ports for servers that are started by their number."""
+"""Ports for servers that are started by their number; the tests take theirs from here."""
 
 from __future__ import annotations
 
@@ -24,3 +24,7 @@ def free_ports(count: int = 1, *, bus: bool = False) -> range:
             for port in [*found, *(port + BUS for port in found if bus)]:
                 probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
             return found
+
+
+def free_port() -> int:
+    return free_ports()[0]
