@@ -21,7 +21,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ingress.app import create_app
-from ingress.listening import Help, Listeners, adopt, bind, close, queued
+from ingress.listening import Help, Listeners, adopt, bind, close, queued, shut
 from ingress.protocol import Protocol
 from streams import anew, garbage, layout, memory, metrics
 from streams import log as logs
@@ -41,6 +41,9 @@ SPARE = 128
 
 LINGER = 1.0
 """Seconds after the signal in which a connection that is open may still bring a request."""
+
+HANDSHAKE = 0.05
+"""Seconds for connections that are half made when the door closes."""
 
 _log = logs.get("ingress")
 
@@ -161,18 +164,21 @@ class _Server(uvicorn.Server):
         It would close what has not brought a request yet, and with the listener all that the kernel has let in and
         nobody has accepted; their requests are on the way by then, and whoever sent one would see it reset.
         """
-        listeners = (*self._listeners.own, *self._listeners.others)
-        late = [accepted for listener in listeners for accepted in queued(listener)]
+        self.server_state.default_headers.append((b"connection", b"close"))  # in every answer to what comes now
+        for connection in self.server_state.connections:
+            if (cycle := getattr(connection, "cycle", None)) is not None:  # and to what is in work
+                cycle.keep_alive = False
+        if self.handed_on is None:
+            if not self._listeners.held:
+                shut(self._listeners.own)
+            await asyncio.sleep(HANDSHAKE)
+        late = [accepted for each in (*self._listeners.own, *self._listeners.others) for accepted in queued(each)]
         for server in self.servers:
             server.close()
         self._help.end()
         loop = asyncio.get_running_loop()
         for accepted in late:
             await adopt(accepted, self._protocol)
-        self.server_state.default_headers.append((b"connection", b"close"))  # in every answer to what comes now
-        for connection in self.server_state.connections:
-            if (cycle := getattr(connection, "cycle", None)) is not None:  # and to what is in work
-                cycle.keep_alive = False
         until = loop.time() + LINGER
         while self.server_state.connections and loop.time() < until:  # noqa: ASYNC110 - uvicorn tells nobody
             await asyncio.sleep(0.02)

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import socket
+import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from streams.errors import ConfigurationError
 from streams.settings import Settings
 
 VARIABLE = "CAUCE_SOCKETS"
-"""How a process is told of what it was given: `of;own;others`, the last two as descriptors with commas between them."""
+"""How a process is told of what it was given: `of;held;own;others`, the last two as descriptors between commas."""
 
 Sockets = list[socket.socket]
 """Of one process: one for every address that INGRESS_HOST means, all on the same port."""
@@ -28,6 +30,24 @@ Sockets = list[socket.socket]
 
 PATIENCE = 0.05
 """Seconds that a connection waits for the process that it was meant for, before another takes it."""
+
+
+_SO_ATTACH_FILTER = 26
+"""Linux's, see socket(7); Python has no name for it."""
+
+_NOT_SYN = bytearray(
+    b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (0x30, 0, 0, 13),  # the byte of the TCP header that holds its flags
+            (0x54, 0, 0, 0x12),  # of them SYN and ACK
+            (0x15, 0, 1, 0x02),  # SYN alone asks for a connection:
+            (0x06, 0, 0, 0),  # drop it,
+            (0x06, 0, 0, 0xFFFFFFFF),  # and take all else
+        )
+    )
+)
+"""In the bytes of a classic BPF program (Linux's Documentation/networking/filter.rst)."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +59,8 @@ class Listeners:
     """Those of the processes beside it, where it helps while they do not come to it."""
     of: int = 1
     """How many processes share the address."""
+    held: bool = False
+    """Whether who started this process has them as well, for a successor."""
 
     @property
     def port(self) -> int:
@@ -51,11 +73,11 @@ class Listeners:
     def told(self) -> str:
         """VARIABLE's value for a process that inherits these."""
         own, others = (",".join(str(each.fileno()) for each in sockets) for sockets in (self.own, self.others))
-        return f"{self.of};{own};{others}"
+        return f"{self.of};{self.held:d};{own};{others}"
 
     def doubled(self) -> Listeners:
         """The same again, which listen on when these are closed."""
-        return Listeners([each.dup() for each in self.own], [each.dup() for each in self.others], self.of)
+        return replace(self, own=[each.dup() for each in self.own], others=[each.dup() for each in self.others])
 
     def handed_on(self) -> dict[str, str]:
         """What a command that takes this process's place is to find in its environment, where it finds these."""
@@ -69,9 +91,9 @@ class Listeners:
         told = os.environ.pop(VARIABLE, None)
         if told is None:
             return None
-        of, *lists = told.split(";")
+        of, held, *lists = told.split(";")
         own, others = ([_adopted(int(each)) for each in numbers.split(",") if each] for numbers in lists)
-        return cls(own, others, int(of))
+        return cls(own, others, int(of), held == "1")
 
 
 def _adopted(descriptor: int) -> socket.socket:
@@ -97,6 +119,20 @@ def bind(settings: Settings, processes: int = 1) -> list[Listeners]:
     close(sockets)
     each = [_bound(settings, port, shared=True) for _ in range(processes)]
     return [Listeners(own, [one for others in each if others is not own for one in others], processes) for own in each]
+
+
+def shut(sockets: Sequence[socket.socket]) -> None:
+    """
+    Begin no connection any more; those begun go on.  For good: close the sockets soon.
+
+    Closing alone resets who got through between the last look at the queue and the close.  Whoever knocks now is not
+    answered, knocks again after a second, and is refused then, or let in by a successor.
+    """
+    if sys.platform.startswith("linux"):
+        for each in sockets:
+            with contextlib.suppress(OSError):  # a kernel that takes no filters: as before
+                program = struct.pack("HL", len(_NOT_SYN) // 8, ctypes.addressof(ctypes.c_char.from_buffer(_NOT_SYN)))
+                each.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def queued(listener: socket.socket) -> Iterator[socket.socket]:

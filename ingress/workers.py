@@ -7,6 +7,7 @@ Knows how they are started and who holds their sockets.  What each does is `pyth
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ingress import access, listening
 from ingress.listening import Listeners
@@ -58,10 +59,11 @@ async def run(topology: Topology, settings: Settings, place: Place, screen: Scre
 
 def programs(crew: Crew, listeners: Sequence[Listeners], url: str) -> list[Program]:
     """A process for each of the listeners."""
+    alone = {"INGRESS_PORT": str(listeners[0].port), "INGRESS_WORKERS": "1"}
     return [
         crew.program(
             name, "ingress", url=url, pass_fds=each.descriptors,
-            environ={listening.VARIABLE: each.told(), "INGRESS_PORT": str(each.port), "INGRESS_WORKERS": "1"},
+            environ={listening.VARIABLE: replace(each, held=True).told(), **alone},
         )
         for name, each in zip(named("ingress", len(listeners)), listeners, strict=True)
     ]  # fmt: skip
@@ -70,4 +72,5 @@ def programs(crew: Crew, listeners: Sequence[Listeners], url: str) -> list[Progr
 def close(listeners: Sequence[Listeners]) -> None:
     """Ours of them: what a process that stops has not accepted would else wait there for nobody."""
     for each in listeners:
+        listening.shut(each.own)
         listening.close(each.own)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -73,6 +75,41 @@ class Greeter(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         transport.write(b"hello")
         transport.close()
+
+
+def test_who_knocks_at_a_door_that_is_shut_does_not_get_through_to_be_reset(pair: list[Listeners]) -> None:
+    listener = pair[0].own[0]
+    close(pair[1].own)
+    address = ("127.0.0.1", pair[0].port)
+    early = socket.create_connection(address)
+    late = socket.socket()
+    late.setblocking(False)
+    with early, late:
+        # When the door shuts, one who came before goes on
+        listening.shut([listener])
+        [accepted] = listening.queued(listener)
+        with accepted:
+            accepted.send(b"welcome")
+            assert early.recv(7) == b"welcome"
+        # and who comes after stands outside, not in the queue
+        assert late.connect_ex(address) == errno.EINPROGRESS
+        assert not list(listening.queued(listener))
+        assert late.connect_ex(address) == errno.EALREADY
+
+
+def test_a_socket_is_held_for_a_successor_where_somebody_supervises(
+    pair: list[Listeners], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = replace(pair[0].doubled(), held=True)
+    monkeypatch.setenv(listening.VARIABLE, copies.told())
+    for each in (*copies.own, *copies.others):
+        each.detach()
+    heir = Listeners.inherited()
+    assert heir is not None
+    twin = heir.doubled()  # which is what it becomes when it begins anew
+    assert (heir.held, twin.held, pair[0].held) == (True, True, False)
+    for given in (heir, twin):
+        close([*given.own, *given.others])
 
 
 async def test_what_waits_for_a_process_that_does_not_come_is_taken_by_another(pair: list[Listeners]) -> None:
