@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 
@@ -45,7 +46,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
     options = parser.parse_args()
-    table = Table("group", "p50 ms", "p99 ms", "with it", "", "replies/s", "it read/s", title="without | with, median")
+    columns = ("group", "p50 ms", "with it", "p99 ms", "with it", "replies/s", "it read/s")
+    table = Table(*columns, title="medians [least-most]")
     for kind in options.kinds:
         table.add_row(kind, *asyncio.run(_measured(kind, options)))
     Console().print(table)
@@ -73,19 +75,24 @@ async def _measured(kind: str, options: argparse.Namespace) -> list[str]:
             beside.append(await _replies(stage, options))
             read.append((_read(stage, name) - before) / (now() - began))
             stage.running.pop(name).kill()  # it need not finish
-    (p50, p99, rate), (with_p50, with_p99, with_rate) = (_medians(figures) for figures in (alone, beside))
+    (p50, p99, rates), (with_p50, with_p99, with_rates) = (zip(*figures, strict=True) for figures in (alone, beside))
+    rate, with_rate = median(rates), median(with_rates)
     return [
-        f"{p50:.1f}", f"{p99:.1f}", f"{with_p50:.1f} x{with_p50 / p50:.2f}", f"{with_p99:.1f} x{with_p99 / p99:.2f}",
+        _told(p50), _compared(with_p50, p50), _told(p99), _compared(with_p99, p99),
         f"{rate:.0f} | {with_rate:.0f}  x{with_rate / rate:.3f}", f"{median(read):,.0f}",
     ]  # fmt: skip
 
 
-def _medians(figures: list[tuple[float, float, float]]) -> tuple[float, ...]:
-    return tuple(median(each) for each in zip(*figures, strict=True))
+def _told(figures: Sequence[float]) -> str:
+    return f"{median(figures):.1f} [{min(figures):.1f}-{max(figures):.1f}]"
+
+
+def _compared(beside: Sequence[float], alone: Sequence[float]) -> str:
+    return f"{_told(beside)} x{median(beside) / median(alone):.2f}"
 
 
 async def _fill(stage: Stage, entries: int) -> None:
-    """So many of people, an hour old, which inference has behind it."""
+    """So many of people, of the last hour but some minutes, which inference has behind it."""
     stores, began = Stores.open(stage.ground.url), int(time.time() * 1000) - 3_600_000
     for start in range(0, entries, 1_000):
         commands = []
@@ -93,7 +100,7 @@ async def _fill(stage: Stage, entries: int) -> None:
             person = f"+5917{n % PEOPLE:07}"
             body = wire.encode(wire.Inbound(user_id=person, message_id=f"m{n}", text="Quisiera una cita, por favor"))
             fields = ("key", person, "type", "text", "body", body, "v", wire.VERSION)
-            commands.append(("XADD", "inbound", f"{began}-{n + 1}", *fields))
+            commands.append(("XADD", "inbound", f"{began + n * 3_000_000 // entries}-{n + 1}", *fields))
         await stores.first.pipeline(commands)
     await stores.first.command("XGROUP", "CREATE", "inbound", "inference", "$")
     await stores.close()

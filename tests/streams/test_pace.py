@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from waiting import until
 from streams import topology
 from streams.connection import Store
 from streams.effects import Handler, Turn
-from streams.pace import LITTLE, OLD_MS, RESTS, Pace
+from streams.pace import LITTLE, OLD_MS, QUIET_MS, RESTS, WINDOW_MS, Pace, stand_aside
 from streams.worker import Worker
 
 NOW = 1728123456789
@@ -24,7 +26,7 @@ async def looked(count: int, age_ms: int, others_ms: int = 0, **how: Any) -> Pac
     async def furthest_ms() -> int:
         return NOW - others_ms
 
-    found = Pace(**how)
+    found = Pace(**{"aside": lambda _: None} | how)
     await found.read(count, f"{NOW - age_ms}-7", NOW, furthest_ms)
     return found
 
@@ -37,8 +39,12 @@ HOUR_MS = 3_600_000
     [
         (200, OLD_MS + 1, 0, True), (200, OLD_MS, 0, False), (200, 0, 0, False), (0, HOUR_MS, 0, False),
         (200, HOUR_MS, HOUR_MS - OLD_MS, False), (200, HOUR_MS, NOW, False),
+        (200, HOUR_MS, QUIET_MS - 1, True), (200, HOUR_MS, QUIET_MS, False),
     ],
-    ids=["old", "not yet old", "fresh", "nothing new, after a quiet hour", "after an outage", "there is no other"],
+    ids=[
+        "old", "not yet old", "fresh", "nothing new, after a quiet hour", "after an outage", "there is no other",
+        "somebody wrote lately", "nobody writes",
+    ],
 )  # fmt: skip
 async def test_who_is_far_behind_the_others_asks_for_little(
     count: int, age_ms: int, others_ms: int, gentle: bool
@@ -59,6 +65,44 @@ async def test_a_rest_is_as_long_as_the_call_was_several_times_over() -> None:
         async with (await looked(1, age_ms, clock=times.__next__, sleep=rest)).kept():
             pass
     assert rests == [RESTS * 0.5]
+
+
+@pytest.mark.parametrize(("came_on_ms", "gentle"), [(2 * WINDOW_MS, True), (2 * WINDOW_MS - 1, False)])
+async def test_who_would_never_catch_up_hurries_until_it_has(came_on_ms: int, gentle: bool) -> None:
+    at, pace = NOW - HOUR_MS, await looked(200, HOUR_MS)
+    # When it has come on by so much after a while
+    later = NOW + WINDOW_MS
+    await pace.read(5, f"{at + came_on_ms}-0", later, partial(_at, later))
+    assert pace.gentle is gentle
+    # and read as fast as it could then
+    await pace.read(200, f"{at + 3 * came_on_ms}-0", later + 1, partial(_at, later))
+    assert pace.gentle is gentle
+    # Then it has caught up, and may fall behind anew
+    await pace.read(200, f"{later}-0", later + 2, partial(_at, later))
+    assert not pace.gentle
+    await pace.read(200, f"{later + 3}-0", later + HOUR_MS, partial(_at, later + HOUR_MS))
+    assert pace.gentle
+
+
+async def test_its_process_stands_aside_while_it_is_gentle() -> None:
+    said = list[bool]()
+    found = await looked(200, HOUR_MS, aside=said.append)
+    for others_ms in (0, HOUR_MS):
+        await found.read(200, f"{NOW - HOUR_MS}-7", NOW, partial(_at, NOW - others_ms))
+    assert said == [True, False]
+
+
+async def _at(ms: int) -> int:
+    return ms
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux has it")
+def test_who_stands_aside_comes_back() -> None:
+    before, found = os.sched_getscheduler(0), list[int]()
+    for aside in (True, False):
+        stand_aside(aside)
+        found.append(os.sched_getscheduler(0))
+    assert (before, found) == (os.SCHED_OTHER, [os.SCHED_BATCH, os.SCHED_OTHER])
 
 
 async def test_a_new_group_works_off_what_is_old_in_small_calls_and_then_goes_as_fast_as_it_can(store: Store) -> None:
