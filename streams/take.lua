@@ -28,6 +28,7 @@ local stream, cursor, leases, due, attempts, hints, consumers, heartbeat, dead, 
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now_ms = string.format('%.0f', now)
 local position = redis.call('GET', cursor)
 if not position then return {'nogroup'} end
 
@@ -53,8 +54,10 @@ if neither then salt = false end
 local TOLD = {key = true, type = true, ['for'] = true, replayed = true, now = true, origin = true}
 -- What is asked of an entry here; the others are its readers'.
 local function fields_of(flat)
-  local fields = {}
-  for i = 1, #flat, 2 do
+  local fields, from = {}, 1
+  -- As all of ours begin: made in their size.
+  if flat[1] == 'key' and flat[3] == 'type' then fields, from = {key = flat[2], type = flat[4]}, 5 end
+  for i = from, #flat, 2 do
     if TOLD[flat[i]] then fields[flat[i]] = flat[i + 1] end
   end
   return fields
@@ -66,7 +69,7 @@ end
 local function bury(id, flat)
   if redis.call('TYPE', dead).ok == 'none' or redis.call('TYPE', dead).ok == 'stream' then
     redis.call('XADD', dead, 'MAXLEN', '~', a.dead_max, '*', 'origin', id, 'group', a.group, 'reason',
-      'its key is not UTF-8', 'attempts', '0', 'first_ms', '', 'last_ms', string.format('%.0f', now),
+      'its key is not UTF-8', 'attempts', '0', 'first_ms', '', 'last_ms', now_ms,
       unpack(flat, 1, math.min(#flat, 2000)))
   end
 end
@@ -219,11 +222,11 @@ local function granted(key, token, found, notes, state, started)
     local starts, crashes, count, first, kept = noted(notes[entry[1]])
     if started then
       if starts == 0 and first == '' then
-        count, first = metered(key, entry.fields or fields_of(entry[2]), state), string.format('%.0f', now)
+        count, first = metered(key, entry.fields or fields_of(entry[2]), state), now_ms
       end
       starts = starts + 1
       started[#started + 1] = entry[1]
-      started[#started + 1] = string.format('%d:%d:%s:%s:%s', starts, crashes, count, first, kept)
+      started[#started + 1] = starts .. ':' .. crashes .. ':' .. count .. ':' .. first .. ':' .. kept
     end
     if i == 1 then progress = kept end
     entries[i] = {entry[1], starts, crashes, count, entry[2]}
@@ -320,6 +323,7 @@ if #read > 0 then redis.call('SET', cursor, read[#read][1]) end
 position = #read > 0 and read[#read][1] or position
 
 local grants, suspects = {}, a.suspects
+local begin = string.format('%s.%d.%s%06d', a.consumer, a.call, time[1], time[2])
 -- Lease these keys, which are due, or of which all that is in their boxes was brought just now.
 -- Returns how many of them stay due: suspects that may not start now.
 local function grant(keys, known)
@@ -335,7 +339,7 @@ local function grant(keys, known)
     local _, crashes = noted(notes[boxes[i][1] or ''])
     local suspect = crashes >= a.suspect_after
     if suspect and suspects == 0 then
-      if known then redis.call('ZADD', due, string.format('%.0f', now), key) end
+      if known then redis.call('ZADD', due, now_ms, key) end
       stay = stay + 1
     else
       -- A suspect is alone in its turn, and alone among suspects in its process, so that only the guilty dies again.
@@ -343,7 +347,7 @@ local function grant(keys, known)
       if #found > 0 then
         if suspect then suspects = suspects - 1 end
         -- With the time: a call may run again, as new, after its consumer was swept, and must not revive an old token.
-        local token = string.format('%s.%d.%s%06d%03d.%d', a.consumer, a.call, time[1], time[2], #turns + 1, #found)
+        local token = begin .. string.format('%03d.%d', #turns + 1, #found)
         leased[#leased + 1] = key
         leased[#leased + 1] = token
         granted(key, token, found, notes, states[i], started)
