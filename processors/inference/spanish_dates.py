@@ -2,9 +2,10 @@
 Days as people write them in Spanish when they ask for an appointment.
 
 Reads `el martes`, `pasado mañana`, `15 de octubre`, `15 oct`, `el 15`, `el 5 del próximo mes`, `7/10`, `en dos
-semanas`, `de hoy en ocho`, `2025-10-07`.  A day is told from the day on which it was said, which the caller gives:
-pure, so that the same message always means the same day.  What it cannot read it leaves alone; it never guesses a day
-from `la próxima semana`, `martes o jueves`, `los lunes` or `antes del 15`.
+semanas`, `de hoy en ocho`, `el lunes de la próxima semana`, `el primer lunes de agosto`, `2025-10-07`.  A day is told
+from the day on which it was said, which the caller gives: pure, so that the same message always means the same day.
+What it cannot read it leaves alone; it never guesses a day from `la próxima semana`, `martes o jueves`, `los lunes` or
+`antes del 15`.
 """
 
 from __future__ import annotations
@@ -40,17 +41,19 @@ NUMBERS = {
 }  # fmt: skip
 ANY_NUMBER = "|".join(sorted(NUMBERS, key=len, reverse=True))
 
-_EACH_DAY = "|".join(_DAYS)
+EACH_DAY = "|".join(_DAYS)
 _EACH_MONTH = "|".join(_MONTHS)
 _TEN_AND_MORE = "|".join(word for word in ANY_NUMBER.split("|") if 10 <= NUMBERS[word] <= 30) + "|treinta y uno"
-_NEXT = "(?:que viene|que entra|proxim[ao]|siguiente|entrante)"
+_NEXT = "(?:(?:que|q) (?:viene|entra)|proxim[ao]|siguiente|entrante)"
+_NEXT_WEEK = rf"(?:(?:la )?(?:proxima|otra|siguiente|entrante) semana|(?:la )?semana {_NEXT})"
 _TOMORROW = "(?:manana|mnana|mnna|mnn|manna|mann|maniana)"
 _EIGHT = r"(?: en (?P<later>ocho|8|quince|15)\b(?! (?:min|hora|hs)))?"
 """`de hoy en ocho` is the same day a week on."""
 
 _DAY_WORDS = re.compile(
     # "mañana" is tomorrow, but in "de la mañana", "por la mañana", "el martes de mañana" it is a part of a day
-    rf"\b(?:(?P<after>pasado ?{_TOMORROW})|(?P<today>hoy|esta (?:{_TOMORROW}|tarde|noche))"
+    rf"\b(?:(?P<after>pasado ?{_TOMORROW}|(?<=\bpara )pasado(?! (?:el|la|mes|ano|{EACH_DAY})\b))"
+    rf"|(?P<today>hoy|esta (?:{_TOMORROW}|tarde|noche))"
     r"|(?P<eve>anteayer|antier|antes de ayer)|(?P<yesterday>ayer|anoche)"
     rf"|(?<!\bla )(?<!\besta ){''.join(rf'(?<!{day} de )' for day in _DAYS)}(?P<tomorrow>{_TOMORROW})(?! o pasado))\b"
     + _EIGHT
@@ -67,16 +70,22 @@ _OF_MONTH = re.compile(
     r"(?:(?:,? (?:de |del )?|[/-])(?P<year>\d{4})\b)?"
 )
 _OF_NEXT_MONTH = re.compile(rf"\b(\d{{1,2}}) de(?:l (?:proximo|otro) mes|l mes {_NEXT})\b")
-_IN = re.compile(rf"\b(?:en|dentro de) (\d{{1,3}}|{ANY_NUMBER}) (dias?|semanas?|mes(?:es)?)\b")
+_IN = re.compile(
+    rf"\b(?:en|dentro de|de (?:aca|aqui|hoy) (?:a|en)) (\d{{1,3}}|{ANY_NUMBER}) (dias?|semanas?|mes(?:es)?)\b"
+)
 _WEEKDAY = re.compile(
-    # "el martes de la próxima semana" may be in two days or in nine, so it is nobody's guess
-    rf"\b(?:(?P<many>los|cada|otro) )?(?:(?P<this>este) )?(?:(?P<gone>pasado) )?(?P<day>{_EACH_DAY})\b"
-    rf"(?! (?:sub|de (?:(?:la )?(?:proxima|otra|siguiente) semana|la semana {_NEXT})))"
-    rf"(?:(?P<coming> {_NEXT})|(?P<past> pasado\b(?! {_TOMORROW})))?" + _EIGHT
+    rf"\b(?:(?P<before>{_NEXT_WEEK}),? (?:para )?(?:el )?)?"
+    rf"(?:(?P<many>los|cada|otro) )?(?:(?P<this>este) )?(?:(?P<gone>pasado) )?(?P<day>{EACH_DAY})\b(?! sub)"
+    rf"(?:(?P<after>,? de {_NEXT_WEEK})|(?P<coming> {_NEXT})|(?P<past> pasado\b(?! {_TOMORROW})))?" + _EIGHT
+)
+_WHICH = {"primer": 0, "1er": 0, "segundo": 1, "2do": 1, "tercer": 2, "3er": 2, "cuarto": 3, "ultimo": -1}
+_OF_SOME_MONTH = re.compile(
+    rf"\b(?P<which>{'|'.join(_WHICH)}) (?P<day>{EACH_DAY}) del? (?:mes de )?"
+    rf"(?:(?P<month>{_EACH_MONTH})\b|(?P<next>(?:proximo|otro) mes|mes {_NEXT})|(?P<this>(?:este )?mes\b))"
 )
 _DAY_OF_MONTH = re.compile(
     # "el viernes 17" is the 17th, whatever the weekday; "el 31 de febrero" is not the 31st of any month
-    rf"\b(?:(?:(?:(?:{_EACH_DAY}),? (?:el )?(?:dia )?|(?:el|del|al) (?:dia )?|dia )(?P<digits>\d{{1,2}})"
+    rf"\b(?:(?:(?:(?:{EACH_DAY}),? (?:el )?(?:dia )?|(?:el|del|al) (?:dia )?|dia )(?P<digits>\d{{1,2}})"
     rf"(?: ?(?:ro|ero|°|º))?)|(?:(?:el|del|al) (?:dia )?)(?P<word>{_TEN_AND_MORE}))(?!\w)"
     r"(?! ?(?:[:.]\d|h\b|hs\b|hrs\b|horas?\b|[ap]\.? ?m\b|/|%)| y (?:media|cuarto|30|45)\b| (?:piso|anos|menos)\b"
     rf"| de(?:l dia|l mediodia| la| (?:{_EACH_MONTH})| (?!este )[a-z]+ de)\b)"
@@ -89,7 +98,7 @@ _NEAR = 48
 _BETWEEN_ONE = re.compile(r",? ?(?:el )?(?:dia )?")
 """Between two ways to name one day: `mañana martes 7`."""
 _BETWEEN_TWO = re.compile(
-    r" ?(?:(?P<through>al?|hasta)|,? ?(?:o|u|y|e|ni|o si ?no)|,|/|-) ?(?:para |por )?(?:el |este )?(?:dia )?"
+    r" ?(?:(?:(?P<through>al?|hasta)|,? ?(?:o|u|y|e|ni|o si ?no)|/|-) ?(?:para |por )?|, ?)(?:el |este )?(?:dia )?"
 )
 _BOUND = re.compile(
     r"\b(?:desde|hasta|antes|despues|partir|menos|excepto|salvo|en (?:vez|lugar)|(?<!que )no|ni)"
@@ -278,12 +287,31 @@ def _in(match: re.Match[str], said_on: date) -> date:
 def _weekday(match: re.Match[str], said_on: date) -> date | None:
     if match["many"]:
         return None
+    if match["before"] or match["after"]:
+        # On a Sunday, and of one, it depends on whether that is the last day of a week or the first.
+        sunday = 6 in (said_on.weekday(), _DAYS[match["day"]])
+        return None if sunday else said_on + timedelta(days=7 - said_on.weekday() + _DAYS[match["day"]])
     ahead = (_DAYS[match["day"]] - said_on.weekday()) % 7
     if match["past"] or match["gone"]:
         return said_on + timedelta(days=ahead - 7)
     # Said on a Tuesday, "el martes" is the next one; "este martes" is today.
     today = match["this"] and not match["coming"]
     return said_on + timedelta(days=ahead or (0 if today else 7)) + _later(match)
+
+
+def _of_some_month(match: re.Match[str], said_on: date) -> date | None:
+    """`el primer lunes de agosto`."""
+    if match["month"]:
+        month = _MONTHS[match["month"]]
+        months = [(year, month) for year in (said_on.year, said_on.year + 1)]
+    else:
+        months = [_months_on(said_on, 1 if match["next"] else 0)]
+    for year, month in months:
+        first, length = monthrange(year, month)
+        days = range(1 + (_DAYS[match["day"]] - first) % 7, length + 1, 7)
+        if (day := date(year, month, days[_WHICH[match["which"]]])) >= said_on:
+            return day
+    return None
 
 
 def _day_of_month(match: re.Match[str], said_on: date) -> date | None:
@@ -302,6 +330,7 @@ _FORMS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], date], date | None
     (_OF_MONTH, _of_month),
     (_NUMERIC, _numeric),
     (_OF_NEXT_MONTH, _of_next_month),
+    (_OF_SOME_MONTH, _of_some_month),
     (_DAY_WORDS, _day_words),
     (_IN, _in),
     (_DAY_OF_MONTH, _day_of_month),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from processors.inference.spanish_dates import ANY_NUMBER, NUMBERS, Found, before, number
+from processors.inference.spanish_dates import ANY_NUMBER, EACH_DAY, NUMBERS, Found, before, number
 
 _AFTERNOON = range(1, 8)
 """Hours that without a word beside them mean the afternoon: nobody asks a clinic for three in the night."""
@@ -20,8 +20,9 @@ _NUMBER = rf"\d{{1,2}}|{ANY_NUMBER}"
 _FIVES = "|".join([*(word for word in ANY_NUMBER.split("|") if NUMBERS[word] % 5 == 0), *map(str, range(55, 0, -5))])
 _PART = r"(?:manana|mnn|tarde|noche|madrugada)\b"
 _HALF_DAY = rf"[ap]\. ?m\b\.?|[ap] ?m\b\.?|(?:de|d|en|por|x|a) ?la {_PART}|del? (?:mediodia|medio dia|dia)\b"
+_EARLIER = r"(?:(?<=\bcuarto )|(?<=\bmin )|(?<=\bminutos ))antes"
 _CLOCK = re.compile(
-    rf"(?:(?:\b(?P<before>cuarto|{_FIVES}) (?:para|pa) las? )"
+    rf"(?:(?:\b(?:un )?(?P<before>cuarto|{_FIVES})(?: min(?:utos)?)? (?:para|pa|{_EARLIER} de) las? )"
     r"|(?P<at>\b(?:(?:a|para|pa|como a|tipo|sobre|hacia) ?las? ?(?:eso de las? )?|a eso de las? "
     r"|tipo (?=[3-9]|1\d|2\d)|de las (?=\d)|a? ?(?:hrs?|hs|horas)\.? (?=\d)))"
     rf"|\b)(?P<hour>{_NUMBER})"
@@ -45,7 +46,10 @@ _LASTING = re.compile(
 )
 _RATHER = re.compile(r"\b(?:mejor|sino|perdon|digo),?(?: para| seria)? ?$")
 _DENIED = re.compile(r"\bno (?:puedo|podre|llego|alcanzo)(?: (?:a )?(?:ir|llegar|asistir))? ?$")
-_SAID_APART = re.compile(rf"\b(?:en|por|x|a|de|esta) (?:la )?({_PART})|\bhoy (tarde|noche)\b")
+_SAID_APART = re.compile(
+    # "de mañana al lunes" is of tomorrow, but "el martes de mañana" in the morning
+    rf"\b(?:(?:en|por|x|a|de) la|esta|(?:{EACH_DAY}) de) ({_PART})|\b(?:hoy|en|por|x|a|de) (tarde|noche)\b"
+)
 _LATER = re.compile(
     r"(?<!hora )(?<!mas )\b(?:en|dentro de) (?:(?P<half>media hora)"
     r"|(?:(?P<hours>\d{1,2}|una|dos|tres|cuatro|cinco|seis)"
@@ -102,10 +106,13 @@ def _bound(text: str, match: re.Match[str]) -> bool:
 
 
 def _rank(text: str, match: re.Match[str]) -> int:
-    """First what is said with `mejor`, last what is not wanted: `mi cita de las 10`, `no puedo a las 10`."""
+    """First what is said with `mejor`, then with `para`; last `mi cita de las 10` and `no puedo a las 10`."""
     if before(_RATHER, text, match.start()):
         return 0
-    return 2 if (match["at"] or "").startswith("de ") or before(_DENIED, text, match.start()) else 1
+    at = match["at"] or ""
+    if at.startswith("de ") or before(_DENIED, text, match.start()):
+        return 3
+    return 1 if at.startswith("pa") else 2
 
 
 def _clock(match: re.Match[str], part: str | None) -> str | None:

@@ -85,10 +85,37 @@ def clock(text: str) -> str | None:
         ("mñn", "2025-10-06"),
         ("pasado mñna", "2025-10-07"),
         ("el juebes", "2025-10-09"),
+        ("de acá a dos semanas", "2025-10-19"),
+        ("de aquí a 3 días", "2025-10-08"),
+        ("para pasado a las 10", "2025-10-07"),
+        ("el primer lunes de noviembre", "2025-11-03"),
+        ("el segundo martes de octubre", "2025-10-14"),
+        ("el último viernes del mes", "2025-10-31"),
+        ("el tercer jueves del próximo mes", "2025-11-20"),
+        ("el primer lunes de octubre", "2025-10-06"),
+        ("el primer miércoles de octubre", "2026-10-07"),
+        ("cumple 40 el viernes, para el lunes", "2025-10-06"),
     ],
 )
 def test_a_day_is_told_from_the_day_on_which_it_was_said(text: str, value: str) -> None:
     assert day(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("el jueves de la semana que viene", "2025-10-16"),
+        ("el viernes de la próxima semana", "2025-10-17"),
+        ("lunes de la otra semana", "2025-10-13"),
+        ("la semana entrante el jueves a las 3 pm", "2025-10-16"),
+        ("la próxima semana, el martes", "2025-10-14"),
+        ("mañana no puedo, para el jueves de la semana q viene", "2025-10-16"),
+        ("el jueves", "2025-10-09"),
+        ("el domingo de la próxima semana", None),
+    ],
+)
+def test_a_day_of_next_week_is_that_of_the_week_from_monday(text: str, value: str | None) -> None:
+    assert day(text, said_on=date(2025, 10, 8)) == value
 
 
 @pytest.mark.parametrize(
@@ -98,7 +125,8 @@ def test_a_day_is_told_from_the_day_on_which_it_was_said(text: str, value: str) 
      "a las 10 de la mañana", "a las 15:30", "24/7", "los sábados", "los lunes", "cada martes", "el otro martes",
      "martes o jueves", "el lunes, martes o miércoles", "de lunes a viernes", "del 15 al 20", "el 15 o 16",
      "entre el 10 y el 15", "mañana o pasado", "desde el lunes", "hasta mañana", "antes del 15", "después del martes",
-     "cualquier día menos el lunes", "9-11 am", "3-4 dias", "el 3er piso", "hace 3 días"],
+     "cualquier día menos el lunes", "el primer miércoles del mes", "la próxima semana, el viernes",
+     "9-11 am", "3-4 dias", "el 3er piso", "hace 3 días"],
 )  # fmt: skip
 def test_what_is_no_day_is_none(text: str) -> None:
     assert day(text) is None
@@ -142,6 +170,13 @@ def test_what_is_no_day_is_none(text: str) -> None:
         ("a hrs. 10", "10:00"),
         ("8 a. m.", "08:00"),
         ("cuarto para las 3", "14:45"),
+        ("un cuarto antes de las 4", "15:45"),
+        ("diez minutos antes de las 4", "15:50"),
+        ("de hoy a las 10 para las 9", "09:00"),
+        ("mi cita de mañana a las 3", "15:00"),
+        ("de mañana al viernes a las 5", "17:00"),
+        ("el martes de mañana, a las 7", "07:00"),
+        ("la paso a mañana a las 3", "15:00"),
         ("diez para las 9", "08:50"),
         ("a las 12 del día", "12:00"),
         ("al medio dia", "12:00"),
