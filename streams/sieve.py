@@ -15,8 +15,11 @@ import msgspec
 from streams.connection import Store, entries
 from streams.scripts import script
 
-SLICE, BYTES = 2_000, 1 << 20
-"""Entries, and bytes of values, that one call looks at: some milliseconds of Redis's time."""
+SLICE = 2_000
+"""Entries that are asked for as they are, at once."""
+
+PIECE, BYTES = 500, 1 << 18
+"""Entries, and bytes of values, that one call looks at: two milliseconds of Redis's time, in which all others wait."""
 
 NEAR = 20_000
 """Entries that are looked through for what should stand near."""
@@ -52,7 +55,7 @@ async def sift(
     most: int | None = None,
 ) -> AsyncIterator[Sifted]:
     """
-    Look through a stream, a slice at a time, for entries that hold one of these texts.
+    Look through a stream, a piece at a time, for entries that hold one of these texts.
 
     Args:
         first, last: ids or milliseconds, both included.
@@ -66,7 +69,7 @@ async def sift(
     """
     at, to, looked = (last, first, 0) if back else (first, last, 0)
     while most is None or looked < most:
-        asked = SLICE if most is None else min(SLICE, most - looked)
+        asked = PIECE if most is None else min(PIECE, most - looked)
         told: dict[str, Any] = {"from": at, "to": to, "back": back, "most": asked, "enough": enough, "field": field}
         reply = await store.run(_SIFT, [key], [_pack({**told, "texts": list(texts), "bytes": BYTES})])
         slice = Sifted(reply[3], reply[0], reply[1].decode(), bool(reply[2]))

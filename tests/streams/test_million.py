@@ -96,11 +96,11 @@ async def test_one_of_a_million_is_found_by_its_wamid_with_few_calls(store: Stor
     # And by an id that leads nowhere, in which case the stream is looked through, slice by slice
     told, scripts, ranges = await tell(store, top, f"m{MILLION // 4}", "by an id that is nobody's in particular")
     assert told.entry == f"{first + MILLION // 4}-0"
-    assert scripts < MILLION // sieve.SLICE + 60
+    assert scripts < MILLION // sieve.PIECE + 60
 
     # And the latest of one person
     told, scripts, _ = await tell(store, top, ANA, "a person's latest")
-    assert scripts < MILLION // sieve.SLICE + 60
+    assert scripts < MILLION // sieve.PIECE + 60
     with (
         timed("one that is not there"),
         pytest.raises(finding.Unknown, match="through the 1,000,000 entries of inbound"),
