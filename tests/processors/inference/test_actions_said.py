@@ -109,6 +109,65 @@ def test_what_patients_ask_for_is_found(said: datetime, words: str, name: str, t
 
 
 @pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        # The same wishes in other words, for which the days are of no matter
+        ("book", [
+            "Me podrías agendar para el 3 de agosto a las 9:30?", "me podés agendar para el lunes?",
+            "Agéndeme por favor para el 29/7 a las 16hs", "resérveme porfis para mañana", "apúntame para el martes",
+            "resérvame hora pal viernes", "quiero que me atiendan el lunes tempranito", "hay campo el jueves a las 9?",
+            "¿podría coger cita para el lunes?", "¿cómo cojo cita?", "¿tenéis cita para el martes?",
+            "me podéis dar cita", "sera que me puede agendar una citica para el jueves a las 2",
+            "quisiera saber si tiene agenda disponible para el 20 de julio", "esta noche a las 7 me pueden atender?",
+            "hoy me podrían atender?", "mi cita anterior fue el 3 de julio, quiero otra para el 24",
+            "me quiero hacer una limpieza dental el sabado", "hay alguien que me ayude a sacar una cita?",
+            "Do you have anything available on Thursday afternoon?", "can you fit me in today?",
+            "I'd like to schedule a checkup in two weeks", "may I have an appointment on Wednesday the 22nd?",
+            "I'd like to book for the 30th at 2", "Could you book my mother in for a consultation?",
+            "can you schedule me for the last Friday of July", "I need a appointmet for friday",
+            "Could I come in today at 4:30?", "have you got anything free tomorrow?",
+        ]),
+        ("move", [
+            "puedo cambiarla para pasado mañana?", "no quiero cancelarla, solo moverla al lunes",
+            "pásela para el martes por favor", "la podemos mover para el jueves?", "me la podrían pasar al viernes?",
+            "¿me cambiais la cita del jueves al viernes?", "kiero canviar mi cita pa el lunes",
+            "tengo turno el viernes a las 10 pero no llego, puede ser a las 11?",
+            "tenia cita hoy a las 4 pero se me complico, puedo ir mañana a la misma hora?",
+            "puedo ir el viernes en vez del lunes?", "oye y si la pasamos para el jueves?",
+            "quiero cambiar de la mañana a la tarde mi cita",
+            "Could we push my appointment to Thursday?", "I don't want to cancel, just move it to Monday",
+            "can we postpone it until Friday?", "I can't make it tomorrow, can we do Friday at 3 instead?",
+            "Tomorrow doesn't work for me, could I come on Saturday at 10:30 instead?",
+            "I can't be there at 3, can I come at 4?", "could you bring my appointment forward to 9 o'clock",
+            "My appointment is on Monday at 4pm, can I change it to Wednesday at 5pm?",
+        ]),
+        ("cancel", [
+            "Me es imposible asistir mañana", "no me va a ser posible ir el lunes", "quisiera desagendar mi cita",
+            "me dieron cita para el viernes pero ya no la quiero", "si, cancela mi cita por favor",
+            "I can no longer attend my appointment on the 31st", "I don't need the appointment anymore",
+            "I no longer need the appointment for the day after tomorrow", "I can't make it to my appointment",
+        ]),
+        ("hours", [
+            "estan abiertos ahorita?", "ahorita están atendiendo?", "el finde atienden?", "mañana van a atender?",
+            "¿a qué hora abrís?",
+            "atendéis los domingos?", "desde que hora puedo ir?", "están de turno las 24 horas?",
+            "en qué horario atiende la doctora?", "are you open the 25th?",
+        ]),
+        ("prices", [
+            "es gratis la primera consulta?", "qué valor tiene el examen de glucosa?", "what are your rates?",
+            "how much?", "how much is it?", "how much will it be to see the doctor", "how much for a visit",
+        ]),
+        ("handoff", [
+            "no me entiende, quiero que me conteste una persona", "prefiero que me hable una persona",
+            "hay alguien ahí que me pueda atender? no quiero un bot", "stop, get me an agent",
+        ]),
+    ],
+)  # fmt: skip
+def test_it_is_found_however_it_is_put(name: str, words: list[str]) -> None:
+    assert {each: heard(each, LA_PAZ)[0] for each in words} == dict.fromkeys(words, name)
+
+
+@pytest.mark.parametrize(
     "words",
     [
         # An appointment that there is, or was
@@ -128,11 +187,26 @@ def test_what_patients_ask_for_is_found(said: datetime, words: str, name: str, t
         "el agente de seguros me dijo que venga", "el costo emocional ha sido alto", "la herida está abierta",
         "el cardiólogo me dijo que vuelva en un mes", "es hora de almorzar", "es un buen horario para mí",
         "hasta la vista!",
+        "no puedo ir de cuerpo hace 3 días", "y si cancelo la cita me devuelven el dinero?",
+        "puedo mover la pierna después de la cita?", "después de la consulta puedo correr?",
+        "la venda la quiero cambiar", "puedo pasar a recoger mis lentes antes de la consulta?",
+        "se puede adelantar el resultado de mi consulta?", "no puedo dormir, puede ser otra cosa?",
+        "cambiar el horario de la pastilla", "a qué horario me tocaba la pastilla?",
+        "se me cruzó el horario del trabajo", "qué horario es mejor para tomar el jarabe?",
+        "hasta cuando atienden mi reclamo", "cuanto es la dosis?", "que valor tiene mi glucosa?",
+        "cuál es el valor normal de la glucosa?", "cuánto sale de sangre normalmente?",
         # Talk
         "ok nos vemos mañana", "dale, a las 3 está bien", "feliz año nuevo!", "mi hijo tiene fiebre desde el lunes",
         # English
         "I don't want to cancel my appointment", "what time is my appointment?", "I read a good book",
         "I had an appointment yesterday and it was great", "I have an appointment at 3pm",
+        "how much ibuprofen can I take?", "how much bleeding is normal?", "how much should I run after the surgery?",
+        "you don't know how much it hurts", "what is the success rate of the surgery?",
+        "I can't make it stop hurting", "I can't come to the phone right now", "what if I cancel my appointment?",
+        "can I change the bandage after my visit?", "I can't move it for 3 days", "should I change it to 10 mg?",
+        "could I take paracetamol instead?", "can I have the pill at 8pm instead?", "can I have coffee before a visit?",
+        "do you have anything for the pain?", "how much should I pay attention to the swelling?",
+        "do you close the wound with stitches?",
     ],
 )  # fmt: skip
 def test_what_only_sounds_like_it_is_none(words: str) -> None:
