@@ -98,7 +98,8 @@ _NEAR = 48
 _BETWEEN_ONE = re.compile(r",? ?(?:el )?(?:dia )?")
 """Between two ways to name one day: `mañana martes 7`."""
 _BETWEEN_TWO = re.compile(
-    r" ?(?:(?:(?P<through>al?|hasta)|,? ?(?:o|u|y|e|ni|o si ?no)|/|-) ?(?:para |por )?|, ?)(?:el |este )?(?:dia )?"
+    r" ?(?:(?:(?P<through>al?|hasta)|,? ?(?:(?P<or>o|u|o si ?no)|y|e|ni)|/|-) ?(?:para |por )?|, ?)"
+    r"(?:el |este )?(?:dia )?"
 )
 _BOUND = re.compile(
     r"\b(?:desde|hasta|antes|despues|partir|menos|excepto|salvo|en (?:vez|lugar)|(?<!que )no|ni)"
@@ -208,7 +209,9 @@ def _left_open(text: str, first: _Named, second: _Named) -> bool:
     article = 2 if text.startswith("al ", second.start) else 0
     between = _BETWEEN_TWO.fullmatch(text, first.end, second.start + article)
     return between is not None and (
-        between["through"] is not None or not (_held(text, first) or before(_DENIED, text, first.start))
+        between["through"] is not None
+        or between["or"] is not None
+        or not (_held(text, first) or before(_DENIED, text, first.start))
     )
 
 

@@ -46,6 +46,8 @@ _LASTING = re.compile(
 )
 _RATHER = re.compile(r"\b(?:mejor|sino|perdon|digo),?(?: para| seria)? ?$")
 _DENIED = re.compile(r"\bno (?:puedo|podre|llego|alcanzo)(?: (?:a )?(?:ir|llegar|asistir))? ?$")
+_DENIED_AFTER = re.compile(r",? ?(?:pero )?(?:ya )?no (?:puedo|podre|llego|alcanzo|voy)\b")
+_TO = re.compile(r"\bto (?:(?:this|next) )?(?:\w+day )?(?:at )?$")
 _SAID_APART = re.compile(
     # "de mañana al lunes" is of tomorrow, but "el martes de mañana" in the morning
     rf"\b(?:(?:en|por|x|a|de) la|esta|(?:{EACH_DAY}) de) ({_PART})|\b(?:hoy|en|por|x|a|de) (tarde|noche)\b"
@@ -110,9 +112,9 @@ def _rank(text: str, match: re.Match[str]) -> int:
     if before(_RATHER, text, match.start()):
         return 0
     at = match["at"] or ""
-    if at.startswith("de ") or before(_DENIED, text, match.start()):
+    if at.startswith("de ") or before(_DENIED, text, match.start()) or _DENIED_AFTER.match(text, match.end()):
         return 3
-    return 1 if at.startswith("pa") else 2
+    return 1 if at.startswith("pa") or before(_TO, text, match.start()) else 2
 
 
 def _clock(match: re.Match[str], part: str | None) -> str | None:

@@ -74,6 +74,8 @@ def slots(date: str | None = None, time: str | None = None, speciality: str | No
         (LIMA, "mi cita era para mañana pero quiero pasarla al 5 de enero", "move", slots("2026-01-05")),
         # No longer
         (LA_PAZ, "ya no puedo ir mañana", "cancel", slots("2025-10-09")),
+        (LA_PAZ, "no puedo ir el viernes, viajo el lunes", "cancel", slots("2025-10-10")),
+        (LA_PAZ, "cancelar la cita del viernes y sacar otra para el lunes", "cancel", slots("2025-10-10")),
         (LA_PAZ, "quiero cancelar", "cancel", slots()),
         (LA_PAZ, "kiero canselar mi cita", "cancel", slots()),
         (LA_PAZ, "quiero cancelar la cita del lunes, el viernes viajo", "cancel", slots("2025-10-13")),

@@ -126,6 +126,7 @@ def test_a_day_of_next_week_is_that_of_the_week_from_monday(text: str, value: st
      "martes o jueves", "el lunes, martes o miércoles", "de lunes a viernes", "del 15 al 20", "el 15 o 16",
      "entre el 10 y el 15", "mañana o pasado", "desde el lunes", "hasta mañana", "antes del 15", "después del martes",
      "cualquier día menos el lunes", "el primer miércoles del mes", "la próxima semana, el viernes",
+     "mi cita del martes o jueves",
      "9-11 am", "3-4 dias", "el 3er piso", "hace 3 días"],
 )  # fmt: skip
 def test_what_is_no_day_is_none(text: str) -> None:
@@ -173,6 +174,8 @@ def test_what_is_no_day_is_none(text: str) -> None:
         ("un cuarto antes de las 4", "15:45"),
         ("diez minutos antes de las 4", "15:50"),
         ("de hoy a las 10 para las 9", "09:00"),
+        ("el viernes a las 10 pero no llego, puede ser a las 11", "11:00"),
+        ("on Monday at 4pm, can I change it to Wednesday at 5pm", "17:00"),
         ("mi cita de mañana a las 3", "15:00"),
         ("de mañana al viernes a las 5", "17:00"),
         ("el martes de mañana, a las 7", "07:00"),
