@@ -94,6 +94,11 @@ class Slot(Table, kw_only=True):
     kind: Literal["text", "date", "time", "number", "values"] = "text"
     values: dict[str, list[str]] = {}
     """For kind `values`: canonical value → synonyms; accents and case are ignored."""
+    which: Literal["any", "coming", "asked"] = "any"
+    """
+    Of the days and times in the words: any, only a day that is to come, or only what is asked for, which is not that of
+    an appointment that there is, nor one that is refused.
+    """
     description: str = ""
     """What the model is told to put here."""
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import regex  # type: ignore[import-untyped] # it ships no types; unlike re it can be stopped
 
-from processors.inference.spanish_dates import find_date, fold, number
+from processors.inference.spanish_dates import Which, find_date, fold, number
 from processors.inference.spanish_times import find_time, later
 from streams.tables import Slot
 
@@ -80,27 +80,27 @@ def synonyms(slot: Slot) -> Synonyms:
 def read(slot: Slot, plain: str, values: Synonyms, said_at: datetime) -> Any:
     """A slot's value out of folded words; None where there is none."""
     if slot.kind == "date":
-        return _date(plain, said_at)
+        return _date(plain, said_at, slot.which)
     if slot.kind == "time":
-        return _time(plain, said_at)
+        return _time(plain, said_at, slot.which)
     if slot.kind == "values":
         first = min(((hit.start(), value) for value, pattern in values if (hit := pattern.search(plain))), default=None)
         return first[1] if first else None
     return _number(plain) if slot.kind == "number" else None
 
 
-def _date(plain: str, said_at: datetime) -> str | None:
-    if day := find_date(plain, said_at.date()):
+def _date(plain: str, said_at: datetime, which: Which) -> str | None:
+    if day := find_date(plain, said_at.date(), which):
         return day.value
     moment = later(plain, said_at)
     return moment.date().isoformat() if moment else None
 
 
-def _time(plain: str, said_at: datetime) -> str | None:
+def _time(plain: str, said_at: datetime, which: Which) -> str | None:
     day = find_date(plain, said_at.date())
     # "el 15 a las 4": the day's number is no hour.
     rest = plain[: day.span[0]] + " " * (day.span[1] - day.span[0]) + plain[day.span[1] :] if day else plain
-    if clock := find_time(rest):
+    if clock := find_time(rest, which):
         return clock.value
     moment = later(plain, said_at)
     return f"{moment:%H:%M}" if moment else None

@@ -16,14 +16,14 @@ from calendar import monthrange
 from collections.abc import Callable
 from datetime import date, timedelta
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 _DAYS = {
     "lunes": 0, "lune": 0, "martes": 1, "martez": 1, "miercoles": 2, "miercole": 2, "mircoles": 2, "jueves": 3,
     "juebes": 3, "jueve": 3, "viernes": 4, "biernes": 4, "viernez": 4, "sabado": 5, "savado": 5, "sabdo": 5,
-    "domingo": 6, "domigo": 6,
+    "domingo": 6, "domigo": 6, "lun": 0, "mie": 2, "jue": 3, "vie": 4, "vier": 4, "sab": 5,
 }  # fmt: skip
 _MONTHS = {
     "enero": 1, "febrero": 2, "marzo": 3, "abril": 4, "mayo": 5, "junio": 6, "julio": 7, "agosto": 8,
@@ -47,6 +47,7 @@ _TEN_AND_MORE = "|".join(word for word in ANY_NUMBER.split("|") if 10 <= NUMBERS
 _NEXT = "(?:(?:que|q) (?:viene|entra)|proxim[ao]|siguiente|entrante)"
 _NEXT_WEEK = rf"(?:(?:la )?(?:proxima|otra|siguiente|entrante) semana|(?:la )?semana {_NEXT})"
 _TOMORROW = "(?:manana|mnana|mnna|mnn|manna|mann|maniana)"
+_WEEK_ON = (" en ocho", " en 8", " en quince", " en 15")
 _EIGHT = r"(?: en (?P<later>ocho|8|quince|15)\b(?! (?:min|hora|hs)))?"
 """`de hoy en ocho` is the same day a week on."""
 
@@ -55,8 +56,8 @@ _DAY_WORDS = re.compile(
     rf"\b(?:(?P<after>pasado ?{_TOMORROW}|(?<=\bpara )pasado(?! (?:el|la|mes|ano|{EACH_DAY})\b))"
     rf"|(?P<today>hoy|esta (?:{_TOMORROW}|tarde|noche))"
     r"|(?P<eve>anteayer|antier|antes de ayer)|(?P<yesterday>ayer|anoche)"
-    rf"|(?<!\bla )(?<!\besta ){''.join(rf'(?<!{day} de )' for day in _DAYS)}(?P<tomorrow>{_TOMORROW})(?! o pasado))\b"
-    + _EIGHT
+    rf"|(?<!\bla )(?<!\besta )(?<!\bsolo de )(?<!tarde o de )(?<!tarde y de )"
+    rf"{''.join(rf'(?<!{day} de )' for day in _DAYS)}(?P<tomorrow>{_TOMORROW})(?! o pasado))\b" + _EIGHT
 )
 _ISO = re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b")
 _NUMERIC = re.compile(
@@ -102,7 +103,7 @@ _BETWEEN_TWO = re.compile(
     r"(?:el |este )?(?:dia )?"
 )
 _BOUND = re.compile(
-    r"\b(?:desde|hasta|antes|despues|partir|menos|excepto|salvo|en (?:vez|lugar)|(?<!que )no|ni)"
+    r"\b(?:desde|hasta|antes|despues|partir|menos|excepto|salvo|en (?:vez|lugar)|(?<!que )no(?: para)?|ni)"
     r"(?: del?)?(?: el| la)?(?: dia)? ?$"
 )
 _DENIED = re.compile(r"\bno (?:puedo|podre|podria|voy a poder|podemos)(?: ir| asistir| venir)?(?: el| para el)? ?$")
@@ -113,7 +114,15 @@ _HELD = re.compile(
     rf"|\b(?:tengo|tenia|tenemos|es|era|estaba)(?: (?:una |un |mi )?{_APPOINTMENT})?(?: para)?(?: el)? ?$"
 )
 """What stands before the day of an appointment that there is: `mi cita del martes, al jueves`."""
+_OURS = re.compile(rf"\b(?:mi|el|la|su|tu|es[ea]) {_APPOINTMENT} del? (?:dia )?$")
+"""`el turno del lunes al miércoles` is to be moved; `una cita del lunes al miércoles` may be on either."""
 _FOR = re.compile(r"\b(?:para|pa)(?: el)?(?: dia)?(?: de)? ?$")
+
+
+Which = Literal["any", "coming", "asked"]
+
+NOT_ASKED = 3
+"""The rank of a day or a time that is named, but not asked for."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -145,9 +154,12 @@ def _plain(character: str) -> str:
     return base if len(base) == 1 else character
 
 
-def find_date(text: str, said_on: date) -> Found | None:
+def find_date(text: str, said_on: date, which: Which = "any") -> Found | None:
     """
     The day that a folded text asks for, else the first that it names.
+
+    Args:
+        which: `coming`, none that is over; `asked`, only one that is asked for.
 
     A day said with `mejor`, then one said with `para`, goes before others; that of an appointment that there is, one
     that is over, or on which the person cannot come, is read only where there is no other.  Of two between which the
@@ -158,6 +170,10 @@ def find_date(text: str, said_on: date) -> Found | None:
     left_open = {start for pair in pairs for start in pair}
     clear = [one for one in named if one.day and one.start not in left_open and not before(_BOUND, text, one.start)]
     read = [(_rank(text, one, said_on), one.sure, one.start, one) for one in clear]
+    if which == "coming":
+        read = [each for each in read if (each[-1].day or said_on) >= said_on]
+    elif which == "asked":
+        read = [each for each in read if each[0] < NOT_ASKED]
     if not read:
         return None
     best = min(read)[-1]
@@ -208,6 +224,8 @@ def _left_open(text: str, first: _Named, second: _Named) -> bool:
     """`martes o jueves`, `del 15 al 20`; but in `mi cita del martes, el jueves` there is no choice."""
     article = 2 if text.startswith("al ", second.start) else 0
     between = _BETWEEN_TWO.fullmatch(text, first.end, second.start + article)
+    if between is not None and before(_OURS, text, first.start + _article(text, first)):
+        return between["or"] is not None
     return between is not None and (
         between["through"] is not None
         or between["or"] is not None
@@ -215,20 +233,23 @@ def _left_open(text: str, first: _Named, second: _Named) -> bool:
     )
 
 
-def _held(text: str, named: _Named) -> bool:
+def _article(text: str, named: _Named) -> int:
     """Of `del 15` the article is the day's."""
-    article = 3 if text.startswith("del ", named.start) else 0
-    held = before(_HELD, text, named.start + article)
-    # "una cita de lunes a viernes" is asked for
-    return held is not None and not (held["of"] and text.startswith(tuple(_DAYS), named.start))
+    return 4 if text.startswith("del ", named.start) else 0
+
+
+def _held(text: str, named: _Named) -> bool:
+    held = before(_HELD, text, named.start + _article(text, named))
+    if held is None or not held["of"]:
+        return held is not None
+    # "una cita de lunes a viernes" and "una cita de hoy en ocho" are asked for
+    return not (text.startswith(tuple(_DAYS), named.start) or text.endswith(_WEEK_ON, named.start, named.end))
 
 
 def _rank(text: str, named: _Named, said_on: date) -> int:
-    if (named.day and named.day < said_on) or _DENIED_AFTER.match(text, named.end):
-        return 3
-    if _held(text, named):
-        return 3
-    for rank, marks in ((3, _DENIED), (0, _RATHER), (1, _FOR)):
+    if (named.day and named.day < said_on) or _DENIED_AFTER.match(text, named.end) or _held(text, named):
+        return NOT_ASKED
+    for rank, marks in ((NOT_ASKED, _DENIED), (0, _RATHER), (1, _FOR)):
         if before(marks, text, named.start):
             return rank
     return 2

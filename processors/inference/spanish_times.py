@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from processors.inference.spanish_dates import ANY_NUMBER, EACH_DAY, NUMBERS, Found, before, number
+from processors.inference.spanish_dates import ANY_NUMBER, EACH_DAY, NOT_ASKED, NUMBERS, Found, Which, before, number
 
 _AFTERNOON = range(1, 8)
 """Hours that without a word beside them mean the afternoon: nobody asks a clinic for three in the night."""
@@ -47,6 +47,9 @@ _LASTING = re.compile(
 _RATHER = re.compile(r"\b(?:mejor|sino|perdon|digo),?(?: para| seria)? ?$")
 _DENIED = re.compile(r"\bno (?:puedo|podre|llego|alcanzo)(?: (?:a )?(?:ir|llegar|asistir))? ?$")
 _DENIED_AFTER = re.compile(r",? ?(?:pero )?(?:ya )?no (?:puedo|podre|llego|alcanzo|voy)\b")
+_MOVE = "(?:pas|cambi|mov|muev|pon|pued|corr|adelant|atras|retras|posterg|program|reprogram|reagend)"
+_MOVED = re.compile(rf"\b(?:l[ao]s? (?:\w+ ){{0,2}}?{_MOVE}\w*|{_MOVE}\w*l[ao])\b[^.;?\n]{{0,30}}$")
+"""`¿la puedo pasar a las 5?`: the hour to which."""
 _TO = re.compile(r"\bto (?:(?:this|next) )?(?:\w+day )?(?:at )?$")
 _SAID_APART = re.compile(
     # "de mañana al lunes" is of tomorrow, but "el martes de mañana" in the morning
@@ -59,14 +62,21 @@ _LATER = re.compile(
 )
 
 
-def find_time(text: str) -> Found | None:
-    """The time of day that a folded text asks for, else the first that it names; a bare number is none."""
+def find_time(text: str, which: Which = "any") -> Found | None:
+    """
+    The time of day that a folded text asks for, else the first that it names; a bare number is none.
+
+    Args:
+        which: `asked`, only one that is asked for.
+    """
     text = _BETWEEN.sub(lambda match: " " * len(match[0]), text)
     apart = {match[1] or match[2] for match in _SAID_APART.finditer(text)}
     part = apart.pop() if len(apart) == 1 else None
     clear = [match for match in _single(text) if not _bound(text, match)]
     clear.sort(key=lambda match: (_rank(text, match), match.start()))
     for match in clear:
+        if which == "asked" and _rank(text, match) == NOT_ASKED:
+            continue
         if time := _clock(match, part):
             return Found(time, match.span())
     noon = _NOON.search(text)
@@ -113,8 +123,9 @@ def _rank(text: str, match: re.Match[str]) -> int:
         return 0
     at = match["at"] or ""
     if at.startswith("de ") or before(_DENIED, text, match.start()) or _DENIED_AFTER.match(text, match.end()):
-        return 3
-    return 1 if at.startswith("pa") or before(_TO, text, match.start()) else 2
+        return NOT_ASKED
+    towards = at.startswith("pa") or before(_TO, text, match.start()) or before(_MOVED, text, match.start())
+    return 1 if towards else 2
 
 
 def _clock(match: re.Match[str], part: str | None) -> str | None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.inference.spanish_dates import find_date, fold
+from processors.inference.spanish_dates import Which, find_date, fold
 from processors.inference.spanish_times import find_time, later
 
 SUNDAY = date(2025, 10, 5)
@@ -18,6 +18,26 @@ SUNDAY = date(2025, 10, 5)
 def day(text: str, said_on: date = SUNDAY) -> str | None:
     found = find_date(fold(text), said_on)
     return found.value if found else None
+
+
+@pytest.mark.parametrize(
+    ("text", "which", "value"),
+    [
+        ("mi cita del 18", "any", "2025-10-18"), ("mi cita del 18", "coming", "2025-10-18"),
+        ("mi cita del 18", "asked", None), ("no puedo el martes", "asked", None),
+        ("mi cita del 18, para el 20", "asked", "2025-10-20"), ("el 18", "asked", "2025-10-18"),
+        ("anoche", "any", "2025-10-04"), ("anoche", "coming", None), ("ayer no; el martes", "coming", "2025-10-07"),
+    ],
+)  # fmt: skip
+def test_what_is_not_asked_for_or_over_is_read_only_where_it_is_wanted(
+    text: str, which: Which, value: str | None
+) -> None:
+    found = find_date(fold(text), SUNDAY, which)
+    assert (found and found.value) == value
+
+
+def test_a_time_that_is_not_asked_for_is_none() -> None:
+    assert find_time("mi cita de las 10", "asked") is None
 
 
 def clock(text: str) -> str | None:
@@ -85,6 +105,10 @@ def clock(text: str) -> str | None:
         ("mñn", "2025-10-06"),
         ("pasado mñna", "2025-10-07"),
         ("el juebes", "2025-10-09"),
+        ("el vier 17", "2025-10-17"),
+        ("el turno del lunes al miércoles", "2025-10-08"),
+        ("para el 29 no para el 19", "2025-10-29"),
+        ("una cita de hoy en ocho", "2025-10-12"),
         ("de acá a dos semanas", "2025-10-19"),
         ("de aquí a 3 días", "2025-10-08"),
         ("para pasado a las 10", "2025-10-07"),
@@ -126,7 +150,7 @@ def test_a_day_of_next_week_is_that_of_the_week_from_monday(text: str, value: st
      "martes o jueves", "el lunes, martes o miércoles", "de lunes a viernes", "del 15 al 20", "el 15 o 16",
      "entre el 10 y el 15", "mañana o pasado", "desde el lunes", "hasta mañana", "antes del 15", "después del martes",
      "cualquier día menos el lunes", "el primer miércoles del mes", "la próxima semana, el viernes",
-     "mi cita del martes o jueves",
+     "mi cita del martes o jueves", "solo de mañana", "por la tarde o de mañana",
      "9-11 am", "3-4 dias", "el 3er piso", "hace 3 días"],
 )  # fmt: skip
 def test_what_is_no_day_is_none(text: str) -> None:
@@ -174,6 +198,8 @@ def test_what_is_no_day_is_none(text: str) -> None:
         ("un cuarto antes de las 4", "15:45"),
         ("diez minutos antes de las 4", "15:50"),
         ("de hoy a las 10 para las 9", "09:00"),
+        ("es el 20 a las 10, sería posible pasarla al 21 a las 11:30", "11:30"),
+        ("hoy a las 3, la puedo cambiar a las 5", "17:00"),
         ("el viernes a las 10 pero no llego, puede ser a las 11", "11:00"),
         ("on Monday at 4pm, can I change it to Wednesday at 5pm", "17:00"),
         ("mi cita de mañana a las 3", "15:00"),
