@@ -24,6 +24,9 @@ from streams.tables import Group
 BATCH = 1000
 """Entries of one transaction."""
 
+SAME_MS = 1000
+"""Within which what a turn appended lies from what the journal says of its end."""
+
 Step = Callable[[int], None]
 """Told how many more have been read."""
 
@@ -67,6 +70,10 @@ class Gathering:
         self._silence_ms = silence_ms
         self._earliest: dict[str, int] = {}
         """Key → the time of the first that was read of it."""
+        self._ends: dict[str, tuple[Id, Id]] = {}
+        """Key → the first and the last that were read of it."""
+        self._asked_last: dict[str, Id] = {}
+        """Key → the last of those that are to be replayed and were settled."""
         self._unsettled = Unsettled(None, set())
         self._inputs: list[Input] = []
         self._outputs: list[Output] = []
@@ -85,6 +92,7 @@ class Gathering:
                 begins = max(begins, await shard.begins_ms(stream))
             self._unsettled = await shard.unsettled(self._group)
             earlier, self._earliest = self._earliest, {}
+            self._ends, self._asked_last = {}, {}
             first, last = await self._letters(shard) if self._asked.dead else (self._asked.first, self._asked.last)
             if not alone:
                 await self._around(shard, first, last)
@@ -114,20 +122,43 @@ class Gathering:
         if not ours:
             return
         await self._before(shard, first)
-        since = str(min(ours.values()))
-        for stream in group.writes:
-            async for logged in shard.read(stream, since, tail):
-                self._answered(logged)
+        since = min(ours.values())
         if group.order == "key":
-            await self._ended(shard, since, tail)
+            tail = str(max(int(tail), await self._ended(shard, since, int(tail))))
+        for stream in group.writes:
+            async for logged in shard.read(stream, str(since), tail):
+                self._answered(logged)
 
-    async def _ended(self, shard: Shard, first: str, last: str) -> None:
-        found = list[Ended]()
-        async for ended in shard.ended(self._group, first, last):
+    async def _ended(self, shard: Shard, first_ms: int, last_ms: int) -> int:
+        """
+        What the journal tells of these, and what else lay in the turns that reach beyond what was read.
+
+        Until `last_ms`, and after an outage until the last of those that are to be replayed has ended.  Returns when.
+        """
+        found, missing, until_ms = list[Ended](), set[Id](), last_ms
+        edges, open = {id for ends in self._ends.values() for id in ends}, set(self._asked_last.values())
+        async for ended, of in shard.ended(self._group, str(first_ms), "+"):
+            if ended.at_ms > last_ms and not open:
+                break
+            open.difference_update(of)
             found.append(ended)
+            if not edges.isdisjoint(of):
+                missing.update(of)
             if len(found) == BATCH:
                 self._keep_ended(shard, found)
+            until_ms = max(until_ms, ended.at_ms + SAME_MS)
         self._keep_ended(shard, found)
+        await self._complete(shard, missing)
+        return until_ms
+
+    async def _complete(self, shard: Shard, missing: set[Id]) -> None:
+        """Entries of turns that reach beyond what was read, some of which are there."""
+        there = dict(self._ends)
+        for ms, seq in sorted(missing):
+            async for logged in shard.read(self._group.reads, f"{ms}-{seq}", f"{ms}-{seq}"):
+                first, last = there.get(logged.key, (logged.at, logged.at))
+                if not first <= logged.at <= last:
+                    self._take(logged)
 
     def _keep_ended(self, shard: Shard, found: list[Ended]) -> None:
         with self._run.act():
@@ -167,6 +198,10 @@ class Gathering:
             return
         entry = logged.input(self._group, mark or (WAITING if self._unsettled.holds(logged.at) else 0))
         self._earliest[logged.key] = min(entry.ms, self._earliest.get(logged.key, entry.ms))
+        first, last = self._ends.get(logged.key, (logged.at, logged.at))
+        self._ends[logged.key] = min(first, logged.at), max(last, logged.at)
+        if entry.mark != WAITING and (entry.mark == WANTED or (not self._asked.dead and self._asked.holds(logged.at))):
+            self._asked_last[logged.key] = max(logged.at, self._asked_last.get(logged.key, logged.at))
         self._inputs.append(entry)
         self._counted()
 

@@ -100,13 +100,13 @@ class Shard:
         self._store = store
         self.number, self.of = store.keys.shard, store.keys.shards
 
-    async def ended(self, group: Group, first: str, last: str) -> AsyncIterator[Ended]:
-        """What a range of the group's journal tells of turns that ended.  Raises Unavailable."""
+    async def ended(self, group: Group, first: str, last: str) -> AsyncIterator[tuple[Ended, list[Id]]]:
+        """What a range of the group's journal tells of turns that ended, and their entries.  Raises Unavailable."""
         async for ending in journals.between(self._store, group.name, first, last):
             if ending.final:
                 of = sorted(map(order, ending.told.of))
                 limited = any(note.name == "rate_limited" for note in ending.told.notes)
-                yield Ended(of[0], of[-1], ending.at_ms, limited)
+                yield Ended(of[0], of[-1], ending.at_ms, limited), of
 
     async def read(self, stream: str, first: str, last: str, *, backwards: bool = False) -> AsyncIterator[Logged]:
         """

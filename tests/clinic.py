@@ -118,13 +118,13 @@ class Clinic:
         await until(self.silent)
         return entry
 
-    async def write(self, person: str, text: str, **more: Any) -> str:
-        """Somebody writes."""
+    async def write(self, person: str, text: str, at: str = "*", **more: Any) -> str:
+        """Somebody writes, now or at the time of this id."""
         self._said += 1
         usual = {"user_id": person, "message_id": f"m{self._said}", "text": text, "name": "Ana Pérez"}
         body = Inbound(**(usual | more))
         fields = ("key", person, "type", "text", "body", wire.encode(body), "v", "1", "trace", wire.new_trace())
-        added = await self.store.command("XADD", self.store.keys.stream("inbound"), "*", *fields)
+        added = await self.store.command("XADD", self.store.keys.stream("inbound"), at, *fields)
         return str(added.decode())
 
     def handler(self, body: str, **how: str) -> None:

@@ -165,6 +165,7 @@ class Lab:
         """Replay what is not done yet."""
         counts = run.counts()
         if counts["turns"] == counts["done"]:
+            run.tell("ended", run.told("ended") or time.time())
             return
         async with contextlib.AsyncExitStack() as stack:
             resources = None

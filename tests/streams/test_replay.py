@@ -19,6 +19,7 @@ from clinic import ANA, EVA, LUIS, Clinic
 from conftest import Server
 from msgspec.structs import replace
 from pipeline import CAUCE, pipeline
+from protocol import redis_ms
 from waiting import until
 
 from processors.inference.handler import reply
@@ -229,6 +230,49 @@ async def test_dead_letters_are_tried_again_where_they_stood(clinic: Clinic) -> 
     # Also where retention has left nothing but the letter
     await clinic.store.command("DEL", "inbound")
     assert (await clinic.replay(dead=True)).texts() == ["veneno"]
+
+
+async def test_what_was_answered_a_day_late_is_the_same_turn_again(clinic: Clinic) -> None:
+    # Given three messages of yesterday, an hour apart, and one of today, which an outage had answered together
+    now = await redis_ms(clinic.store)
+    ids = [await clinic.write(ANA, str(hour), at=f"{now - (24 - hour) * 3_600_000}-0") for hour in range(3)]
+    await clinic.write(LUIS, "Hola", at=f"{now - 20 * 3_600_000}-0")
+    today = await clinic.write(ANA, "¿Hay alguien?")
+    async with clinic.open():
+        pass
+    said = ["0", "1", "2", "¿Hay alguien?"]
+    # Then a range that ends yesterday holds what Luis said, and no half of Ana's turn, which ended today
+    yesterday = await clinic.replay(since="start", until=str(now - 1000))
+    assert (yesterday.verdicts, [row["said"] for row in yesterday["rows"]]) == (["same"], [["Hola"]])
+    # and one that begins in the middle of it holds all of it
+    for since in (ids[1], today):
+        outcome = await clinic.replay(since=since, people=(ANA,))
+        assert (outcome.verdicts, [row["said"] for row in outcome["rows"]]) == (["same"], [said])
+
+
+async def test_letters_of_one_turn_are_one_turn_again_however_late_it_was_buried(clinic: Clinic) -> None:
+    async def bury(turn: Turn) -> Any:
+        raise Bury("poison")
+
+    now = await redis_ms(clinic.store)
+    for hour in range(3):
+        await clinic.write(ANA, str(hour), at=f"{now - (24 - hour) * 3_600_000}-0")
+    async with clinic.open(replace(reply, handle=bury)):
+        pass
+    outcome = await clinic.replay(dead=True)
+    assert [row["said"] for row in outcome["rows"]] == [["0", "1", "2"]]
+
+
+async def test_a_range_that_held_nothing_is_read_again(clinic: Clinic) -> None:
+    async def bury(turn: Turn) -> Any:
+        raise Bury("poison")
+
+    async with clinic.open():
+        await clinic.say(LUIS, "Hola")
+    assert (await clinic.replay(dead=True, anew=False)).texts() == []
+    async with clinic.open(replace(reply, handle=bury)):
+        await clinic.say(ANA, "veneno")
+    assert (await clinic.replay(dead=True, anew=False)).texts() == ["veneno"]
 
 
 async def test_a_range_is_told_by_people_times_and_ids(clinic: Clinic) -> None:
