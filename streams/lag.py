@@ -2,7 +2,8 @@
 How far behind a group is: entries counted without moving them.
 
 Redis's own `lag` where it has one; it is null after deletions and does not exist before Redis 7, and then they are
-stepped over inside Redis.  What is too far is for backlog.py to say, and what becomes of it for retention.py.
+stepped over inside Redis.  After a restart it is too high until it is mended, so where much hangs on it Redis is not
+believed.  What is too far is for backlog.py to say, and what becomes of it for retention.py.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ SLICE = 5_000
 """Entries that one call steps over: some milliseconds of Redis's time."""
 
 _WALK = script(__file__, "walk.lua")
+_MEND = script(__file__, "mend.lua")
 
 
 async def walk(store: Store, stream: str, after: str, most: int) -> tuple[int, str]:
@@ -42,12 +44,23 @@ async def walk(store: Store, stream: str, after: str, most: int) -> tuple[int, s
     return steps, last
 
 
-async def behind(store: Store, stream: str, group: str, most: int) -> tuple[int, int, str]:
+async def mend(store: Store, stream: str, group: str) -> bool:
+    """
+    Have Redis count anew what a group has read, where that is all there is; whether it had counted otherwise.
+
+    Raises:
+        Unavailable: Redis cannot be reached.
+    """
+    return bool(await store.run(_MEND, [store.keys.stream(stream)], [group]))
+
+
+async def behind(store: Store, stream: str, group: str, most: int, *, limit: int | None) -> tuple[int, int, str]:
     """
     What a group has not settled.
 
     Args:
         most: entries are counted up to here where Redis does not know.
+        limit: from so many on it matters, and Redis is not believed; None: it is, whatever it says.
 
     Returns:
         entries taken and not settled, entries not read, and the cursor ("-" where it has read none).
@@ -59,10 +72,10 @@ async def behind(store: Store, stream: str, group: str, most: int) -> tuple[int,
     commands = [("GET", store.keys.group("cursor", group)), ("XPENDING", key, group), ("XINFO", "GROUPS", key)]
     cursor, pending, groups = await store.pipeline(commands)
     after = cursor.decode() if isinstance(cursor, bytes) else "-"
-    unread = told(groups, group)
-    if unread is None:
+    taken, unread = int(pending[0]) if isinstance(pending, list) else 0, told(groups, group)
+    if unread is None or (limit is not None and taken + unread >= limit):
         unread, _ = await walk(store, stream, after, most)
-    return int(pending[0]) if isinstance(pending, list) else 0, unread, after
+    return taken, unread, after
 
 
 def told(reply: Any, group: str) -> int | None:

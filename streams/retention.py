@@ -22,7 +22,7 @@ from streams import journals, log, memory, metrics
 from streams.connection import Store, order
 from streams.errors import Unavailable
 from streams.groups import Registration, registered
-from streams.lag import SLICE, behind, walk
+from streams.lag import SLICE, behind, mend, walk
 from streams.scripts import script
 from streams.topology import Topology
 
@@ -124,6 +124,7 @@ class _Stream:
             may_skip = self._full(length) or share >= memory.SKIPPED_GO
             lost += await self._make_room(oldest[0][0].decode(), excess, unsettled, may_skip=may_skip)
         for group, told in self._readers.items():
+            await mend(self._store, self._name, group)
             if told.when_full == "skip" and told.max_backlog:
                 await self._shorten(group, told.max_backlog)
         return lost
@@ -158,7 +159,7 @@ class _Stream:
         length = await self._store.command("XLEN", self._key)
         if length <= most:
             return
-        taken, unread, cursor = await behind(self._store, self._name, group, length)
+        taken, unread, cursor = await behind(self._store, self._name, group, length, limit=most)
         excess = taken + unread - most
         if excess > taken:
             _, last = await walk(self._store, self._name, cursor, excess - taken)

@@ -290,9 +290,8 @@ def _check_group(group: Group, file: File, name: str) -> None:
                 _fail(name, f"{where}.{key}", stream, f"is not a stream{suggest(stream, file.streams)}")
     if not re.fullmatch(r"[\w.]+:\w+", group.handler):
         _fail(name, f"{where}.handler", group.handler, "is not of the form 'module:function'")
-    if group.when_full == "skip" and group.writes:
-        # What it left out would be missing further on, where nobody counts it: a reply, for one.
-        _fail(name, f"{where}.when_full", "skip", "is only for a group that writes nothing; this one has `writes`")
+    if group.writes:
+        _check_writes(group, where, name)
     if group.debounce > group.debounce_max:
         _fail(name, f"{where}.debounce", group.debounce, f"is longer than debounce_max ({group.debounce_max:g})")
     if group.on_new_message == "supersede":
@@ -301,6 +300,14 @@ def _check_group(group: Group, file: File, name: str) -> None:
         _check_batch(group, where, name)
     if group.from_ not in ("start", "now") and not _ID.fullmatch(group.from_):
         _check_moment(group.from_, f"{where}.from", name)
+
+
+def _check_writes(group: Group, where: str, name: str) -> None:
+    if group.reads in group.writes:
+        _fail(name, f"{where}.writes", group.reads, "is what the group reads: all it writes would come back to it")
+    if group.when_full == "skip":
+        # What it left out would be missing further on, where nobody counts it: a reply, for one.
+        _fail(name, f"{where}.when_full", "skip", "is only for a group that writes nothing; this one has `writes`")
 
 
 def _check_moment(text: str, where: str, name: str) -> None:

@@ -217,6 +217,20 @@ def _imports(source: bytes) -> Iterator[str]:
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def moved(before: Topology, after: Topology) -> str:
+    """Why this configuration cannot take the place of the other while messages lie where that has put them; or ""."""
+    if before.shards != after.shards:
+        return f"shards has changed from {before.shards} to {after.shards}, which is for `cauce reshard`"
+    for name, group in after.groups.items():
+        if (was := before.groups.get(name)) and was.reads != group.reads:
+            return (
+                f"groups.{name}.reads has changed from {was.reads!r} to {group.reads!r}, and what it has taken lies in "
+                f"{was.reads!r}: give the new one another name, or take this one away first, from the file and then "
+                f"with `cauce group drop {was.reads} {name}`"
+            )
+    return ""
+
+
 def fixed(before: Settings, after: Settings) -> str:
     """Why these settings cannot take the place of the others; "" where they can."""
     changed = [name.upper() for name in FIXED if getattr(before, name) != getattr(after, name)]

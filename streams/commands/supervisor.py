@@ -18,7 +18,7 @@ from streams import anew, embedded, log
 from streams.commands import entry, welcome
 from streams.commands.crew import Crew, agree, named
 from streams.commands.program import Program
-from streams.commands.reload import Notice, Outcome, concerned, fixed, parts
+from streams.commands.reload import Notice, Outcome, concerned, fixed, moved, parts
 from streams.commands.screen import Screen
 from streams.errors import ConfigurationError
 from streams.settings import Settings
@@ -126,7 +126,7 @@ class Pipeline:
         if why := await anew.refusal([*self._place.arguments, "up"]):
             raise ConfigurationError(why)
         topology, settings = self._place.topology, self._place.settings
-        if why := fixed(self._settings, settings):
+        if why := fixed(self._settings, settings) or moved(self._topology, topology):
             raise ConfigurationError(why)
         self._give_ports(topology, port)
         return topology, settings

@@ -52,6 +52,10 @@ def test_the_file_that_ships_is_accepted() -> None:
         (BASE + "batch_wait = 61", "groups.g.batch_wait = 61 should be at most 60"),
         (BASE + "batch = 1000", "groups.g.batch = 1000 times `concurrency` (16) is 16,000 turns at once; no more"),
         (BASE + SUPERSEDE + "batch = 2", "groups.g.on_new_message = 'supersede' is not for a group with `batch`"),
+        (
+            BASE + 'writes = ["inbound"]',
+            "groups.g.writes = 'inbound' is what the group reads: all it writes would come",
+        ),
         (BASE + 'writes = ["outbund"]', "groups.g.writes = 'outbund' is not a stream; did you mean 'outbound'?"),
         (BASE.replace('"a:b"', '"a.b"'), "groups.g.handler = 'a.b' is not of the form 'module:function'"),
         (BASE.replace("groups.g", "groups.G!").replace("[groups.G!]", '[groups."G!"]'), "groups.G! = 'G!' is no name"),

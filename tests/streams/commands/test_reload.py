@@ -182,7 +182,15 @@ def test_a_file_that_is_wrong_is_refused_in_one_line_and_all_stays_as_it_was(her
     here.up.child("work first").kill()
     here.up.until("process.died")
     here.up.until("worker.reading")
-    # And so with a handler that is not there
+    # And so where messages lie that it would not find again
+    for changed, why in (
+        (PIPELINE.replace("inbound", "outbound").replace('writes = ["outbound"]', ""), "'inbound' to 'outbound'"),
+        ("shards = 2\n" + PIPELINE, "which is for `cauce reshard`"),
+    ):
+        here.write("streams.toml", changed)
+        status, said = here.reload()
+        assert (status, why in said, here.pids().keys()) == (2, True, before.keys()), said
+    # And with a handler that is not there
     here.write("streams.toml", PIPELINE + NEW)
     status, said = here.reload()
     assert status == 2
