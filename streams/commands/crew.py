@@ -32,6 +32,9 @@ from streams.topology import Topology
 EXTRA_GRACE = 10.0
 """Seconds beyond SHUTDOWN_GRACE before a process that does not end is killed."""
 
+PATIENCE = 10.0
+"""Seconds that a process has to be ready before the next change goes ahead of it."""
+
 _log = log.get("up")
 
 
@@ -190,10 +193,11 @@ class Crew:
         self._stages = stages
         return unready
 
-    @staticmethod
-    async def _is_back(program: Program) -> bool:
-        """True once it is ready; False where it has died first."""
-        while program.status != "starting again":
+    async def _is_back(self, program: Program) -> bool:
+        """True once it is ready; False where it has died first, or takes long and we are told to go over to another."""
+        loop = asyncio.get_running_loop()
+        patient = loop.time() + PATIENCE
+        while program.status != "starting again" and (loop.time() < patient or not self._hangup.is_set()):
             if await program.ready():
                 return True
             await asyncio.sleep(0.1)

@@ -52,6 +52,8 @@ class _Note(msgspec.Struct):
     pid: int
     outcomes: int = 0
     """So far."""
+    under_way: bool = False
+    """It reads its configuration; who asks now is answered with the outcome after next."""
     last: Outcome = msgspec.field(default_factory=Outcome)
 
 
@@ -85,8 +87,12 @@ class Notice:
                 file.truncate(0)
                 file.close()
 
+    def begin(self) -> None:
+        self._note.under_way = True
+        self._write()
+
     def tell(self, outcome: Outcome) -> None:
-        self._note = _Note(self._note.pid, self._note.outcomes + 1, outcome)
+        self._note = _Note(self._note.pid, self._note.outcomes + 1, last=outcome)
         self._write()
 
     def _write(self) -> None:
@@ -124,7 +130,8 @@ def ask(data_dir: Path) -> Outcome:
         raise ConfigurationError(
             f"the `cauce up` with pid {before.pid} is another user's; reload it as that user"
         ) from None
-    while (now := _read(data_dir)) is None or now.outcomes == before.outcomes:
+    wanted = before.outcomes + (2 if before.under_way else 1)
+    while (now := _read(data_dir)) is None or now.outcomes < wanted:
         if now is None and not _there(before.pid):
             raise ConfigurationError(f"the `cauce up` with pid {before.pid} has ended")
         time.sleep(0.1)

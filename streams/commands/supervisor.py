@@ -95,6 +95,7 @@ class Pipeline:
 
     async def _reload(self, crew: Crew, ingress: list[Program], url: str, port: int, notice: Notice) -> None:
         """Go over to the configuration as it is now, where it is one; tell what came of it."""
+        notice.begin()
         try:
             topology, settings = await self._read_again(port)
             crew.accept()

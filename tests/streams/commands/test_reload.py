@@ -198,6 +198,40 @@ def test_a_file_that_is_wrong_is_refused_in_one_line_and_all_stays_as_it_was(her
     assert "work new" not in here.pids()
 
 
+SLOW = """
+import asyncio
+import contextlib
+from streams import handler
+
+@contextlib.asynccontextmanager
+async def never(group, topology, settings, stores):
+    open("waiting", "w").close()
+    await asyncio.Event().wait()
+    yield
+
+@handler(lifespan=never)
+async def note(turn):
+    return None
+"""
+
+
+@pytest.mark.slow
+async def test_who_is_never_ready_does_not_keep_the_next_reload_waiting(here: Here) -> None:
+    # Given a process that lives, and is waited for
+    here.write("fresh.py", SLOW)
+    here.write("streams.toml", PIPELINE + NEW)
+    first = asyncio.create_task(asyncio.to_thread(here.reload))
+    await until(lambda: _true((here.folder / "waiting").exists()))
+    # When what was wrong is mended
+    here.write("fresh.py", FRESH)
+    second = asyncio.create_task(asyncio.to_thread(here.reload))
+    # Then the first reload says who was not ready, and the second has it start anew
+    status, said = await first
+    assert status == 1
+    assert "not ready: new" in said
+    assert (await second)[0] == 0
+
+
 @pytest.mark.slow
 def test_only_who_is_concerned_is_started_again_and_a_group_that_is_gone_is_ended(here: Here) -> None:
     here.write("inner.py", FRESH)
