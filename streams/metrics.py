@@ -67,16 +67,16 @@ REDIS = Gauge("cauce_redis_up", "1 while Redis answers and takes our writes.", m
 REDIS_SECONDS = Histogram(
     "cauce_redis_seconds", "One round trip, by its script or first command.", ["call"], buckets=_ROUND_TRIP
 )
-REDIS_MEMORY = Gauge("cauce_redis_memory_bytes", "In use, of the fullest server.", multiprocess_mode="mostrecent")
-REDIS_LIMIT = Gauge("cauce_redis_memory_limit_bytes", "Its maxmemory; 0: none.", multiprocess_mode="mostrecent")
+REDIS_MEMORY = Gauge("cauce_redis_memory_bytes", "In use, of the fullest server.", multiprocess_mode="livemostrecent")
+REDIS_LIMIT = Gauge("cauce_redis_memory_limit_bytes", "Its maxmemory; 0: none.", multiprocess_mode="livemostrecent")
 
-GROUP_WORKERS = Gauge("cauce_group_workers", "Workers with a heartbeat.", ["group"], multiprocess_mode="mostrecent")
-GROUP_LAG = Gauge("cauce_group_lag", "Entries that are not settled.", ["group"], multiprocess_mode="mostrecent")
+GROUP_WORKERS = Gauge("cauce_group_workers", "Workers with a heartbeat.", ["group"], multiprocess_mode="livemostrecent")
+GROUP_LAG = Gauge("cauce_group_lag", "Entries that are not settled.", ["group"], multiprocess_mode="livemostrecent")
 GROUP_OLDEST = Gauge(
-    "cauce_group_oldest_seconds", "Age of the oldest entry not settled.", ["group"], multiprocess_mode="mostrecent"
+    "cauce_group_oldest_seconds", "Age of the oldest entry not settled.", ["group"], multiprocess_mode="livemostrecent"
 )
-GROUP_IN_WORK = Gauge("cauce_group_in_work", "Turns being handled.", ["group"], multiprocess_mode="mostrecent")
-GROUP_DEAD = Gauge("cauce_group_dead", "Dead letters of its stream.", ["group"], multiprocess_mode="mostrecent")
+GROUP_IN_WORK = Gauge("cauce_group_in_work", "Turns being handled.", ["group"], multiprocess_mode="livemostrecent")
+GROUP_DEAD = Gauge("cauce_group_dead", "Dead letters of its stream.", ["group"], multiprocess_mode="livemostrecent")
 
 
 class View(Protocol):

@@ -79,6 +79,10 @@ class Here:
         done = self.up.cauce("reload")
         return done.returncode, done.stdout + done.stderr
 
+    def metrics(self) -> str:
+        with urllib.request.urlopen(self.url + "/metrics", timeout=30) as answer:  # noqa: S310 - ours
+            return str(answer.read().decode())
+
     def pids(self) -> dict[str, int]:
         """Of each process, by the end of its command line."""
         children = psutil.Process(self.up.process.pid).children()
@@ -257,11 +261,14 @@ def test_only_who_is_concerned_is_started_again_and_a_group_that_is_gone_is_ende
     assert status == 2
     assert "NAMESPACE has changed, for which `cauce up` has to be stopped and started" in said
     here.write(".env", "DEBOUNCE=1\n")
+    assert 'cauce_group_lag{group="new"} 0.0' in here.metrics()
     # When a table is taken away
     here.write("streams.toml", PIPELINE)
     status, said = here.reload()
     assert status == 0
     assert said.startswith("restarted: ingress\nstopped: new\n")
+    # of which nothing is told that was true once
+    assert {group for group in ("first", "new") if f'cauce_group_lag{{group="{group}"}}' in here.metrics()} == {"first"}
     assert "work new" not in here.pids()
     here.up.process.send_signal(signal.SIGTERM)
     assert here.up.end() == 0
