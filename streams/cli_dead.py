@@ -105,6 +105,6 @@ def _dead(context: typer.Context, stream: str | None, ask: Callable[[Desk], Awai
     """Ask of the dead letters of a stream, or of all; how that went is the exit status."""
     from streams.commands import dead, tail
 
-    topology = context.obj.topology
+    topology, zone = context.obj.topology, context.obj.settings.zone
     streams = [tail.stream_of(stream, topology).removesuffix(".dead")] if stream else list(topology.streams)
-    raise typer.Exit(entry.ask(context.obj, lambda stores: ask(dead.Desk(stores, topology, streams))))
+    raise typer.Exit(entry.ask(context.obj, lambda stores: ask(dead.Desk(stores, topology, streams, zone))))

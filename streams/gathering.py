@@ -46,6 +46,11 @@ class Range(msgspec.Struct, frozen=True, kw_only=True):
         first, last = _bound(self.first, 0), _bound(self.last, 1 << 62)
         return first <= at <= last
 
+    @property
+    def backwards(self) -> bool:
+        """It ends before it begins."""
+        return _bound(self.last, 1 << 62) < _bound(self.first, 0)
+
     def of(self, key: str) -> bool:
         return not self.people or key in self.people
 

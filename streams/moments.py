@@ -67,14 +67,15 @@ def moment(text: str, now: float, zone: tzinfo | None = None) -> float:
         return date(text, zone)
 
 
-def edge(option: str, text: str, now: float) -> str:
+def edge(option: str, text: str, now: float, zone: tzinfo | None) -> str:
     """
-    Where a range of entries begins or ends: "2h" (ago), a date by this machine's clock, `now` and `start` as
-    milliseconds; an entry's id as it is.
+    Where a range of entries begins or ends: "2h" (ago), a date, `now` and `start` as milliseconds; an entry's id as it
+    is.
 
     Args:
         option: of the command line, for the error.
         now: Redis's clock, Unix seconds.
+        zone: as `date` has it.
 
     Raises:
         ConfigurationError: it is none of these.
@@ -84,7 +85,7 @@ def edge(option: str, text: str, now: float) -> str:
     if text in ("now", "start"):
         return str(int(now * 1000) if text == "now" else 0)
     try:
-        at = moment(text, now)
+        at = moment(text, now, zone)
     except ValueError:
         raise ConfigurationError(
             f"{option} {text!r} is no time: write 2h, 7d, 2025-10-05T14:00, now, start, or an entry's id"

@@ -12,7 +12,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import NamedTuple
 
 import msgspec
@@ -45,6 +45,8 @@ class Desk(NamedTuple):
     topology: Topology
     streams: Sequence[str]
     """Those whose dead letters are looked at."""
+    zone: tzinfo | None
+    """Whose clock a date is told by; None: this machine's."""
 
 
 class Found(NamedTuple):
@@ -74,10 +76,11 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
         if not self.ids and not others and not self.stream:
             raise ConfigurationError("say which dead letters: ids as `cauce dead list` shows them, a filter, or --all")
 
-    def wanted(self, topology: Topology, now: float) -> Wanted:
+    def wanted(self, topology: Topology, now: float, zone: tzinfo | None) -> Wanted:
         """
         Args:
             now: Redis's clock, Unix seconds.
+            zone: in which a date is meant.
 
         Raises:
             ConfigurationError: a time or a person that is none.
@@ -86,8 +89,8 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
             group=self.group,
             reason=self.reason,
             person=None if self.person is None else entry.person("--person", self.person, topology),
-            first=edge("--since", self.since, now) if self.since else "-",
-            last=edge("--until", self.until, now) if self.until else "+",
+            first=edge("--since", self.since, now, zone) if self.since else "-",
+            last=edge("--until", self.until, now, zone) if self.until else "+",
         )
 
 
@@ -98,7 +101,7 @@ async def _meant(desk: Desk, which: Which) -> AsyncIterator[Found]:
             yield found
     if which.ids:
         return
-    wanted = which.wanted(desk.topology, await _now(desk))
+    wanted = which.wanted(desk.topology, await _now(desk), desk.zone)
     for stream in desk.streams:
         for store in desk.stores:
             async for letter in deadletters.letters(store, stream, wanted):
@@ -128,7 +131,7 @@ async def _one(desk: Desk, id: str) -> Found | None:
 
 async def show_list(desk: Desk, which: Which, *, count: int, form: Form) -> int:
     """Print the newest `count` letters of each stream, oldest first.  Raises Unavailable, ConfigurationError."""
-    wanted = which.wanted(desk.topology, await _now(desk))
+    wanted = which.wanted(desk.topology, await _now(desk), desk.zone)
     none = True
     for stream in desk.streams:
         found: list[Letter] = []

@@ -135,12 +135,17 @@ class Lab:
         first, last = ("start" if self.asked.dead else "24h"), "now"
         if self.file is not None:
             first, last = self.file.head.first, self.file.head.last
-        return Range(
-            first=edge("--from", self.asked.since or first, now),
-            last=edge("--to", self.asked.until or last, now),
+        zone = self.settings.zone
+        asked = Range(
+            first=edge("--from", self.asked.since or first, now, zone),
+            last=edge("--to", self.asked.until or last, now, zone),
             people=frozenset(entry.person("--user", each, self.topology) for each in self.asked.people),
             dead=self.asked.dead,
         )
+        if asked.backwards:
+            told = f"--from {self.asked.since or first} lies behind --to {self.asked.until or last}"
+            raise ConfigurationError(f"{told}, so there is nothing between them")
+        return asked
 
     def range_of(self, run: Run) -> Range:
         """As it was found when the run began."""

@@ -11,8 +11,10 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from clinic import ANA, EVA, LUIS, Clinic
@@ -281,6 +283,13 @@ async def test_a_range_is_told_by_people_times_and_ids(clinic: Clinic) -> None:
     assert (await clinic.replay(people=("591 71111111",))).texts() == ["1", "3"]
     assert (await clinic.replay(since=ids[1], until=ids[2])).texts() == ["2", "3"]
     assert (await clinic.replay(since="1h", until="30m")).texts() == []
+    # a date is told by the clinic's clock
+    seconds = await redis_ms(clinic.store) / 1000
+    now, later = (
+        datetime.fromtimestamp(seconds + more, ZoneInfo("America/La_Paz")).strftime("%Y-%m-%dT%H:%M:%S")
+        for more in (-600, 600)
+    )
+    assert (await clinic.replay(since=now, until=later)).texts() == ["1", "2", "3", "4"]
     assert "nothing in this range" in (await clinic.replay(since="1h", until="30m"))["summary"]["notes"][0]
 
 
@@ -494,6 +503,7 @@ async def test_in_several_shards_as_in_one(clinic: Clinic, any_server: Server) -
     ("asked", "changes", "why"),
     [
         ({"since": "yesterday"}, {}, "--from 'yesterday' is no time: write 2h"),
+        ({"since": "3d", "until": "4d"}, {}, "--from 3d lies behind --to 4d, so there is nothing between them"),
         ({"people": ("a/b",)}, {}, "--user must not contain '/'"),
         ({"group": "inferrence"}, {}, "no group 'inferrence'; did you mean 'inference'"),
         ({"file": "nowhere.jsonl"}, {}, "nowhere.jsonl: cannot be read"),
