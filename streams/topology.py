@@ -247,7 +247,7 @@ def _check(file: File, name: str) -> None:
     ]
     for where, key in names:
         if not NAME.fullmatch(key):
-            _fail(name, where, key, "is no name; use lower-case letters, digits, - and _")
+            _fail(name, where, key, "is no name; use lower-case letters, digits, - and _, a letter first")
     for group in file.groups.values():
         _check_group(group, file, name)
     for word in file.vocabulary:

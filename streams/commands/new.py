@@ -36,7 +36,7 @@ def group(pipeline: Topology, name: str, *, reads: str, batch: bool, write: bool
     if reads not in pipeline.streams:
         raise ConfigurationError(f"{config.name}: there is no stream {reads!r}{suggest(reads, pipeline.streams)}")
     if not topology.NAME.fullmatch(name):
-        raise ConfigurationError(f"{name!r} is no name; use lower-case letters, digits, - and _")
+        raise ConfigurationError(f"{name!r} is no name; use lower-case letters, digits, - and _, a letter first")
     if name in pipeline.groups:
         raise ConfigurationError(f"{config.name}: there is a group {name!r} already; choose another name")
     _refuse_what_is_there(folder, module)
