@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import msgspec
@@ -97,8 +97,11 @@ def _print(told: Timeline, form: Form) -> None:
     console.print(head, soft_wrap=True)
     console.print(f"entry {told.entry} of {told.stream}, trace {told.trace or '–'}", highlight=False, soft_wrap=True)
     table = Table("time", "wait", "what", "where", "", box=None, header_style="dim", padding=(0, 2, 0, 0))
+    day = datetime.now().date()
     for step in told.steps:
-        table.add_row(*_row(step, form))
+        at = datetime.fromtimestamp(step.at_ms / 1000)
+        table.add_row(_clock(at, day), *_row(step, form))
+        day = at.date()
     console.print(table)
     for gap in told.gaps:
         console.print(f"[dim]not told: {gap}[/dim]", highlight=False, soft_wrap=True)
@@ -108,7 +111,7 @@ def _row(step: Step, form: Form) -> Sequence[str | Text]:
     facts = "  ".join(_fact(name, value, form) for name, value in step.facts.items() if (name, value) != _FIRST)
     wait = f"+{span(step.wait_ms)}" if step.wait_ms else ""
     what = Text(step.kind, style=_COLOURS.get(step.kind, ""))
-    return _clock(step.at_ms), wait, what, step.group or step.stream, Text(facts)
+    return wait, what, step.group or step.stream, Text(facts)
 
 
 _FIRST = ("attempt", 1)
@@ -141,5 +144,7 @@ _LABELS = {"again_ms": "again in", "due_ms": "due in", "ms": "took"}
 _FOLDED = ("retries", "repeats", "rate_limited", "cached", "redriven", "model_ms", "meta")
 
 
-def _clock(ms: int) -> str:
-    return f"{datetime.fromtimestamp(ms / 1000):%H:%M:%S}.{ms % 1000:03d}"
+def _clock(at: datetime, day: date) -> str:
+    """With its day where that is another than the one before."""
+    form = "%H:%M:%S" if at.date() == day else "%d.%m. %H:%M:%S"
+    return f"{at.strftime(form)}.{at.microsecond // 1000:03d}"
