@@ -66,7 +66,7 @@ class Teller:
         """
         fields = await entry(store, stream, id)
         found = _read(stream, id, fields)
-        groups = await self._groups(store, stream, only=text(fields or {}, "for"))
+        groups = await self._groups(store, stream, only=text(fields or {}, "for"), replayed=found.replayed)
         if fields is not None:
             found.repeats, found.repeated_ms = await self._repeats(store, found)
         if door := text(fields or {}, "door"):
@@ -82,10 +82,12 @@ class Teller:
             found.person = next((each.person for each in (*found.redriven, *found.outputs) if each.person), "")
         return found
 
-    async def _groups(self, store: Store, stream: str, only: str) -> list[str]:
+    async def _groups(self, store: Store, stream: str, *, only: str, replayed: bool) -> list[str]:
+        """Those that handle such an entry."""
         known = {name: told.reads for name, told in (await registered(store, self.topology)).items()}
         known |= {group.name: group.reads for group in self.topology.groups.values()}
-        return [name for name, reads in known.items() if reads == stream and only in ("", name)]
+        unseen = {group.name for group in self.topology.groups.values() if replayed and not group.replay} - {only}
+        return [name for name, reads in known.items() if reads == stream and only in ("", name) and name not in unseen]
 
     async def _repeats(self, store: Store, passage: Passage) -> tuple[int, int]:
         if passage.stream != INBOUND or not passage.message_id:
@@ -223,4 +225,5 @@ def _read(stream: str, id: str, fields: dict[str, bytes] | None) -> Passage:
         source=source if isinstance(source, str) else "",
         trace=text(fields, "trace"),
         received_ms=int(received) if received.isdigit() else None,
+        replayed="replayed" in fields,
     )

@@ -70,6 +70,8 @@ class Passage(msgspec.Struct, kw_only=True):
     received_ms: int | None = None
     repeats: int = 0
     repeated_ms: int = 0
+    replayed: bool = False
+    """A replay or an import has appended it, or what it was made of."""
     claimed: bool = False
     """Of a reply: a waiting HTTP request took it."""
     fares: list[Fare] = []
@@ -312,6 +314,8 @@ def _brought(ending: Ending, outcome: Outcome) -> bool:
 
 
 def _gaps(root: Passage) -> Iterator[str]:
+    if root.replayed:
+        yield "what it would have led to: it is of a replay or an import, which only groups with `replay = true` handle"
     for passage in every(root):
         if not passage.there:
             yield f"{passage.id} has gone from {passage.stream}"

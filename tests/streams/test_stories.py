@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from conftest import Server, binary, emptied
 from deployments import Cluster, Ground
-from protocol import a_topology, end, nothing, say
+from protocol import a_consumer, a_topology, end, nothing, say
 from waiting import until
 
 from ingress.append import Arrival
@@ -116,6 +116,18 @@ async def test_an_entry_that_is_gone_is_told_by_its_journal(store: Store) -> Non
     await store.command("DEL", store.keys.group("journal", "g"))
     with pytest.raises(Unknown, match="in the journals of the groups that read them"):
         await ask(stores, entry)
+
+
+async def test_of_what_was_replayed_it_is_told_that_nobody_handles_it(store: Store) -> None:
+    turns = await a_consumer(store)
+    body = wire.encode(Inbound(user_id="+591", message_id="m1", text="Hola"))
+    fields = ("key", "+591", "type", "text", "body", body, "v", "1", "trace", "", "replayed", "1")
+    entry = (await store.command("XADD", store.keys.stream("inbound"), "*", *fields)).decode()
+    assert not (await turns.take(5, 100, 1)).grants
+    told = await ask(Stores.alone(store), entry)
+    assert kinds(told) == ["appended"]
+    [gap] = told.gaps
+    assert "it is of a replay or an import, which only groups with `replay = true` handle" in gap
 
 
 async def test_what_a_message_waits_for_is_told(each_store: Store) -> None:
