@@ -143,12 +143,10 @@ def period(asked: Asked, calendar: Calendar, now: float) -> tuple[Unit, list[Buc
     `7d` by day is today and the six days before.
 
     Raises:
-        Unclear: a time that is none, or a beginning behind the end.
+        Unclear: a time that is none.
     """
     since, ago = _moment("since", asked.since, calendar, now)
     until = _moment("until", asked.until, calendar, now)[0] if asked.until else now
-    if asked.until and until < since:
-        raise Unclear(f"since {asked.since!r} lies behind until {asked.until!r}, so there is nothing between")
     since, until = sorted(min(max(at, calendar.oldest(now)), now) for at in (since, until))
     by = _unit(asked.by, until - since)
     if ago:  # what has only just begun is one of them
