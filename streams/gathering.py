@@ -73,8 +73,6 @@ class Gathering:
     def __init__(self, run: Run, group: Group, asked: Range, *, silence_ms: int | None, step: Step) -> None:
         self._run, self._group, self._asked, self._step = run, group, asked, step
         self._silence_ms = silence_ms
-        self._earliest: dict[str, int] = {}
-        """Key → the time of the first that was read of it."""
         self._ends: dict[str, tuple[Id, Id]] = {}
         """Key → the first and the last that were read of it."""
         self._asked_last: dict[str, Id] = {}
@@ -96,15 +94,14 @@ class Gathering:
             for stream in (self._group.reads, *self._group.writes):
                 begins = max(begins, await shard.begins_ms(stream))
             self._unsettled = await shard.unsettled(self._group)
-            earlier, self._earliest = self._earliest, {}
-            self._ends, self._asked_last = {}, {}
+            earlier, self._ends, self._asked_last = self._ends, {}, {}
             first, last = await self._letters(shard) if self._asked.dead else (self._asked.first, self._asked.last)
             if not alone:
                 await self._around(shard, first, last)
             elif not self._asked.dead:
                 async for logged in shard.read(self._group.reads, first, last):
                     self._take(logged)
-            self._earliest |= earlier
+            self._ends |= earlier
         self._flush()
         self._tell_what_is_cut(begins)
 
@@ -113,12 +110,12 @@ class Gathering:
         wanted = Wanted(group=self._group.name, first=self._asked.first, last=self._asked.last)
         async for letter in shard.letters(self._group.reads, wanted):
             self._take(_as_it_was(letter), WANTED)
-        ours = self._earliest.values()
-        return str(min(ours, default=0)), str(max(ours, default=0))
+        ends = self._ends.values()
+        return str(min((first[0] for first, _ in ends), default=0)), str(max((last[0] for _, last in ends), default=0))
 
     async def _around(self, shard: Shard, first: str, last: str) -> None:
         """The range, with what was said before it and what was answered."""
-        group, asked, ours = self._group, self._asked, self._earliest
+        group, asked, ours = self._group, self._asked, self._ends
         # Behind its end: what completes a turn that began in it, and what was answered late.
         tail = str(_bound(last, 0)[0] + patience_ms(group))
         async for logged in shard.read(group.reads, first, tail):
@@ -127,7 +124,7 @@ class Gathering:
         if not ours:
             return
         await self._before(shard, first)
-        since = min(ours.values())
+        since = min(first[0] for first, _ in ours.values())
         if group.order == "key":
             tail = str(max(int(tail), await self._ended(shard, since, int(tail))))
         for stream in group.writes:
@@ -182,7 +179,7 @@ class Gathering:
             ms = logged.at[0]
             if newest - ms > silence:
                 return
-            if self._earliest.get(logged.key, 1 << 63) - ms <= silence:
+            if logged.key in self._ends and self._ends[logged.key][0][0] - ms <= silence:
                 self._take(logged)
                 newest = ms
 
@@ -202,7 +199,6 @@ class Gathering:
         if not logged.seen_by(self._group) or not self._asked.of(logged.key):
             return
         entry = logged.input(self._group, mark or (WAITING if self._unsettled.holds(logged.at) else 0))
-        self._earliest[logged.key] = min(entry.ms, self._earliest.get(logged.key, entry.ms))
         first, last = self._ends.get(logged.key, (logged.at, logged.at))
         self._ends[logged.key] = min(first, logged.at), max(last, logged.at)
         if entry.mark != WAITING and (entry.mark == WANTED or (not self._asked.dead and self._asked.holds(logged.at))):
@@ -216,7 +212,7 @@ class Gathering:
             self._take(logged._replace(stream=self._group.reads, id=logged.text("origin")), WANTED)
 
     def _answered(self, logged: Logged) -> None:
-        if logged.key in self._earliest or logged.output().cut is None:
+        if logged.key in self._ends or logged.output().cut is None:
             self._outputs.append(logged.output())
             self._counted()
 
@@ -235,9 +231,9 @@ class Gathering:
     def _tell_what_is_cut(self, begins_ms: int) -> None:
         """Whose first words may lie before what is kept."""
         silence = self._silence_ms if self._silence_ms is not None else 1 << 62
-        cut = sum(ms - begins_ms <= silence for ms in self._earliest.values()) if begins_ms else 0
+        cut = sum(first[0] - begins_ms <= silence for first, _ in self._ends.values()) if begins_ms else 0
         with self._run.act():
-            self._run.tell("cut", {"people": cut, "of": len(self._earliest), "begins_ms": begins_ms})
+            self._run.tell("cut", {"people": cut, "of": len(self._ends), "begins_ms": begins_ms})
 
 
 def patience_ms(group: Group) -> int:

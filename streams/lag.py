@@ -8,6 +8,7 @@ believed.  What is too far is for backlog.py to say, and what becomes of it for 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from streams.connection import Store
@@ -44,14 +45,14 @@ async def walk(store: Store, stream: str, after: str, most: int) -> tuple[int, s
     return steps, last
 
 
-async def mend(store: Store, stream: str, group: str) -> bool:
+async def mend(store: Store, stream: str, groups: Sequence[str]) -> int:
     """
-    Have Redis count anew what a group has read, where that is all there is; whether it had counted otherwise.
+    Have Redis count anew what these groups have read, where that is all there is; how many it had counted otherwise.
 
     Raises:
         Unavailable: Redis cannot be reached.
     """
-    return bool(await store.run(_MEND, [store.keys.stream(stream)], [group]))
+    return int(await store.run(_MEND, [store.keys.stream(stream)], groups))
 
 
 async def behind(store: Store, stream: str, group: str, most: int, *, limit: int | None) -> tuple[int, int, str]:

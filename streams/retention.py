@@ -123,8 +123,8 @@ class _Stream:
         if excess and oldest and not self._awaited:
             may_skip = self._full(length) or share >= memory.SKIPPED_GO
             lost += await self._make_room(oldest[0][0].decode(), excess, unsettled, may_skip=may_skip)
+        await mend(self._store, self._name, list(self._readers))
         for group, told in self._readers.items():
-            await mend(self._store, self._name, group)
             if told.when_full == "skip" and told.max_backlog:
                 await self._shorten(group, told.max_backlog)
         return lost

@@ -88,13 +88,16 @@ class Group(Table, kw_only=True):
     """Entries that it may be behind; None: as many as its stream holds."""
 
 
+Which = Literal["any", "coming", "asked"]
+
+
 class Slot(Table, kw_only=True):
     """One slot of an action: `slots.speciality = {kind = "values", values = {...}}` or just `"text"`."""
 
     kind: Literal["text", "date", "time", "number", "values"] = "text"
     values: dict[str, list[str]] = {}
     """For kind `values`: canonical value → synonyms; accents and case are ignored."""
-    which: Literal["any", "coming", "asked"] = "any"
+    which: Which = "any"
     """
     Of the days and times in the words: any, only a day that is to come, or only what is asked for, which is not that of
     an appointment that there is, nor one that is refused.

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import regex  # type: ignore[import-untyped] # it ships no types; unlike re it can be stopped
 
-from processors.inference.spanish_dates import Which, find_date, fold, number
+from processors.inference.spanish_dates import find_date, fold, number
 from processors.inference.spanish_times import find_time, later
-from streams.tables import Slot
+from streams.tables import Slot, Which
 
 Synonyms = Sequence[tuple[str, "regex.Pattern[str]"]]
 """Of a slot of kind `values`: canonical value and a pattern of its synonyms."""

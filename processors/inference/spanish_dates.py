@@ -16,9 +16,11 @@ from calendar import monthrange
 from collections.abc import Callable
 from datetime import date, timedelta
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
+
+from streams.tables import Which
 
 _DAYS = {
     "lunes": 0, "lune": 0, "martes": 1, "martez": 1, "miercoles": 2, "miercole": 2, "mircoles": 2, "jueves": 3,
@@ -47,8 +49,9 @@ _TEN_AND_MORE = "|".join(word for word in ANY_NUMBER.split("|") if 10 <= NUMBERS
 _NEXT = "(?:(?:que|q) (?:viene|entra)|proxim[ao]|siguiente|entrante)"
 _NEXT_WEEK = rf"(?:(?:la )?(?:proxima|otra|siguiente|entrante) semana|(?:la )?semana {_NEXT})"
 _TOMORROW = "(?:manana|mnana|mnna|mnn|manna|mann|maniana)"
-_WEEK_ON = (" en ocho", " en 8", " en quince", " en 15")
-_EIGHT = r"(?: en (?P<later>ocho|8|quince|15)\b(?! (?:min|hora|hs)))?"
+_NEXT_MONTH = rf"(?:(?:proximo|otro) mes|mes {_NEXT})"
+_WEEKS = {"ocho": 1, "8": 1, "quince": 2, "15": 2}
+_EIGHT = rf"(?: en (?P<later>{'|'.join(_WEEKS)})\b(?! (?:min|hora|hs)))?"
 """`de hoy en ocho` is the same day a week on."""
 
 _DAY_WORDS = re.compile(
@@ -70,7 +73,7 @@ _OF_MONTH = re.compile(
     rf"|(?P<word>primero|{ANY_NUMBER}) de )(?P<month>{_EACH_MONTH})\b\.?"
     r"(?:(?:,? (?:de |del )?|[/-])(?P<year>\d{4})\b)?"
 )
-_OF_NEXT_MONTH = re.compile(rf"\b(\d{{1,2}}) de(?:l (?:proximo|otro) mes|l mes {_NEXT})\b")
+_OF_NEXT_MONTH = re.compile(rf"\b(\d{{1,2}}) del {_NEXT_MONTH}\b")
 _IN = re.compile(
     rf"\b(?:en|dentro de|de (?:aca|aqui|hoy) (?:a|en)) (\d{{1,3}}|{ANY_NUMBER}) (dias?|semanas?|mes(?:es)?)\b"
 )
@@ -82,7 +85,7 @@ _WEEKDAY = re.compile(
 _WHICH = {"primer": 0, "1er": 0, "segundo": 1, "2do": 1, "tercer": 2, "3er": 2, "cuarto": 3, "ultimo": -1}
 _OF_SOME_MONTH = re.compile(
     rf"\b(?P<which>{'|'.join(_WHICH)}) (?P<day>{EACH_DAY}) del? (?:mes de )?"
-    rf"(?:(?P<month>{_EACH_MONTH})\b|(?P<next>(?:proximo|otro) mes|mes {_NEXT})|(?P<this>(?:este )?mes\b))"
+    rf"(?:(?P<month>{_EACH_MONTH})\b|(?P<next>{_NEXT_MONTH})|(?P<this>(?:este )?mes\b))"
 )
 _DAY_OF_MONTH = re.compile(
     # "el viernes 17" is the 17th, whatever the weekday; "el 31 de febrero" is not the 31st of any month
@@ -118,8 +121,6 @@ _OURS = re.compile(rf"\b(?:mi|el|la|su|tu|es[ea]) {_APPOINTMENT} del? (?:dia )?$
 """`el turno del lunes al miércoles` is to be moved; `una cita del lunes al miércoles` may be on either."""
 _FOR = re.compile(r"\b(?:para|pa)(?: el)?(?: dia)?(?: de)? ?$")
 
-
-Which = Literal["any", "coming", "asked"]
 
 NOT_ASKED = 3
 """The rank of a day or a time that is named, but not asked for."""
@@ -243,7 +244,10 @@ def _held(text: str, named: _Named) -> bool:
     if held is None or not held["of"]:
         return held is not None
     # "una cita de lunes a viernes" and "una cita de hoy en ocho" are asked for
-    return not (text.startswith(tuple(_DAYS), named.start) or text.endswith(_WEEK_ON, named.start, named.end))
+    return not (
+        text.startswith(tuple(_DAYS), named.start)
+        or text.endswith(tuple(f" en {word}" for word in _WEEKS), named.start, named.end)
+    )
 
 
 def _rank(text: str, named: _Named, said_on: date) -> int:
@@ -290,7 +294,7 @@ def _day_words(match: re.Match[str], said_on: date) -> date:
 
 
 def _later(match: re.Match[str]) -> timedelta:
-    return timedelta(weeks={None: 0, "ocho": 1, "8": 1}.get(match["later"], 2))
+    return timedelta(weeks=_WEEKS.get(match["later"], 0))
 
 
 def _months_on(said_on: date, count: int) -> tuple[int, int]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from processors.inference.spanish_dates import ANY_NUMBER, EACH_DAY, NOT_ASKED, NUMBERS, Found, Which, before, number
+from processors.inference.spanish_dates import ANY_NUMBER, EACH_DAY, NOT_ASKED, NUMBERS, Found, before, number
+from streams.tables import Which
 
 _AFTERNOON = range(1, 8)
 """Hours that without a word beside them mean the afternoon: nobody asks a clinic for three in the night."""

@@ -36,7 +36,7 @@ async def test_the_ingress_answers_all_it_has_received_and_takes_no_more(own_ser
         stopping = asyncio.create_task(whole.stop("ingress"))
         await ingress.says("ingress.draining")
         # Then nobody new is let in, and all who are inside get their answer, long before their replies are there
-        await until(lambda: _refused(whole.port), within=2)
+        await until(lambda: _refused(whole.port), within=1)
         assert not any(task.done() for task in (*waiting, *appending))
         answers = await asyncio.gather(*waiting, *appending)
         assert [answer["status"] for answer in answers] == ["accepted"] * 10

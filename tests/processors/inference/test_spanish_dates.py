@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.inference.spanish_dates import Which, find_date, fold
+from processors.inference.spanish_dates import find_date, fold
 from processors.inference.spanish_times import find_time, later
+from streams.tables import Which
 
 SUNDAY = date(2025, 10, 5)
 
