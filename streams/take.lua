@@ -45,6 +45,9 @@ local function hint_at(name, value)
 end
 
 -- with slices.lua
+-- A hash that has one value longer than hash-max-listpack-value is a table, whatever its size; else Redis would search
+-- through a list for each of its fields.  Zeros before a number change neither a token nor a note.
+local FEW, LONG = 8, string.rep('0', 65)
 local LEAST = 10 -- entries that are read though enough are due: those may be suspects, which are passed over
 
 local function ms_of(id) return tonumber(string.match(id, '^0*(%d+)%-')) end
@@ -347,7 +350,8 @@ local function grant(keys, known)
       if #found > 0 then
         if suspect then suspects = suspects - 1 end
         -- With the time: a call may run again, as new, after its consumer was swept, and must not revive an old token.
-        local token = begin .. string.format('%03d.%d', #turns + 1, #found)
+        local long = #leased == 0 and #keys > FEW and LONG or ''
+        local token = begin .. long .. string.format('%03d.%d', #turns + 1, #found)
         leased[#leased + 1] = key
         leased[#leased + 1] = token
         granted(key, token, found, notes, states[i], started)
@@ -362,6 +366,7 @@ local function grant(keys, known)
       end
     end
   end
+  if #started > 2 * FEW then started[2] = LONG .. started[2] end
   tell(leased, 'HSET', leases)
   tell(started, 'HSET', attempts)
   tell(freed, 'ZREM', due)
