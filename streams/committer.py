@@ -62,7 +62,7 @@ class Committer:
         most = self._pace.at_once(MAX_IDS)
         while self._waiting and len(batch) < MAX_TURNS:
             ending, _ = self._waiting[0]
-            ids, size = ids + ending.ids, size + ending.size
+            ids, size = ids + ending.counts[0], size + ending.size
             if batch and (ids > most or size > MAX_BYTES):
                 break
             batch.append(self._waiting.popleft())

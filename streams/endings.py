@@ -14,7 +14,7 @@ import msgspec
 
 from streams import journal, tallies, wire
 from streams.buckets import Calendar
-from streams.effects import Effects, Output, Turn, Write
+from streams.effects import Effects, Output, Turn
 from streams.errors import CauceError
 from streams.fate import Join, Park
 from streams.keys import Keys, shard_of
@@ -32,22 +32,25 @@ class NotAllowed(CauceError):
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """One turn's end, encoded."""
+    """One turn's end, as settle.lua documents it."""
 
-    packed: bytes
-    """msgpack, as settle.lua documents it."""
-    blobs: list[bytes]
-    """What it points to by number: values and bodies, which travel as they are."""
+    args: list[bytes | str]
+    """Its key, token and ids, its writes and outputs."""
+    counts: tuple[int, int, int, int]
+    """How many ids, writes and outputs are among them, and the bytes of `told`."""
     keys: list[str]
     """Every key that the effects touch."""
-    ids: int
-    """How many entries it ends."""
-    size: int
-    """Bytes of all that."""
-    instead: Callable[[], Ending] | None = None
-    """The end to take where the key of `unless` is there."""
+    more: bytes = b""
+    """msgpack of what few turns have; empty for most."""
     told: bytes = b""
     """What the journal is to keep of it."""
+    instead: Callable[[], Ending] | None = None
+    """The end to take where the key of `unless` is there."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that."""
+        return sum(map(len, self.args)) + len(self.more) + len(self.told)
 
 
 def keep_progress(progress: str, superseded: int) -> str:
@@ -88,24 +91,26 @@ def ending(
         NotAllowed: an output to a stream that the group's `writes` does not name, or for a key of another shard.
         TypeError, KeyError: effects that cannot be encoded.
     """
-    touched, blobs, told = list[str](), list[bytes](), b""
+    touched, told, writes, outputs = list[str](), b"", 0, 0
     instead: Callable[[], Ending] | None = None
-    plain: dict[str, Any] = {"key": turn.key, "token": token, "ids": ids} | _given_back(turn, park)
+    args: list[bytes | str] = [turn.key, token, *ids]
+    more = _given_back(turn, park)
     if bury is not None:
-        plain["bury"] = bury
+        more["bury"] = bury
     if effects is not None:
-        plain["effects"] = _effects(keys, group, turn, effects, calendar, touched, blobs)
+        writes, outputs = len(effects.writes), len(effects.outputs)
+        more |= _effects(keys, group, turn, effects, calendar, touched, args)
         if effects.unless and effects.instead:
-            plain["unless"] = keys.state(effects.unless, group.name, turn.key)
-            touched.append(plain["unless"])
-            more: dict[str, Any] = {"bury": bury, "uncounted": uncounted, "journaled": journaled, "calendar": calendar}
-            instead = partial(_instead, effects.instead, keys, group, turn, token, ids, **more)
+            more["unless"] = keys.state(effects.unless, group.name, turn.key)
+            touched.append(more["unless"])
+            how: dict[str, Any] = {"bury": bury, "uncounted": uncounted, "journaled": journaled, "calendar": calendar}
+            instead = partial(_instead, effects.instead, keys, group, turn, token, ids, **how)
     if uncounted := uncounted or (park is not None and not park.counted):
-        plain["uncount"] = [message.id for message in turn.messages]
+        more["uncount"] = [message.id for message in turn.messages]
     if journaled:
-        plain["told"] = len(told := journal.told(turn, ids, bury=bury, park=park, uncounted=uncounted))
-    packed = _pack(plain)
-    return Ending(packed, blobs, touched, len(ids), len(packed) + len(told) + sum(map(len, blobs)), instead, told)
+        told = journal.told(turn, ids, bury=bury, park=park, uncounted=uncounted)
+    counts = len(ids), writes, outputs, len(told)
+    return Ending(args, counts, touched, _pack(more) if more else b"", told, instead)
 
 
 def _instead(
@@ -124,17 +129,13 @@ def _given_back(turn: Turn, park: Park | Join | None) -> dict[str, Any]:
     return {"delay_ms": park.delay_ms, "at_door": park.at_door, **kept}
 
 
-_BODY = 5
-"""Where the body stands among an entry's fields."""
-
-
-def entry(keys: Keys, group: Group, turn: Turn, output: Output) -> tuple[str, bytes, list[Any]]:
+def entry(keys: Keys, group: Group, turn: Turn, output: Output) -> tuple[str, bytes, bytes, bytes, str]:
     """
-    An output as an entry: the stream's key, the body, and all fields, the body among them.
+    An output as an entry: the stream's key, and what settle.lua asks of one: its key, type, body and trace.
 
     Raises:
         NotAllowed: to a stream that the group's `writes` does not name, or for a key of another shard.
-        TypeError: it cannot be encoded.
+        TypeError, UnicodeEncodeError: it cannot be encoded.
     """
     if output.stream not in group.writes:
         raise NotAllowed(f"group {group.name} returned an output to {output.stream!r}, which its `writes` lacks")
@@ -143,31 +144,35 @@ def entry(keys: Keys, group: Group, turn: Turn, output: Output) -> tuple[str, by
     key = output.key or turn.key
     if not (isinstance(key, str) and isinstance(output.type, str)):
         raise TypeError(f"an output to {output.stream!r} has a key or type that is no text")
-    body = wire.encode(output.body)
-    fields = ["key", key, "type", output.type, "body", body, "v", wire.VERSION, "trace", turn.messages[-1].trace]
-    return keys.stream(output.stream), body, [*fields, "replayed", "1"] if turn.replayed else fields
+    trace = turn.messages[-1].trace
+    return keys.stream(output.stream), key.encode(), output.type.encode(), wire.encode(output.body), trace
+
+
+def fields(key: bytes, type: bytes, body: bytes, trace: str) -> list[bytes | str]:
+    """An entry as it is appended, of what `entry` says."""
+    return ["key", key, "type", type, "body", body, "v", wire.VERSION, "trace", trace]
 
 
 def _effects(
-    keys: Keys, group: Group, turn: Turn, effects: Effects, calendar: Calendar, touched: list[str], blobs: list[bytes]
+    keys: Keys,
+    group: Group,
+    turn: Turn,
+    effects: Effects,
+    calendar: Calendar,
+    touched: list[str],
+    args: list[bytes | str],
 ) -> dict[str, Any]:
-    outputs = []
+    for write in effects.writes:
+        touched.append(name := keys.state(write.kind, group.name, turn.key))
+        ms = -1 if write.value is None else max(0, int(write.ttl_seconds * 1000))
+        args += (name, str(ms), b"" if write.value is None else bytes(write.value))
     for output in effects.outputs:
-        stream, body, fields = entry(keys, group, turn, output)
-        blobs.append(body)
-        fields[_BODY] = len(blobs)
-        outputs.append([stream, output.answers, fields])
-    writes = [_write(keys, group, turn, write, blobs) for write in effects.writes]
-    touched += [write[0] for write in writes] + [output[0] for output in outputs]
-    encoded: dict[str, Any] = {"writes": writes, "outputs": outputs}
-    encoded |= tallies.encoded(keys, group, turn, effects.tallies, calendar, touched)
+        stream, key, type, body, trace = entry(keys, group, turn, output)
+        touched.append(stream)
+        args += (stream, "1" if output.answers else "0", key, type, body, trace)
+    more = tallies.encoded(keys, group, turn, effects.tallies, calendar, touched)
+    if effects.outputs and turn.replayed:
+        more["replayed"] = True
     if effects.answer:
-        encoded["answer"] = {"status": str(effects.answer.status), "body": wire.encode(effects.answer.body).decode()}
-    return encoded
-
-
-def _write(keys: Keys, group: Group, turn: Turn, write: Write, blobs: list[bytes]) -> list[Any]:
-    if write.value is not None:
-        blobs.append(bytes(write.value))
-    value = False if write.value is None else len(blobs)
-    return [keys.state(write.kind, group.name, turn.key), value, int(write.ttl_seconds * 1000)]
+        more["answer"] = {"status": str(effects.answer.status), "body": wire.encode(effects.answer.body).decode()}
+    return more

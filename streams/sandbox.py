@@ -148,5 +148,5 @@ def old_message(entry: Old) -> Message:
 
 
 def _told(keys: Keys, group: Group, turn: Turn, output: Output) -> Appended:
-    _, body, _ = endings.entry(keys, group, turn, output)
+    _, _, _, body, _ = endings.entry(keys, group, turn, output)
     return Appended(output.stream, output.type, output.key or turn.key, msgspec.Raw(body))

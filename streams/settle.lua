@@ -4,17 +4,19 @@
 -- KEYS  1 stream  2 leases  3 due  4 attempts  5 hints  6 waiting  7 dead stream  8 erased  9 journal, then every state
 --         key and output stream the effects name (declared, so that a cluster slot under way answers TRYAGAIN before
 --         anything is done)
--- ARGV  1 msgpack: {group, box, door, bell, keep_ms, dead_max, answers, unordered, turns, blobs}; answers: this group replies
---         to requests that wait on the stream; a turn is {key, token, ids, effects?, bury?, delay_ms?, at_door?, uncount?, progress?,
---         unless?, superseded?, told?}, effects is
---         {writes = {{key, blob or false, ttl_ms}}, outputs = {{stream, answers, {'key', …, 'type', …, 'body', blob, …}}},
---         answer?, tallies?, distinct?} (the last two as tallies.lua says), a blob the number of one of its turn's; told:
---         bytes of its line in the journal; blobs: how many each turn has
---       2… the blobs of all turns: values and bodies, as they are; last the lines of all turns for the journal, or ''
--- Returns for each turn {1, ms until its key is due again or -1}, {0, -1}: refused, the lease is another's by now (or
---   what it answers was erased), or
---   {2, -1}: the lease is ours, but a key that it names is of another type (or Redis refuses an effect after all), or
---   {3, -1}: the lease is ours, but the key `unless` is there; of both nothing was done.
+-- ARGV  1 msgpack: {group, box, door, bell, keep_ms, dead_max, answers, unordered, version, counts, more}; answers: this
+--         group replies to requests that wait on the stream; version: the entries'; counts: four numbers for each turn,
+--         of its ids, writes and outputs, and the bytes of its line in the journal; more: {{turn's number, what few have},
+--         …}: bury?, delay_ms?, at_door?, uncount?, progress?, unless?, superseded?, replayed?, answer?, tallies?,
+--         distinct? (the last two as tallies.lua says)
+--       2 the lines of all turns for the journal, or ''
+--       3… turn by turn its key, token and ids; of each write the key, its ms to live (0: for ever, -1: it is deleted)
+--         and the value; of each output the stream, '1' where it is the answer, and its entry's key, type, body, trace.
+--       Strings one by one, for whatever comes packed is made into text twice.
+-- Returns for each turn, one after another: 1, ms until its key is due again or -1; or 0, -1: refused, the lease is
+--   another's by now (or what it answers was erased); or
+--   2, -1: the lease is ours, but a key that it names is of another type (or Redis refuses an effect after all); or
+--   3, -1: the lease is ours, but the key `unless` is there; of both nothing was done.
 --
 -- Everything that can fail is looked at before the first write, for Lua does not roll back.  The first write is ZREM or
 -- HDEL, which a full Redis never refuses; what all turns have in common is written last, with one command for all.
@@ -27,7 +29,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local either = redis.call('EXISTS', waiting, hints) > 0
 local someone_waits = either and a.answers and redis.call('EXISTS', waiting) == 1
 local hinted = either and redis.call('EXISTS', hints) == 1
-local BODY = 6 -- where it stands among an output's fields
+local WRITE, OUTPUT = 3, 6 -- arguments of one
 local MOST_FIELDS = 2000 -- of an entry; Lua cannot hand many thousands of arguments to a command
 
 -- with slices.lua
@@ -44,18 +46,18 @@ local function appendable(key)
   return is_stream[key]
 end
 
-local function possible(turn, effects)
+local function possible(turn)
   if turn.bury and not appendable(dead) then return false end
-  for _, output in ipairs(effects and effects.outputs or {}) do
-    if not appendable(output[1]) then return false end
+  for at = turn.outputs, turn.behind - 1, OUTPUT do
+    if not appendable(ARGV[at]) then return false end
   end
-  return countable(effects)
+  return countable(turn)
 end
 
 -- Of the requests that wait for this turn, the last one still waiting gets the text; the others are told who did, and so
 -- is whoever repeats a message of the turn that nobody waited for.
-local function answer(turn, effects)
-  if not (someone_waits and effects and effects.answer) then return nil end
+local function answer(turn)
+  if not (someone_waits and turn.answer) then return nil end
   local open, winner = {}, nil
   for i, value in ipairs(redis.call('HMGET', waiting, unpack(turn.ids))) do
     local deadline, bell, ticket = string.match(value or '', '^(%d+)|([^|]*)|(.*)$')
@@ -66,13 +68,13 @@ local function answer(turn, effects)
   end
   if not winner then return nil end
   local has_text = false
-  for _, output in ipairs(effects.outputs) do has_text = has_text or output[2] end
+  for at = turn.outputs, turn.behind - 1, OUTPUT do has_text = has_text or ARGV[at + 1] == '1' end
   for _, id in ipairs(turn.ids) do
     local door = a.door .. id
     redis.call('DEL', door)
     if id == winner.entry then
       redis.call('HSET', door, 'key', turn.key, 'state', has_text and 'open' or 'http', 'deadline', winner.deadline,
-        'status', effects.answer.status, 'answer', effects.answer.body, 'others', cmsgpack.pack(open))
+        'status', turn.answer.status, 'answer', turn.answer.body, 'others', cmsgpack.pack(open))
     else
       redis.call('HSET', door, 'key', turn.key, 'into', winner.entry)
     end
@@ -112,43 +114,45 @@ local function annotate(turn)
   end
 end
 
-local function carry_out(turn, effects)
+local function append(at, turn, door)
+  local more = {}
+  if turn.replayed then more = {'replayed', '1'} end
+  if door and ARGV[at + 1] == '1' then more[#more + 1], more[#more + 2] = 'door', door end
+  redis.call('XADD', ARGV[at], '*', 'key', ARGV[at + 2], 'type', ARGV[at + 3], 'body', ARGV[at + 4], 'v', a.version,
+    'trace', ARGV[at + 5], unpack(more))
+end
+
+local function carry_out(turn)
   annotate(turn)
   if turn.bury then bury(turn) end
   if #turn.ids == 0 then return end
-  local door = answer(turn, effects)
-  for _, write in ipairs(effects and effects.writes or {}) do
-    if not write[2] then redis.call('DEL', write[1])
-    elseif write[3] > 0 then redis.call('SET', write[1], ARGV[turn.blobs + write[2]], 'PX', write[3])
-    else redis.call('SET', write[1], ARGV[turn.blobs + write[2]]) end
+  local door = answer(turn)
+  for at = turn.writes, turn.outputs - 1, WRITE do
+    local ms = ARGV[at + 1]
+    if ms == '-1' then redis.call('DEL', ARGV[at])
+    elseif ms == '0' then redis.call('SET', ARGV[at], ARGV[at + 2])
+    else redis.call('SET', ARGV[at], ARGV[at + 2], 'PX', ms) end
   end
-  for _, output in ipairs(effects and effects.outputs or {}) do
-    local fields = output[3]
-    fields[BODY] = ARGV[turn.blobs + fields[BODY]]
-    if output[2] and door then
-      fields[#fields + 1] = 'door'
-      fields[#fields + 1] = door
-    end
-    redis.call('XADD', output[1], '*', unpack(fields))
-  end
-  if effects then tally(effects) end
+  for at = turn.outputs, turn.behind - 1, OUTPUT do append(at, turn, door) end
+  tally(turn)
 end
 
 -- Out of the box, first of all: an entry that is not in it was ended before.  False: then nothing was done.
 local function unbox(turn)
-  local box, gone = a.box .. turn.key, {}
+  local box, ids, gone = a.box .. turn.key, turn.ids, {}
+  if #ids == 1 then return redis.call('ZREM', box, boxed(ids[1])) == 1 end
   -- A full Redis refuses the first write of a script, not the later ones, and never HDEL.
-  if #turn.ids == 0 then redis.call('HDEL', hints, '') end
-  for _, id in ipairs(turn.ids) do
-    if #turn.ids > 1 and not redis.call('ZSCORE', box, boxed(id)) then return false end
-    gone[#gone + 1] = boxed(id)
+  if #ids == 0 then redis.call('HDEL', hints, '') end
+  for i, id in ipairs(ids) do
+    gone[i] = boxed(id)
+    if not redis.call('ZSCORE', box, gone[i]) then return false end
   end
   return tell(gone, 'ZREM', box) == #gone
 end
 
 -- Should Redis refuse an effect after all, what is not done stays: the lease with its box, for another end.
-local function commit(turn, effects)
-  local sound = pcall(carry_out, turn, effects)
+local function commit(turn)
+  local sound = pcall(carry_out, turn)
   for _, id in ipairs(sound and {} or turn.ids) do redis.call('ZADD', a.box .. turn.key, 0, boxed(id)) end
   return sound
 end
@@ -191,37 +195,52 @@ local function erased_meanwhile(turn)
   return false
 end
 
-local keys, results, ended, over, dues = {}, {}, {}, {}, {}
-local blobs = 1 -- arguments before the turn's own
-for i, turn in ipairs(a.turns) do
-  keys[i], turn.blobs = turn.key, blobs
-  blobs = blobs + a.blobs[i]
+local turns, keys, at = {}, {}, 3
+for i = 1, #a.counts, 4 do
+  local first, ids = at + 2, {}
+  local writes = first + a.counts[i]
+  local outputs = writes + WRITE * a.counts[i + 1]
+  local behind = outputs + OUTPUT * a.counts[i + 2]
+  for id = first, writes - 1 do ids[id - at - 1] = ARGV[id] end
+  keys[#keys + 1] = ARGV[at]
+  turns[#turns + 1] = {
+    key = ARGV[at], token = ARGV[at + 1], ids = ids, writes = writes, outputs = outputs, behind = behind,
+    told = a.counts[i + 3],
+  }
+  at = behind
 end
-local held = redis.call('HMGET', leases, unpack(keys))
-for i, turn in ipairs(a.turns) do
-  local effects = turn.effects
-  if held[i] ~= turn.token then
-    results[i] = {0, -1}
-  elseif erased_meanwhile(turn) then
-    results[i] = {0, -1}
-  elseif turn.unless and redis.call('EXISTS', turn.unless) == 1 then
-    results[i] = {3, -1}
-  elseif not possible(turn, effects) then
-    results[i] = {2, -1}
-  elseif not unbox(turn) then
-    results[i] = {0, -1}
-  elseif not commit(turn, effects) then
-    results[i] = {2, -1}
-  else
-    local at = due_at(turn)
-    if at then
-      dues[#dues + 1] = string.format('%.0f', at)
-      dues[#dues + 1] = turn.key
-    end
+for _, one in ipairs(a.more) do
+  for name, value in pairs(one[2]) do turns[one[1]][name] = value end
+end
+
+-- Why a turn is not ended; nil where it was.
+local function refused(turn, holder)
+  if holder ~= turn.token or erased_meanwhile(turn) then return 0 end
+  if turn.unless and redis.call('EXISTS', turn.unless) == 1 then return 3 end
+  if not possible(turn) then return 2 end
+  if not unbox(turn) then return 0 end
+  if not commit(turn) then return 2 end
+end
+
+local held, why = redis.call('HMGET', leases, unpack(keys)), {}
+local ended, over, boxes, dues = {}, {}, {}, {}
+for i, turn in ipairs(turns) do
+  why[i] = refused(turn, held[i])
+  if not why[i] then
     for _, id in ipairs(turn.ids) do ended[#ended + 1] = id end
-    over[#over + 1] = turn.key
-    results[i] = {1, at and at - now or -1}
+    over[#over + 1], boxes[#boxes + 1] = turn.key, a.box .. turn.key
   end
+end
+-- Mostly nothing is left in any.
+local any_left = hinted or tell(boxes, 'EXISTS') > 0
+local results = {}
+for i, turn in ipairs(turns) do
+  local at = any_left and not why[i] and due_at(turn)
+  if at then
+    dues[#dues + 1] = string.format('%.0f', at)
+    dues[#dues + 1] = turn.key
+  end
+  results[2 * i - 1], results[2 * i] = why[i] or 1, at and at - now or -1
 end
 tell(ended, 'XACK', stream, a.group)
 tell(ended, 'HDEL', attempts)
@@ -230,12 +249,12 @@ tell(over, 'HDEL', leases)
 tell(dues, 'ZADD', due)
 write_tallies()
 -- Behind all that it tells of; a journal that cannot be written (a key of another type) is no turn's fault.
-local told = ARGV[#ARGV]
-if #over < #a.turns and told ~= '' then
+local told = ARGV[2]
+if #over < #turns and told ~= '' then
   local lines, at = {}, 0
-  for i, turn in ipairs(a.turns) do
-    if results[i][1] == 1 then lines[#lines + 1] = string.sub(told, at + 1, at + (turn.told or 0)) end
-    at = at + (turn.told or 0)
+  for i, turn in ipairs(turns) do
+    if not why[i] then lines[#lines + 1] = string.sub(told, at + 1, at + turn.told) end
+    at = at + turn.told
   end
   told = table.concat(lines)
 end

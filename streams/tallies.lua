@@ -1,5 +1,5 @@
 -- What turns count: summed over all turns of a call, then written once for each key.
--- `effects.tallies` is {{{key, seconds, …}, {field, n, …}}, …}: each field more by n in each key; `effects.distinct` is
+-- `turn.tallies` is {{{key, seconds, …}, {field, n, …}}, …}: each field more by n in each key; `turn.distinct` is
 -- {{key, seconds, value}, …}.  The seconds are how long a key lives that is not there yet.
 local MOST_TALLIED = 1000 -- fields of a key; a name that comes when there are so many is counted as `other`
 local sums, seen, lives, kinds = {}, {}, {}, {}
@@ -9,20 +9,20 @@ local function is_of(key, wanted)
   return kinds[key] == wanted or kinds[key] == 'none'
 end
 
-local function countable(effects)
-  for _, one in ipairs(effects and effects.tallies or {}) do
+local function countable(turn)
+  for _, one in ipairs(turn.tallies or {}) do
     for i = 1, #one[1], 2 do
       if not is_of(one[1][i], 'hash') then return false end
     end
   end
-  for _, one in ipairs(effects and effects.distinct or {}) do
+  for _, one in ipairs(turn.distinct or {}) do
     if not is_of(one[1], 'string') then return false end
   end
   return true
 end
 
-local function tally(effects)
-  for _, one in ipairs(effects.tallies or {}) do
+local function tally(turn)
+  for _, one in ipairs(turn.tallies or {}) do
     for i = 1, #one[1], 2 do
       local key = one[1][i]
       local sum = sums[key] or {}
@@ -30,7 +30,7 @@ local function tally(effects)
       for f = 1, #one[2], 2 do sum[one[2][f]] = (sum[one[2][f]] or 0) + one[2][f + 1] end
     end
   end
-  for _, one in ipairs(effects.distinct or {}) do
+  for _, one in ipairs(turn.distinct or {}) do
     seen[one[1]], lives[one[1]] = seen[one[1]] or {}, one[2]
     table.insert(seen[one[1]], one[3])
   end

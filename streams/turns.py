@@ -20,7 +20,7 @@ import msgspec
 from streams import moments, wire
 from streams.connection import Store
 from streams.effects import Handler, Message, Output, Turn
-from streams.endings import Ending, entry, read_progress
+from streams.endings import Ending, entry, fields, read_progress
 from streams.errors import CauceError, Unavailable
 from streams.groups import Registration
 from streams.line import Argument
@@ -256,8 +256,9 @@ class Turns:
             "dead_max": self._dead_max,
             "answers": self._answers,
             "unordered": self.group.order == "none",
-            "turns": [msgspec.Raw(ending.packed) for ending in endings],
-            "blobs": [len(ending.blobs) for ending in endings],
+            "version": wire.VERSION,
+            "counts": [count for ending in endings for count in ending.counts],
+            "more": [(i, msgspec.Raw(ending.more)) for i, ending in enumerate(endings, 1) if ending.more],
         }
         declared = dict.fromkeys(key for ending in endings for key in ending.keys)
         reply = await self._store.run(
@@ -272,11 +273,14 @@ class Turns:
             ],
             [
                 _pack(args),
-                *(blob for ending in endings for blob in ending.blobs),
                 b"".join([ending.told for ending in endings]),
+                *(arg for ending in endings for arg in ending.args),
             ],
         )
-        return [_REFUSED[done]() if done in _REFUSED else (done == 1, due) for done, due in reply]
+        return [
+            _REFUSED[done]() if done in _REFUSED else (done == 1, due)
+            for done, due in zip(reply[::2], reply[1::2], strict=True)
+        ]
 
     async def beat(self, held: Sequence[str]) -> Beaten:
         """Say that we live, and which leases we hold."""
@@ -297,8 +301,9 @@ class Turns:
         """
         Append an entry before its turn ends, if it is still ours.  Raises Unavailable, and what `endings.entry` raises.
         """
-        stream, _, fields = entry(self._store.keys, self.group, grant.turn, output)
-        await self._store.run(_AHEAD, [self._keys["leases"], stream], [grant.turn.key, grant.token, *fields])
+        stream, key, type, body, trace = entry(self._store.keys, self.group, grant.turn, output)
+        told = fields(key, type, body, trace)
+        await self._store.run(_AHEAD, [self._keys["leases"], stream], [grant.turn.key, grant.token, *told])
 
     async def wake(self) -> None:
         """Ring for the group's other consumers, who then see what is due.  Raises Unavailable."""

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ingress.append import Message
+from streams.wire import VERSION
 from tests.property.model import Entries, Fields, GroupModel, order
 from tests.property.wire import Call
 
@@ -122,18 +123,18 @@ class Front:
 
     def settle(self, turn: dict[str, Any]) -> str | None:
         """A turn ends: the entry whose door its reply is for, if somebody waits."""
-        effects, winner = turn.get("effects"), None
-        if effects and effects.get("answer"):
+        answer, winner = turn.get("answer"), None
+        if answer:
             alive = self.waited_for(turn["ids"])
             winner = alive[-1] if alive else None
         if winner:
-            has_text = any(output[1] for output in effects["outputs"])
+            has_text = any(answers == "1" for _, answers, _ in turn["outputs"])
             for id in turn["ids"]:
                 self.doors[id] = Door(into=winner)
             self.doors[winner] = Door(
                 state="open" if has_text else "http",
                 deadline=self.waiting[winner].deadline,
-                text=effects["answer"]["body"],
+                text=answer["body"],
             )
         for id in turn["ids"]:
             self.waiting.pop(id, None)
@@ -198,10 +199,9 @@ class Promises:
                 asked = dict(zip(("consumer", "call", "room", "count", "suspects", "group"), call.args, strict=False))
                 self.groups[asked["group"]].took(asked, reply)
             case "settle":
-                told, blobs = call.told(), list(call.args[1:])
-                for turn, count, each in zip(told["turns"], told["blobs"], reply, strict=True):
-                    self._settled(self.groups[told["group"]], turn, blobs[:count], each)
-                    del blobs[:count]
+                group = self.groups[call.told()["group"]]
+                for turn, *each in zip(call.ended(), reply[::2], reply[1::2], strict=True):
+                    self._settled(group, turn, each)
             case "beat":
                 self._of(call).beat(call.told(), reply)
             case "sweep":
@@ -223,15 +223,14 @@ class Promises:
     def _of(self, call: Call) -> GroupModel:
         return self.groups[call.keys[0].split(":")[1]]
 
-    def _settled(self, group: GroupModel, turn: dict[str, Any], blobs: list[bytes], reply: list[int]) -> None:
+    def _settled(self, group: GroupModel, turn: dict[str, Any], reply: list[int]) -> None:
         answering = group is self.front.answering
         waited_for = answering and self.front.waited_for(turn.get("uncount", []))
         if not group.settle(turn, reply, bool(waited_for)):
             return
         door = self.front.settle(turn) if answering else None
-        for _, blob, _ in turn.get("effects", {}).get("writes", []):
-            group.state[turn["key"]] = blobs[blob - 1]
-        for _, answers, flat in turn.get("effects", {}).get("outputs", []):
-            fields = dict(zip(flat[::2], flat[1::2], strict=True))
-            fields["body"] = blobs[fields["body"] - 1].decode()
-            self.outputs.append(fields | ({"door": door} if answers and door else {}))
+        for _, _, value in turn["writes"]:
+            group.state[turn["key"]] = value.encode()
+        for _, answers, entry in turn["outputs"]:
+            fields = dict(zip(("key", "type", "body", "trace"), entry, strict=True)) | {"v": VERSION}
+            self.outputs.append(fields | ({"door": door} if answers == "1" and door else {}))

@@ -44,10 +44,10 @@ OF_AN_ERASE = {
 
 MUTATIONS = {
     "a turn is ended whoever holds the lease": Mutation(
-        turns, "_SETTLE", "if held[i] ~= turn.token then", "if false then"
+        turns, "_SETTLE", "if holder ~= turn.token or erased_meanwhile(turn) then", "if erased_meanwhile(turn) then"
     ),
     "a settled entry stays in its box": Mutation(
-        turns, "_SETTLE", "return tell(gone, 'ZREM', box) == #gone", "return true"
+        turns, "_SETTLE", "return redis.call('ZREM', box, boxed(ids[1])) == 1 end", "return true end"
     ),
     "a settled entry stays pending": Mutation(turns, "_SETTLE", "tell(ended, 'XACK', stream, a.group)", ""),
     "a lease outlives its turn": Mutation(turns, "_SETTLE", "tell(over, 'HDEL', leases)", ""),
@@ -65,7 +65,9 @@ MUTATIONS = {
         "if deadline and tonumber(deadline) > now then",
         "if deadline and tonumber(deadline) > now and not winner then",
     ),
-    "a reply is not marked for its request": Mutation(turns, "_SETTLE", "if output[2] and door then", "if false then"),
+    "a reply is not marked for its request": Mutation(
+        turns, "_SETTLE", "if door and ARGV[at + 1] == '1' then", "if false then"
+    ),
     "a request whose time is up gets the reply": Mutation(
         turns, "_SETTLE", "if deadline and tonumber(deadline) > now then", "if deadline then"
     ),

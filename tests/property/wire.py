@@ -7,8 +7,9 @@ whether or not its answer reached anybody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -42,6 +43,19 @@ class Call(NamedTuple):
     def told(self, index: int = 0) -> Any:
         """An argument that is msgpack."""
         return msgspec.msgpack.decode(self.args[index])
+
+    def ended(self) -> Iterator[dict[str, Any]]:
+        """The turns of a settle; a write is its key, ms, value; an output its stream, whether it answers, its entry."""
+        told, rest = self.told(), iter([arg.decode() if isinstance(arg, bytes) else str(arg) for arg in self.args[2:]])
+        counts, more = told["counts"], dict(told["more"])
+        for number in range(1, len(counts) // 4 + 1):
+            ids, writes, outputs, _ = counts[4 * number - 4 : 4 * number]
+            key, token = islice(rest, 2)
+            turn: dict[str, Any] = {"key": key, "token": token, "ids": list(islice(rest, ids))}
+            turn["writes"] = [tuple(islice(rest, 3)) for _ in range(writes)]
+            turn["outputs"] = [(*islice(rest, 2), tuple(islice(rest, 4))) for _ in range(outputs)]
+            yield turn | more.get(number, {})
+        assert next(rest, None) is None, "settle is told more than its turns"
 
 
 Observe = Callable[[Call, Any], None]
