@@ -2,8 +2,9 @@
 local members = {}
 local function boxed(id)
   if not members[id] then
-    local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
-    members[id] = string.rep('0', 15 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
+    local dash, zeros = string.find(id, '-', 1, true), '00000000000000000000'
+    members[id] = string.sub(zeros, 1, 16 - dash) .. string.sub(id, 1, dash)
+      .. string.sub(zeros, 1, 20 - (#id - dash)) .. string.sub(id, dash + 1)
   end
   return members[id]
 end

@@ -35,9 +35,9 @@ class Ending(msgspec.Struct, frozen=True):
     """One turn's end, as settle.lua documents it."""
 
     args: list[bytes | str]
-    """Its key, token and ids, its writes and outputs."""
-    counts: tuple[int, int, int, int]
-    """How many ids, writes and outputs are among them, and the bytes of `told`."""
+    """Its key, token and ids, its writes, outputs and answer."""
+    counts: tuple[int, int, int, int, int]
+    """How many ids, writes, outputs and answers are among them, and the bytes of `told`."""
     keys: list[str]
     """Every key that the effects touch."""
     more: bytes = b""
@@ -91,25 +91,23 @@ def ending(
         NotAllowed: an output to a stream that the group's `writes` does not name, or for a key of another shard.
         TypeError, KeyError: effects that cannot be encoded.
     """
-    touched, told, writes, outputs = list[str](), b"", 0, 0
+    touched, told, writes, outputs, answers = list[str](), b"", 0, 0, 0
     instead: Callable[[], Ending] | None = None
     args: list[bytes | str] = [turn.key, token, *ids]
     more = _given_back(turn, park)
     if bury is not None:
         more["bury"] = bury
     if effects is not None:
-        writes, outputs = len(effects.writes), len(effects.outputs)
+        writes, outputs, answers = len(effects.writes), len(effects.outputs), 1 if effects.answer else 0
         more |= _effects(keys, group, turn, effects, calendar, touched, args)
         if effects.unless and effects.instead:
-            more["unless"] = keys.state(effects.unless, group.name, turn.key)
-            touched.append(more["unless"])
             how: dict[str, Any] = {"bury": bury, "uncounted": uncounted, "journaled": journaled, "calendar": calendar}
             instead = partial(_instead, effects.instead, keys, group, turn, token, ids, **how)
     if uncounted := uncounted or (park is not None and not park.counted):
         more["uncount"] = [message.id for message in turn.messages]
     if journaled:
         told = journal.told(turn, ids, bury=bury, park=park, uncounted=uncounted)
-    counts = len(ids), writes, outputs, len(told)
+    counts = len(ids), writes, outputs, answers, len(told)
     return Ending(args, counts, touched, _pack(more) if more else b"", told, instead)
 
 
@@ -170,9 +168,12 @@ def _effects(
         stream, key, type, body, trace = entry(keys, group, turn, output)
         touched.append(stream)
         args += (stream, "1" if output.answers else "0", key, type, body, trace)
+    if effects.answer:
+        args += (str(effects.answer.status), wire.encode(effects.answer.body))
     more = tallies.encoded(keys, group, turn, effects.tallies, calendar, touched)
+    if effects.unless and effects.instead:
+        more["unless"] = keys.state(effects.unless, group.name, turn.key)
+        touched.append(more["unless"])
     if effects.outputs and turn.replayed:
         more["replayed"] = True
-    if effects.answer:
-        more["answer"] = {"status": str(effects.answer.status), "body": wire.encode(effects.answer.body).decode()}
     return more

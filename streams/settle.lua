@@ -5,14 +5,14 @@
 --         key and output stream the effects name (declared, so that a cluster slot under way answers TRYAGAIN before
 --         anything is done)
 -- ARGV  1 msgpack: {group, box, door, bell, keep_ms, dead_max, answers, unordered, version, counts, more}; answers: this
---         group replies to requests that wait on the stream; version: the entries'; counts: four numbers for each turn,
---         of its ids, writes and outputs, and the bytes of its line in the journal; more: {{turn's number, what few have},
---         …}: bury?, delay_ms?, at_door?, uncount?, progress?, unless?, superseded?, replayed?, answer?, tallies?,
---         distinct? (the last two as tallies.lua says)
+--         group replies to requests that wait on the stream; version: the entries'; counts: five numbers for each turn,
+--         of its ids, writes, outputs and answers (to a request: one or none), and the bytes of its line in the journal;
+--         more: {{turn's number, what few have}, …}: bury?, delay_ms?, at_door?, uncount?, progress?, unless?,
+--         superseded?, replayed?, tallies?, distinct? (the last two as tallies.lua says)
 --       2 the lines of all turns for the journal, or ''
 --       3… turn by turn its key, token and ids; of each write the key, its ms to live (0: for ever, -1: it is deleted)
---         and the value; of each output the stream, '1' where it is the answer, and its entry's key, type, body, trace.
---       Strings one by one, for whatever comes packed is made into text twice.
+--         and the value; of each output the stream, '1' where it is the answer, and its entry's key, type, body, trace;
+--         of the answer the status and the body.  Strings one by one: what comes packed is made into text twice.
 -- Returns for each turn, one after another: 1, ms until its key is due again or -1; or 0, -1: refused, the lease is
 --   another's by now (or what it answers was erased); or
 --   2, -1: the lease is ours, but a key that it names is of another type (or Redis refuses an effect after all); or
@@ -29,7 +29,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local either = redis.call('EXISTS', waiting, hints) > 0
 local someone_waits = either and a.answers and redis.call('EXISTS', waiting) == 1
 local hinted = either and redis.call('EXISTS', hints) == 1
-local WRITE, OUTPUT = 3, 6 -- arguments of one
+local WRITE, OUTPUT, ANSWER = 3, 6, 2 -- arguments of one
 local MOST_FIELDS = 2000 -- of an entry; Lua cannot hand many thousands of arguments to a command
 
 -- with slices.lua
@@ -48,7 +48,7 @@ end
 
 local function possible(turn)
   if turn.bury and not appendable(dead) then return false end
-  for at = turn.outputs, turn.behind - 1, OUTPUT do
+  for at = turn.outputs, turn.answer - 1, OUTPUT do
     if not appendable(ARGV[at]) then return false end
   end
   return countable(turn)
@@ -57,7 +57,7 @@ end
 -- Of the requests that wait for this turn, the last one still waiting gets the text; the others are told who did, and so
 -- is whoever repeats a message of the turn that nobody waited for.
 local function answer(turn)
-  if not (someone_waits and turn.answer) then return nil end
+  if not (someone_waits and turn.answers) then return nil end
   local open, winner = {}, nil
   for i, value in ipairs(redis.call('HMGET', waiting, unpack(turn.ids))) do
     local deadline, bell, ticket = string.match(value or '', '^(%d+)|([^|]*)|(.*)$')
@@ -68,13 +68,13 @@ local function answer(turn)
   end
   if not winner then return nil end
   local has_text = false
-  for at = turn.outputs, turn.behind - 1, OUTPUT do has_text = has_text or ARGV[at + 1] == '1' end
+  for at = turn.outputs, turn.answer - 1, OUTPUT do has_text = has_text or ARGV[at + 1] == '1' end
   for _, id in ipairs(turn.ids) do
     local door = a.door .. id
     redis.call('DEL', door)
     if id == winner.entry then
       redis.call('HSET', door, 'key', turn.key, 'state', has_text and 'open' or 'http', 'deadline', winner.deadline,
-        'status', turn.answer.status, 'answer', turn.answer.body, 'others', cmsgpack.pack(open))
+        'status', ARGV[turn.answer], 'answer', ARGV[turn.answer + 1], 'others', cmsgpack.pack(open))
     else
       redis.call('HSET', door, 'key', turn.key, 'into', winner.entry)
     end
@@ -133,7 +133,7 @@ local function carry_out(turn)
     elseif ms == '0' then redis.call('SET', ARGV[at], ARGV[at + 2])
     else redis.call('SET', ARGV[at], ARGV[at + 2], 'PX', ms) end
   end
-  for at = turn.outputs, turn.behind - 1, OUTPUT do append(at, turn, door) end
+  for at = turn.outputs, turn.answer - 1, OUTPUT do append(at, turn, door) end
   tally(turn)
 end
 
@@ -196,18 +196,18 @@ local function erased_meanwhile(turn)
 end
 
 local turns, keys, at = {}, {}, 3
-for i = 1, #a.counts, 4 do
+for i = 1, #a.counts, 5 do
   local first, ids = at + 2, {}
   local writes = first + a.counts[i]
   local outputs = writes + WRITE * a.counts[i + 1]
-  local behind = outputs + OUTPUT * a.counts[i + 2]
+  local answer = outputs + OUTPUT * a.counts[i + 2]
   for id = first, writes - 1 do ids[id - at - 1] = ARGV[id] end
   keys[#keys + 1] = ARGV[at]
   turns[#turns + 1] = {
-    key = ARGV[at], token = ARGV[at + 1], ids = ids, writes = writes, outputs = outputs, behind = behind,
-    told = a.counts[i + 3],
+    key = ARGV[at], token = ARGV[at + 1], ids = ids, writes = writes, outputs = outputs, answer = answer,
+    answers = a.counts[i + 3] > 0, told = a.counts[i + 4],
   }
-  at = behind
+  at = answer + ANSWER * a.counts[i + 3]
 end
 for _, one in ipairs(a.more) do
   for name, value in pairs(one[2]) do turns[one[1]][name] = value end

@@ -1,9 +1,9 @@
 -- Does what was brought supersede the turn that its key has in work, which holds `token`?  Whoever has it in work is
 -- told by its bell.  Not for what no meter counts either, such as a reaction, nor where one turn cannot hold all that is
 -- in the box: what was brought would wait for the next one all the same.
-local function supersedes(key, brought, token)
+local function supersedes(key, brought, token) -- the ids of what was brought
   local uncounted, counts, chars = uncounted_types(), false, 0
-  for _, id in ipairs(brought.ids) do counts = counts or not uncounted[just_read[id].fields.type or ''] end
+  for _, id in ipairs(brought) do counts = counts or not uncounted[just_read[id].fields.type or ''] end
   local ids = of_box(key, a.turn_max + 1)
   if not counts or #ids > a.turn_max then return false end
   for _, id in ipairs(ids) do

@@ -9,8 +9,8 @@
 --       21 how many state kinds it recalls  22… their prefixes, then the entry types that are not metered
 --       Strings one by one, for of a call with one message to unpack them from one is a tenth.
 -- Returns {'ok', now_ms, read, next_due_ms or -1, turns, cursor, suspects that are due and were not taken, 1 where the
---   stream may hold more}; a turn is {key, token, progress, entries, state, ms until its meter's window ends}, an entry
---   {id, starts, crashes, count or '', fields}.
+--   stream may hold more}; a turn is {key, token, progress, ms until its meter's window ends, its state of each kind, then
+--   of each entry id, starts, crashes, count or '', fields}: every table less is worth a command.
 --   {'nogroup'} where the group is gone, or we know nothing of it: nothing was done.
 --
 -- A script, because reading and leasing as two acts break the order: A reads 1, B reads 2, B takes first.
@@ -99,45 +99,43 @@ local function noted(note)
 end
 
 local just_read = {} -- what this very call has read, which need not be read again
+local hurries = {} -- of that, the ids of what waits for no window
+local NONE = {}
 local function of_box(key, limit)
   local ids = redis.call('ZRANGE', a.box .. key, 0, limit - 1)
   for i, member in ipairs(ids) do ids[i] = unboxed(member) end
   return ids
 end
 
-local function uncounted_types()
-  local types = {}
-  for i = RECALL + a.recall + 1, #ARGV do types[ARGV[i]] = true end
-  return types
-end
+-- with metering.lua
 -- with superseding.lua
 
 -- A key in work keeps in hint `n` when its next turn may start, `at:first`; at 0 is at once, whatever comes later.
 -- Behind it `:newer` where that supersedes the turn in work, for the next beat, should nobody hear the bell.
-local function schedule_next(key, brought, token)
+local function schedule_next(key, ids, token)
   local hint = any_hints() and redis.call('HGET', hints, 'n:' .. key)
   local at, first, newer = string.match(hint or '', '^(%d+):(%d+)(.*)$')
-  for i, id in ipairs(brought.ids) do
+  for _, id in ipairs(ids) do
     local ms = ms_of(id)
     first = first or string.format('%.0f', ms)
-    if brought.hurry and brought.hurry[i] or at == '0' then at = '0' else
+    if hurries[id] or at == '0' then at = '0' else
       at = string.format('%.0f', window(tonumber(first), ms, tonumber(at)))
     end
   end
-  if a.bells ~= '' and supersedes(key, brought, token) then newer = ':newer' end
+  if a.bells ~= '' and supersedes(key, ids, token) then newer = ':newer' end
   hint_at('n:' .. key, at .. ':' .. first .. (newer or ''))
 end
 
 -- When a key that is not in work is due, with what was brought; `at`: when it was until now, or nil.
-local function due_at(key, brought, at)
+local function due_at(key, ids, at)
   -- A key that waits for a retry keeps waiting: an earlier start would overtake what failed.
   if any_hints() and redis.call('HEXISTS', hints, 'p:' .. key) == 1 then return at end
   -- Where its turn was superseded, hint `h` says when the first of the messages came for which it was.
   local hint = any_hints() and redis.call('HGET', hints, 'h:' .. key) or ''
   local hurried, first = hint == '1', hint ~= '1' and tonumber(hint)
-  for i, id in ipairs(brought.ids) do
+  for _, id in ipairs(ids) do
     local ms = ms_of(id)
-    if brought.hurry and brought.hurry[i] then
+    if hurries[id] then
       hint_at('h:' .. key, '1')
       hurried, at = true, math.min(at or now, now)
     elseif a.debounce_ms == 0 then
@@ -150,20 +148,35 @@ local function due_at(key, brought, at)
   return at
 end
 
+local function box(key, ids)
+  if #ids == 1 then return redis.call('ZADD', a.box .. key, 0, boxed(ids[1])) end
+  local members = {}
+  for i, id in ipairs(ids) do members[2 * i - 1], members[2 * i] = 0, boxed(id) end
+  tell(members, 'ZADD', a.box .. key)
+end
+
+local function may_start(ids)
+  if a.debounce_ms == 0 then return true end
+  for _, id in ipairs(ids) do
+    if hurries[id] then return true end
+  end
+end
+
 -- Into the boxes, and due when their time comes.  Returns the keys that may start here and now, those of which nothing
 -- was known, where nobody else is due; and whether any key is due at another time than before.
 local function lay(names, brought, anybody_waits, nobody_due)
   local leased, dues, fresh = answers(names, 'HMGET', leases), {}, {}
   local scores = anybody_waits and answers(names, 'ZMSCORE', due) or {}
   for i, key in ipairs(names) do
-    tell(brought[key].members, 'ZADD', a.box .. key)
+    local ids = brought[key]
+    box(key, ids)
     if leased[i] then
-      schedule_next(key, brought[key], leased[i])
-    elseif nobody_due and not scores[i] and #fresh < a.room and (a.debounce_ms == 0 or brought[key].hurry) then
+      schedule_next(key, ids, leased[i])
+    elseif nobody_due and not scores[i] and #fresh < a.room and may_start(ids) then
       fresh[#fresh + 1] = key
     else
       local was = tonumber(scores[i] or nil)
-      local at = due_at(key, brought[key], was)
+      local at = due_at(key, ids, was)
       if at ~= was then
         dues[#dues + 1] = string.format('%.0f', at)
         dues[#dues + 1] = key
@@ -176,6 +189,7 @@ end
 
 -- The entries of a turn, of these ids the oldest; those that are gone from the stream are acknowledged.
 local function gather(key, ids, limit)
+  if (limit == 1 or #ids == 1) and just_read[ids[1]] then return {just_read[ids[1]]}, NONE end
   local entries, gone, bytes, chars = {}, {}, 0, nil
   for i = 1, math.min(#ids, limit) do
     local id = ids[i]
@@ -205,37 +219,28 @@ local function gather(key, ids, limit)
   return entries, gone
 end
 
--- What was put back from the dead letters (`origin`) was counted when it first came.
-local not_metered
-local function metered(key, fields, state)
-  if a.meter == '' or fields.replayed or fields.origin or state[a.unless] then return '' end
-  not_metered = not_metered or uncounted_types()
-  if not_metered[fields.type or ''] then return '' end
-  local count = redis.pcall('INCR', a.meter .. key)
-  if type(count) ~= 'number' then return '' end
-  if count == 1 then redis.call('PEXPIRE', a.meter .. key, a.window_ms) end
-  return tostring(count)
-end
-
 local turns = {}
 -- A turn as it is returned; `started` gets the notes of a fresh one.
 local function granted(key, token, found, notes, state, started)
-  local entries, progress = {}, ''
+  local turn = {key, token, '', 0, unpack(state, 1, a.recall)}
   for i, entry in ipairs(found) do
-    local starts, crashes, count, first, kept = noted(notes[entry[1]])
+    local id, note = entry[1], notes[entry[1]]
+    local starts, crashes, count, first, kept = noted(note)
     if started then
       if starts == 0 and first == '' then
         count, first = metered(key, entry.fields or fields_of(entry[2]), state), now_ms
       end
       starts = starts + 1
-      started[#started + 1] = entry[1]
-      started[#started + 1] = starts .. ':' .. crashes .. ':' .. count .. ':' .. first .. ':' .. kept
+      local begun = note and starts .. ':' .. crashes .. ':' or '1:0:'
+      started[#started + 1] = id
+      started[#started + 1] = begun .. count .. ':' .. first .. ':' .. kept
     end
-    if i == 1 then progress = kept end
-    entries[i] = {entry[1], starts, crashes, count, entry[2]}
+    if i == 1 then turn[3] = kept end
+    local at = #turn
+    turn[at + 1], turn[at + 2], turn[at + 3], turn[at + 4], turn[at + 5] = id, starts, crashes, count, entry[2]
   end
-  local left = a.meter ~= '' and redis.call('PTTL', a.meter .. key) or 0
-  turns[#turns + 1] = {key, token, progress, entries, state, math.max(0, left)}
+  if a.meter ~= '' then turn[4] = math.max(0, redis.call('PTTL', a.meter .. key)) end
+  turns[#turns + 1] = turn
 end
 
 local function notes_of(ids)
@@ -246,6 +251,7 @@ end
 
 -- The state of each key; what of it is of another type than text is as if it were not there.
 local function states_of(keys)
+  if a.recall == 0 then return NONE end
   local names, states = {}, {}
   for _, key in ipairs(keys) do
     for kind = RECALL + 1, RECALL + a.recall do names[#names + 1] = ARGV[kind] .. key end
@@ -273,7 +279,7 @@ if record and record.call == a.call then
       local ids = of_box(grant[1], tonumber(string.match(grant[2], '%.(%d+)$')))
       local found = gather(grant[1], ids, #ids)
       -- Nothing is left of it where its entries were deleted meanwhile; the next beat frees the lease.
-      if #found > 0 then granted(grant[1], grant[2], found, notes_of(ids), states_of({grant[1]})[1]) end
+      if #found > 0 then granted(grant[1], grant[2], found, notes_of(ids), states_of({grant[1]})[1] or NONE) end
     end
   end
   return done(0, 0, 0, true)
@@ -305,19 +311,10 @@ for _, entry in ipairs(read) do
   else
     local key = a.order == 'none' and id or f.key or ''
     just_read[id], entry.fields = entry, f
-    local of = brought[key]
-    if of then
-      of.ids[#of.ids + 1] = id
-      of.members[#of.members + 1] = 0
-      of.members[#of.members + 1] = boxed(id)
-    else
-      of = {members = {0, boxed(id)}, ids = {id}} -- made in their size, for most have one
-      brought[key], names[#names + 1] = of, key
+    if brought[key] then table.insert(brought[key], id) else
+      brought[key], names[#names + 1] = {id}, key -- made in its size, for most have one
     end
-    if f.now then
-      of.hurry = of.hurry or {}
-      of.hurry[#of.ids] = true
-    end
+    if f.now then hurries[id] = true end
   end
 end
 tell(unseen, 'XACK', stream, a.group)
@@ -332,7 +329,7 @@ local begin = string.format('%s.%d.%s%06d', a.consumer, a.call, time[1], time[2]
 local function grant(keys, known)
   local boxes, ids, stay = {}, {}, 0
   for i, key in ipairs(keys) do
-    boxes[i] = known and known[key].ids or of_box(key, a.turn_max)
+    boxes[i] = known and known[key] or of_box(key, a.turn_max)
     for _, id in ipairs(boxes[i]) do ids[#ids + 1] = id end
   end
   -- What was brought just now has never been started.
@@ -354,7 +351,7 @@ local function grant(keys, known)
         local token = begin .. long .. string.format('%03d.%d', #turns + 1, #found)
         leased[#leased + 1] = key
         leased[#leased + 1] = token
-        granted(key, token, found, notes, states[i], started)
+        granted(key, token, found, notes, states[i] or NONE, started)
         grants[#grants + 1] = {key, token}
       end
       -- A key that was not due has no hint either.

@@ -212,23 +212,25 @@ class Turns:
         return Taken(grants, read, next_due_ms, cursor.decode(), now_ms, held, bool(more))
 
     def _grant(self, reply: list[Any], now_ms: int) -> Grant:
-        key, token, kept, found, state, meter_ms = reply
+        key, token, kept, meter_ms = reply[:_ENTRIES]
+        recall = self._handler.recall
+        first = _ENTRIES + len(recall)
+        starts = reply[first + 1 :: _ENTRY]
         progress, superseded = read_progress(kept.decode())
-        messages = [_message(id, count, flat) for id, _, _, count, flat in found]
+        messages = list(map(_message, reply[first::_ENTRY], reply[first + 3 :: _ENTRY], reply[first + 4 :: _ENTRY]))
         turn = Turn(
             group=self.group.name,
             key=key.decode(),
             messages=messages,
-            attempt=found[0][1],
-            state=dict(zip(self._handler.recall, state, strict=True)),
+            attempt=starts[0],
+            state=dict(zip(recall, reply[_ENTRIES:first], strict=True)),
             progress=progress,
             superseded=superseded,
             now_ms=now_ms,
             meter_ms=meter_ms,
             shard=self._store.keys.shard if self._store.keys.shards > 1 else None,
         )
-        starts = [row[1] for row in found]
-        return Grant(turn, token.decode(), starts, suspect=found[0][2] >= self._suspect_after)
+        return Grant(turn, token.decode(), starts, suspect=reply[first + 2] >= self._suspect_after)
 
     async def furthest_ms(self) -> int:
         """When the last entry came that any other group of our stream has read; 0: there is none, or nobody can say."""
@@ -323,6 +325,9 @@ class Turns:
     def _some(self, *kinds: str, first: str | None = None) -> list[str]:
         return [*([first] if first else []), *(self._keys[kind] for kind in kinds)]
 
+
+_ENTRIES, _ENTRY = 4, 5
+"""What stands before the state and the entries of a turn, and how much an entry has, as take.lua answers."""
 
 _REFUSED: dict[int, type[Impossible | Changed]] = {2: Impossible, 3: Changed}
 

@@ -123,7 +123,7 @@ class Front:
 
     def settle(self, turn: dict[str, Any]) -> str | None:
         """A turn ends: the entry whose door its reply is for, if somebody waits."""
-        answer, winner = turn.get("answer"), None
+        answer, winner = turn["answer"], None
         if answer:
             alive = self.waited_for(turn["ids"])
             winner = alive[-1] if alive else None
@@ -134,7 +134,7 @@ class Front:
             self.doors[winner] = Door(
                 state="open" if has_text else "http",
                 deadline=self.waiting[winner].deadline,
-                text=answer["body"],
+                text=answer[1],
             )
         for id in turn["ids"]:
             self.waiting.pop(id, None)

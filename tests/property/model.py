@@ -115,7 +115,7 @@ class GroupModel:
         fresh = self._read(read, self._count(told["count"], told["room"]))
         assert cursor.decode() == self.cursor
         granted = self._grant(fresh, told["room"], told["suspects"])
-        assert [(turn[0].decode(), [row[0].decode() for row in turn[3]]) for turn in turns] == granted
+        assert [(turn[0].decode(), [row[0].decode() for row in _entries(turn)[1]]) for turn in turns] == granted
         for turn, (key, ids) in zip(turns, granted, strict=True):
             self._lease(key, turn[1].decode(), consumer, call, ids)
         self._told(turns)
@@ -218,7 +218,9 @@ class GroupModel:
 
     def _told(self, turns: list[Any]) -> None:
         """What a worker learns of its turns."""
-        for key, _, progress, rows, state, _ in turns:
+        for turn in turns:
+            key, _, progress, _ = turn[:4]
+            state, rows = _entries(turn)
             notes = [self.notes[row[0].decode()] for row in rows]
             assert [(row[1], row[2]) for row in rows] == [(note.starts, note.crashes) for note in notes]
             assert progress.decode() == notes[0].progress, "what was kept, and how often it was superseded"
@@ -351,3 +353,9 @@ class GroupModel:
         elif self._parked.get(key):
             del self._parked[key]
             self.due[key] = self.now()
+
+
+def _entries(turn: list[Any]) -> tuple[list[Any], list[list[Any]]]:
+    """The state that a turn of take.lua brings, of one kind or none, and its entries, five values each."""
+    first = 4 + (len(turn) - 4) % 5
+    return turn[4:first], [turn[at : at + 5] for at in range(first, len(turn), 5)]

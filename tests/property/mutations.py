@@ -87,7 +87,10 @@ MUTATIONS = {
         "redis.call('ZREVRANGE', a.box .. key, 0, limit - 1)",
     ),
     "ids of one millisecond are not padded": Mutation(
-        turns, "_TAKE", "'-' .. string.rep('0', 20 - #seq) .. seq", "'-' .. seq"
+        turns,
+        "_TAKE",
+        "string.sub(zeros, 1, 20 - (#id - dash)) .. string.sub(id, dash + 1)",
+        "string.sub(id, dash + 1)",
     ),
     "a suspect brings its neighbours": Mutation(turns, "_TAKE", "suspect and 1 or a.turn_max", "a.turn_max"),
     "suspects come together": Mutation(turns, "_TAKE", "if suspect then suspects = suspects - 1 end", ""),

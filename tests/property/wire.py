@@ -48,12 +48,13 @@ class Call(NamedTuple):
         """The turns of a settle; a write is its key, ms, value; an output its stream, whether it answers, its entry."""
         told, rest = self.told(), iter([arg.decode() if isinstance(arg, bytes) else str(arg) for arg in self.args[2:]])
         counts, more = told["counts"], dict(told["more"])
-        for number in range(1, len(counts) // 4 + 1):
-            ids, writes, outputs, _ = counts[4 * number - 4 : 4 * number]
+        for number in range(1, len(counts) // 5 + 1):
+            ids, writes, outputs, answers, _ = counts[5 * number - 5 : 5 * number]
             key, token = islice(rest, 2)
             turn: dict[str, Any] = {"key": key, "token": token, "ids": list(islice(rest, ids))}
             turn["writes"] = [tuple(islice(rest, 3)) for _ in range(writes)]
             turn["outputs"] = [(*islice(rest, 2), tuple(islice(rest, 4))) for _ in range(outputs)]
+            turn["answer"] = tuple(islice(rest, 2 * answers))
             yield turn | more.get(number, {})
         assert next(rest, None) is None, "settle is told more than its turns"
 
