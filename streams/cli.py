@@ -132,16 +132,17 @@ def ingress(
 def work(context: typer.Context, groups: Group, trial: Trial = False) -> None:
     """Run a worker for one group or several, in one process."""
     from streams import log, process
+    from streams.groups import refuse_moved
 
     topology, settings = context.obj.topology, context.obj.settings
     if trial:
         process.would_start(groups, topology, settings)
+        entry.ask(context.obj, lambda stores: refuse_moved(stores, topology, groups))
         return
     log.configure(settings)
     for name in groups:
         topology.group(name)
-    url = entry.redis_url(settings)
-    if entry.run(process.run(groups, topology, settings, url, context.obj.arguments)):
+    if entry.run(process.run(groups, topology, settings, entry.redis_url(settings), context.obj.arguments)):
         anew.begin()
 
 

@@ -7,10 +7,12 @@ streams.toml still has it or not.  Only `drop` ends that.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from streams.connection import Store
-from streams.errors import CauceError
+from streams.errors import CauceError, ConfigurationError
 from streams.scripts import script
 from streams.stores import Stores
 from streams.survey import survey
@@ -101,6 +103,31 @@ async def registered(store: Store, topology: Topology | None = None) -> dict[str
         # Where it reads another stream by now, the registration still says where it left something.
         found[group] = Registration.of(ours) if ours and ours.reads == told.reads else told
     return found
+
+
+async def refuse_moved(stores: Stores, topology: Topology, names: Collection[str]) -> None:
+    """
+    See that each of these groups still reads the stream that it has registered for: what it has not settled lies there.
+
+    Raises:
+        ConfigurationError: one reads another by now.
+        Unavailable: Redis cannot be reached.
+    """
+    for store in stores:
+        for name, told in (await registered(store)).items():
+            if name in names and (why := moved(topology, name, told.reads)):
+                raise ConfigurationError(f"{topology.path.name}: groups.{name}.{why}")
+
+
+def moved(topology: Topology, name: str, was: str) -> str:
+    """What is to be said of a group that read this stream, and reads another by streams.toml; else nothing."""
+    group = topology.groups.get(name)
+    if group is None or group.reads == was:
+        return ""
+    return (
+        f"reads = {group.reads!r}, but it has read {was!r} until now, and what it has not settled lies there: give the "
+        f"new one another name; or start without it, say `cauce group drop {was} {name}`, and then put it back"
+    )
 
 
 async def roll(stores: Stores, topology: Topology) -> list[Listed]:

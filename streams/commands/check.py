@@ -259,7 +259,7 @@ async def _redis(where: Settings, pipeline: Topology) -> list[Finding]:
         return [wrong("Redis", str(error))]
     finally:
         await stores.close()
-    return [*_told(where, told), *eviction(where, room), *_writable(written), *_deserted(known)]
+    return [*_told(where, told), *eviction(where, room), *_writable(written), *_registered(pipeline, known)]
 
 
 def _would_embed(where: Settings) -> Finding:
@@ -316,10 +316,12 @@ def _writable(written: object) -> Iterator[Finding]:
         yield wrong("scripts", f"Redis refuses to run ours: {written}")
 
 
-def _deserted(known: Iterable[groups.Listed]) -> Iterator[Finding]:
-    """Registered groups that nobody consumes: what they have not settled is not trimmed."""
+def _registered(pipeline: Topology, known: Iterable[groups.Listed]) -> Iterator[Finding]:
+    """Groups that read another stream, and those that nobody consumes: what they have not settled is not trimmed."""
     for each in known:
-        if each.deserted:
+        if why := groups.moved(pipeline, each.name, each.stream):
+            yield wrong(f"groups.{each.name}", why)
+        elif each.deserted:
             yield warning(f"groups.{each.name}", each.deserted)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import aiohttp
 from prometheus_client.multiprocess import mark_process_dead
 
-from streams import layout, log
+from streams import groups, layout, log
 from streams.commands.entry import ACCEPTED, Place
 from streams.commands.program import Program
 from streams.commands.screen import Screen
@@ -271,12 +271,13 @@ async def agree(topology: Topology, settings: Settings, url: str) -> None:
     Look at Redis before anybody is started: what is wrong with it is said once then, and not by each.
 
     Raises:
-        ConfigurationError: it holds another layout.
+        ConfigurationError: it holds another layout, or what a group has taken from another stream.
         Unavailable: it cannot be reached.
     """
     stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards, patience=3)
     try:
         await layout.agree(stores)
+        await groups.refuse_moved(stores, topology, topology.groups)
     finally:
         await stores.close()
 

@@ -543,6 +543,23 @@ async def test_check_and_status_name_a_registered_group_that_nobody_consumes(cau
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["work", "egress"], ["up"], ["check"]], ids=" ".join)
+async def test_a_group_that_reads_another_stream_after_a_restart_is_refused(cauce, any_server, store, command) -> None:
+    # Given a group that has read one stream, and streams.toml that has it read another
+    await store.command("HSET", "groups", "egress", '{"reads":"inbound","handler":"a:b"}')
+    refused = cauce(*command, REDIS_URL=any_server.url, INGRESS_PORT="0", DATA_DIR="elsewhere")
+    # Then nothing starts, and one line says why and what to do; what Redis knows of it stays
+    assert refused.returncode == 2
+    [why] = [line for line in refused.stderr.splitlines() if "reads = 'outbound'" in line]
+    assert "it has read 'inbound' until now" in why
+    assert "`cauce group drop inbound egress`" in why
+    assert b'"reads":"inbound"' in await store.command("HGET", "groups", "egress")
+    # When it is forgotten, the new one may start
+    assert cauce("group", "drop", "inbound", "egress", "--yes", REDIS_URL=any_server.url).returncode == 0
+    assert "has read" not in (looked := cauce("check", REDIS_URL=any_server.url)).stdout + looked.stderr
+
+
 async def test_a_group_is_listed_and_dropped_once_somebody_has_said_yes(cauce, any_server, store) -> None:
     await store.command("HSET", "groups", "archive", '{"reads":"inbound","handler":"a:b","when_full":"skip"}')
     await store.command("XADD", "inbound", "*", "key", "+1")
