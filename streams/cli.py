@@ -151,7 +151,7 @@ def reload(context: typer.Context) -> None:
     """
     Have the running `cauce up` read streams.toml, .env and the handlers' code again.
 
-    Starts workers of new groups, ends those of removed ones, and starts anew whose part has changed, one after the
+    Ends workers of removed groups, starts those of new ones, and starts anew whose part has changed, one after the
     other.  What would not start is refused, and all stays as it is.  Exit status 2: refused; 1: a process is not ready.
     """
     from streams.commands import reload

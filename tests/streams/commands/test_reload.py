@@ -311,6 +311,41 @@ async def note(turn): pass
 """
 
 
+TOGETHER = """
+import asyncio
+from contextlib import asynccontextmanager
+from pathlib import Path
+from streams import handler
+
+@asynccontextmanager
+async def met(group, topology, settings, stores):
+    Path(f"here.{group.name}").touch()
+    while len(list(Path().glob("here.*"))) < 2:
+        await asyncio.sleep(0.01)
+    yield
+
+@handler(lifespan=met)
+async def note(turn): pass
+"""
+
+
+@pytest.mark.slow
+def test_new_groups_start_at_once_and_one_that_fails_is_named(here: Here) -> None:
+    # Given two that are ready only once both are there, and one that does not start
+    here.write("together.py", TOGETHER)
+    here.write("failing.py", FAILING)
+    tables = {"one": "together", "two": "together", "other": "failing"}
+    more = [f'[groups.{name}]\nreads = "outbound"\nhandler = "{of}:note"\n' for name, of in tables.items()]
+    before = here.pids()
+    here.write("streams.toml", PIPELINE + "".join(more))
+    # When they are added
+    status, said = here.reload()
+    # Then the two are, the third is named, and who was there goes on
+    assert (status, said.splitlines()[:2]) == (1, ["started: one, two, other", "restarted: ingress"])
+    assert "not ready: other: its log says why" in said
+    assert here.pids()["work first"] == before["work first"]
+
+
 @pytest.mark.slow
 def test_a_terminal_that_is_closed_ends_it_as_ever(short_path: Path) -> None:
     (short_path / "mine.py").write_text(MINE)
