@@ -41,7 +41,9 @@ TURN_SECONDS = Histogram("cauce_turn_seconds", "From a turn's start to its commi
 RETRIES = Counter("cauce_retries", "Turns started beyond their first attempt.", ["group"])
 RECOVERIES = Counter("cauce_recoveries", "Turns taken over from workers that died.", ["group"])
 SKIPPED = Counter("cauce_skipped", "Entries that a group lost by falling too far behind.", ["group"])
-LOOP_LAG = Gauge("cauce_loop_lag_seconds", "The latest that the event loop was lately.", multiprocess_mode="livemax")
+LOOP_LAG = Gauge(
+    "cauce_loop_lag_seconds", "The latest that the event loop was lately.", ["process"], multiprocess_mode="livemax"
+)
 
 GENERATION_SECONDS = Histogram("cauce_generation_seconds", "One reply, its queue included.", buckets=_SLOW)
 GENERATION_TOKENS = Counter(
@@ -153,9 +155,9 @@ class _Worst:
 _lateness = _Worst()
 
 
-def loop_lag(seconds: float) -> None:
-    """How much later than asked for a timer fired."""
-    LOOP_LAG.set(_lateness.of(max(0.0, seconds), time.monotonic()))
+def loop_lag(process: str, seconds: float) -> None:
+    """How much later than asked for a timer fired, in the process of this group, or of the ingress."""
+    LOOP_LAG.labels(process).set(_lateness.of(max(0.0, seconds), time.monotonic()))
 
 
 def observe(views: Mapping[str, View], memory: Memory) -> None:
