@@ -23,7 +23,7 @@ from processors.egress.webhook import Webhook
 from processors.inference import echo, prompt, remote, weights
 from processors.inference.actions import Detector
 from streams import embedded, groups, layout, memory, settings
-from streams.commands import entry
+from streams.commands import contradictions, entry
 from streams.connection import info
 from streams.errors import CauceError, ConfigurationError
 from streams.handlers import find
@@ -82,6 +82,7 @@ async def run(place: entry.Place, *, as_json: bool) -> int:
         findings += model(where)
         findings += [finding async for finding in remote_models(where)]
         findings += archive(where, pipeline)
+        findings += [warning(*each) for each in contradictions.found(where, pipeline)]
         findings += await _redis(where, pipeline)
     _show(findings, as_json=as_json)
     return 2 if any(finding.verdict == "wrong" for finding in findings) else 0

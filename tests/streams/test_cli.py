@@ -513,6 +513,18 @@ def test_what_the_processes_want_of_streams_toml_is_checked_as_well(cauce, tmp_p
     assert_one_line(cauce("up"), complaint)
 
 
+def test_check_warns_of_settings_that_contradict_each_other(cauce, tmp_path) -> None:
+    (tmp_path / "streams.toml").write_text((ROOT / "streams.toml").read_text() + "[streams.x]\n[groups.x]\n" + """
+reads = "x"
+handler = "processors.archive.handler:deliveries"
+order = "none"
+batch = 100
+""")  # fmt: skip
+    looked = cauce("check")
+    assert (looked.returncode, looked.stderr) == (0, "")
+    assert re.search(r"warning +groups.x +reads 'x', to which no group writes, so it gets nothing; give", looked.stdout)
+
+
 def test_check_warns_of_a_variable_that_may_be_a_slip(cauce) -> None:
     looked = cauce("check", "--json", DEBOUNSE="5")
     assert looked.returncode == 0
