@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from streams import groups
 from streams.commands import entry
+from streams.commands.sheet import sheet
 from streams.commands.status import age
 from streams.errors import ConfigurationError
 from streams.stores import Stores
@@ -35,7 +35,7 @@ async def show(stores: Stores, topology: Topology, *, as_json: bool) -> None:
         numbers = (str(each.workers), f"{each.backlog:,}", age(each.oldest_s))
         policy = each.when_full + (f" at {each.max_backlog:,}" if each.max_backlog else "")
         table.add_row(each.stream, each.name, registered, *numbers, policy, f"{each.skipped:,}")
-    console = Console()
+    console = sheet()
     console.print(table)
     for each in known:
         if each.deserted:

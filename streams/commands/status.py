@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from processors.egress import breaker as breakers
 from streams import groups, pulse
+from streams.commands.sheet import sheet
 from streams.errors import ConfigurationError
 from streams.masking import Mask
 from streams.settings import Settings
@@ -42,7 +42,7 @@ async def show(topology: Topology, stores: Stores, address: str, *, as_json: boo
         picture = {"redis": redis, "streams": streams, "groups": msgspec.to_builtins(views), "deserted": deserted}
         sys.stdout.write(msgspec.json.encode(picture).decode() + "\n")
         return
-    console = Console()
+    console = sheet()
     where = f"{Mask().text(address)}{f', {len(stores)} shards' if len(stores) > 1 else ''}"
     memory = f"{server.memory_bytes / 1e6:.1f} MB"
     console.print(f"{server.name} {server.version}, {memory}   {where}", highlight=False)

@@ -217,9 +217,14 @@ async def put(server: Server, stream: str, body: wire.Inbound | wire.Reply, **fi
 
 async def test_status_shows_streams_groups_and_who_has_no_worker(cauce, any_server, store) -> None:
     await put(any_server, "inbound", wire.Inbound(user_id=NUMBER, message_id="m1", text="Hola"))
+    await store.command("HSET", "groups", long := "a-name-of-some-length-" * 9, '{"reads":"inbound","handler":"a:b"}')
     shown = cauce("status", REDIS_URL=any_server.url).stdout
     assert re.search(r"inbound +1 +0", shown)
-    assert "inference has no worker" in shown
+    # Whole lines, where they go into a pipe
+    assert "inference has no worker: start one with `cauce work inference`\n" in shown
+    assert f"{long}: is registered" in shown
+    assert f"`cauce group drop inbound {long}`\n" in shown
+    assert long in cauce("group", "list", REDIS_URL=any_server.url).stdout
     plain = json.loads(cauce("status", "--json", REDIS_URL=any_server.url).stdout)
     assert plain["groups"]["inference"]["lag"] == 1
     assert plain["groups"]["inference"]["workers"] == 0
@@ -551,7 +556,7 @@ async def test_check_and_status_name_a_registered_group_that_nobody_consumes(cau
     assert "`cauce group drop inbound archive`" in found["text"]
     assert json.loads(cauce("status", "--json", REDIS_URL=any_server.url).stdout)["deserted"].keys() == {"archive"}
     assert "what it has not settled is kept (1 entry of inbound)" in " ".join(
-        cauce("status", REDIS_URL=any_server.url, COLUMNS="300").stdout.split()
+        cauce("status", REDIS_URL=any_server.url).stdout.split()
     )
 
 
