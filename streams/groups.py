@@ -51,7 +51,7 @@ class Listed(msgspec.Struct, frozen=True):
     described: bool
     """streams.toml has it."""
     workers: int
-    backlog: int
+    lag: int
     """Entries not settled."""
     oldest_s: float
     when_full: WhenFull
@@ -64,7 +64,7 @@ class Listed(msgspec.Struct, frozen=True):
         """What is to be said of a registered group that nobody consumes; else nothing."""
         if self.workers or not self.registered:
             return ""
-        what = f"nobody consumes it, and what it has not settled is kept ({counted(self.backlog)} of {self.stream})"
+        what = f"nobody consumes it, and what it has not settled is kept ({counted(self.lag)} of {self.stream})"
         drop = f"`cauce group drop {self.stream} {self.name}`"
         if not self.described:
             return f"is registered in Redis but not in streams.toml: {what}; {drop}"
@@ -155,7 +155,7 @@ async def roll(stores: Stores, topology: Topology) -> list[Listed]:
             registered=name in known,
             described=name in topology.groups,
             workers=views[name].workers,
-            backlog=views[name].lag,
+            lag=views[name].lag,
             oldest_s=views[name].oldest_s,
             when_full=told.when_full,
             max_backlog=told.max_backlog,

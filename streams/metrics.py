@@ -78,12 +78,16 @@ GROUP_OLDEST = Gauge(
     "cauce_group_oldest_seconds", "Age of the oldest entry not settled.", ["group"], multiprocess_mode="livemostrecent"
 )
 GROUP_IN_WORK = Gauge("cauce_group_in_work", "Turns being handled.", ["group"], multiprocess_mode="livemostrecent")
-GROUP_DEAD = Gauge("cauce_group_dead", "Dead letters of its stream.", ["group"], multiprocess_mode="livemostrecent")
+GROUP_DEAD = Gauge(
+    "cauce_group_dead", "Dead letters of its stream.", ["group", "stream"], multiprocess_mode="livemostrecent"
+)
 
 
 class View(Protocol):
     """What is known of a group at one moment; survey.py counts it."""
 
+    @property
+    def stream(self) -> str: ...
     @property
     def workers(self) -> int: ...
     @property
@@ -167,17 +171,18 @@ def observe(views: Mapping[str, View], memory: Memory) -> None:
         GROUP_LAG.labels(name).set(view.lag)
         GROUP_OLDEST.labels(name).set(view.oldest_s)
         GROUP_IN_WORK.labels(name).set(view.in_work)
-        GROUP_DEAD.labels(name).set(view.dead)
+        GROUP_DEAD.labels(name, view.stream).set(view.dead)
     REDIS_MEMORY.set(memory.used)
     REDIS_LIMIT.set(memory.limit or 0)
 
 
-def forget(names: Iterable[str]) -> None:
-    """Nobody can count them now, and what was counted last may be wrong: not a number."""
+def forget(groups: Mapping[str, str]) -> None:
+    """Nobody can count them now, by name and stream, and what was counted last may be wrong: not a number."""
     REDIS_MEMORY.set(float("nan"))
-    for name in names:
-        for gauge in (GROUP_WORKERS, GROUP_LAG, GROUP_OLDEST, GROUP_IN_WORK, GROUP_DEAD):
+    for name, stream in groups.items():
+        for gauge in (GROUP_WORKERS, GROUP_LAG, GROUP_OLDEST, GROUP_IN_WORK):
             gauge.labels(name).set(float("nan"))
+        GROUP_DEAD.labels(name, stream).set(float("nan"))
 
 
 def text() -> bytes:

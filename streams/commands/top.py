@@ -93,8 +93,8 @@ class Looker:
             # What has come and does not wait any more.
             rate = meter.read(f"group {name}", pulse.streams[self._reads[name]].added - view.lag, now)
             groups[name] = OfGroup(
-                workers=view.workers, lag=view.lag, oldest_s=view.oldest_s, in_work=view.in_work, dead=view.dead,
-                per_s=rate, past=meter.past(f"group {name}"),
+                workers=view.workers, lag=view.lag, oldest_s=view.oldest_s, in_work=view.in_work, per_s=rate,
+                past=meter.past(f"group {name}"),
             )  # fmt: skip
         return {
             "at": datetime.now().strftime("%H:%M:%S"),

@@ -220,6 +220,8 @@ async def test_status_shows_streams_groups_and_who_has_no_worker(cauce, any_serv
     await store.command("HSET", "groups", long := "a-name-of-some-length-" * 9, '{"reads":"inbound","handler":"a:b"}')
     shown = cauce("status", REDIS_URL=any_server.url).stdout
     assert re.search(r"inbound +1 +0", shown)
+    # Dead letters are a stream's: beside each group that reads it they would look like several
+    assert re.findall(r"(?m)^.* dead *$", shown) == [next(line for line in shown.splitlines() if "entries" in line)]
     # Whole lines, where they go into a pipe
     assert "inference has no worker: start one with `cauce work inference`\n" in shown
     assert f"{long}: is registered" in shown
@@ -583,7 +585,7 @@ async def test_a_group_is_listed_and_dropped_once_somebody_has_said_yes(cauce, a
     here = {"REDIS_URL": any_server.url}
     listed = {each["name"]: each for each in json.loads(cauce("group", "list", "--json", **here).stdout)}
     assert listed.keys() == {"inference", "egress", "archive"}
-    assert (listed["archive"]["workers"], listed["archive"]["backlog"], listed["archive"]["registered"]) == (0, 1, True)
+    assert (listed["archive"]["workers"], listed["archive"]["lag"], listed["archive"]["registered"]) == (0, 1, True)
     assert "skip" in cauce("group", "list", **here).stdout
     # Neither on another stream, nor where the answer is no, nor where there is nobody to ask
     assert_one_line(cauce("group", "drop", "outbound", "archive", "--yes", **here), "reads inbound, not outbound")

@@ -66,7 +66,7 @@ async def test_of_several_servers_the_fullest_is_told() -> None:
     assert fullest([Memory(used=5), Memory(used=7)]).used == 7
     metrics.observe({}, full)
     assert (value("cauce_redis_memory_bytes"), value("cauce_redis_memory_limit_bytes")) == (80, 100)
-    metrics.forget([])
+    metrics.forget({})
     assert value("cauce_redis_memory_bytes") != value("cauce_redis_memory_bytes")
 
 
