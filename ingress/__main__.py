@@ -155,7 +155,7 @@ class _Server(uvicorn.Server):
             try:
                 await asyncio.wait_for(self._ending.wait(), 1)
             except TimeoutError:
-                metrics.loop_lag(loop.time() - due)
+                metrics.loop_lag("ingress", loop.time() - due)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """

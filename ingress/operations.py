@@ -53,7 +53,7 @@ class Operations:
                 metrics.observe(views, memory.fullest([await memory.look(store) for store in self._stores]))
         except (Unavailable, TimeoutError):
             # What this process counted is worth having without Redis; of the groups nobody knows anything now.
-            metrics.forget(self._topology.groups)
+            metrics.forget({group.name: group.reads for group in self._topology.groups.values()})
         else:
             await self._try_to_write()
         return Response(metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})

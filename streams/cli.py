@@ -132,16 +132,17 @@ def ingress(
 def work(context: typer.Context, groups: Group, trial: Trial = False) -> None:
     """Run a worker for one group or several, in one process."""
     from streams import log, process
+    from streams.groups import refuse_moved
 
     topology, settings = context.obj.topology, context.obj.settings
     if trial:
         process.would_start(groups, topology, settings)
+        entry.ask(context.obj, lambda stores: refuse_moved(stores, topology, groups))
         return
     log.configure(settings)
     for name in groups:
         topology.group(name)
-    url = entry.redis_url(settings)
-    if entry.run(process.run(groups, topology, settings, url, context.obj.arguments)):
+    if entry.run(process.run(groups, topology, settings, entry.redis_url(settings), context.obj.arguments)):
         anew.begin()
 
 
@@ -150,7 +151,7 @@ def reload(context: typer.Context) -> None:
     """
     Have the running `cauce up` read streams.toml, .env and the handlers' code again.
 
-    Starts workers of new groups, ends those of removed ones, and starts anew whose part has changed, one after the
+    Ends workers of removed groups, starts those of new ones, and starts anew whose part has changed, one after the
     other.  What would not start is refused, and all stays as it is.  Exit status 2: refused; 1: a process is not ready.
     """
     from streams.commands import reload

@@ -14,7 +14,7 @@ from streams.options import Json, Yes
 app = typer.Typer(help="The groups that Redis knows.", no_args_is_help=True)
 
 
-@app.command("list", epilog=entry.examples("cauce group list", "cauce group list --json | jq '.[].backlog'"))
+@app.command("list", epilog=entry.examples("cauce group list", "cauce group list --json | jq '.[].lag'"))
 def group_list(context: typer.Context, as_json: Json = False) -> None:
     """List the groups of each stream: who consumes them, and how far behind they are."""
     from streams.commands import roster

@@ -7,10 +7,12 @@ streams.toml still has it or not.  Only `drop` ends that.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from streams.connection import Store
-from streams.errors import CauceError
+from streams.errors import CauceError, ConfigurationError
 from streams.scripts import script
 from streams.stores import Stores
 from streams.survey import survey
@@ -49,7 +51,7 @@ class Listed(msgspec.Struct, frozen=True):
     described: bool
     """streams.toml has it."""
     workers: int
-    backlog: int
+    lag: int
     """Entries not settled."""
     oldest_s: float
     when_full: WhenFull
@@ -62,7 +64,7 @@ class Listed(msgspec.Struct, frozen=True):
         """What is to be said of a registered group that nobody consumes; else nothing."""
         if self.workers or not self.registered:
             return ""
-        what = f"nobody consumes it, and what it has not settled is kept ({counted(self.backlog)} of {self.stream})"
+        what = f"nobody consumes it, and what it has not settled is kept ({counted(self.lag)} of {self.stream})"
         drop = f"`cauce group drop {self.stream} {self.name}`"
         if not self.described:
             return f"is registered in Redis but not in streams.toml: {what}; {drop}"
@@ -103,6 +105,31 @@ async def registered(store: Store, topology: Topology | None = None) -> dict[str
     return found
 
 
+async def refuse_moved(stores: Stores, topology: Topology, names: Collection[str]) -> None:
+    """
+    See that each of these groups still reads the stream that it has registered for: what it has not settled lies there.
+
+    Raises:
+        ConfigurationError: one reads another by now.
+        Unavailable: Redis cannot be reached.
+    """
+    for store in stores:
+        for name, told in (await registered(store)).items():
+            if name in names and (why := moved(topology, name, told.reads)):
+                raise ConfigurationError(f"{topology.path.name}: groups.{name}.{why}")
+
+
+def moved(topology: Topology, name: str, was: str) -> str:
+    """What is to be said of a group that read this stream, and reads another by streams.toml; else nothing."""
+    group = topology.groups.get(name)
+    if group is None or group.reads == was:
+        return ""
+    return (
+        f"reads = {group.reads!r}, but it has read {was!r} until now, and what it has not settled lies there: give the "
+        f"new one another name; or start without it, say `cauce group drop {was} {name}`, and then put it back"
+    )
+
+
 async def roll(stores: Stores, topology: Topology) -> list[Listed]:
     """
     Every group that is registered or stands in streams.toml, by stream, over all shards.
@@ -128,7 +155,7 @@ async def roll(stores: Stores, topology: Topology) -> list[Listed]:
             registered=name in known,
             described=name in topology.groups,
             workers=views[name].workers,
-            backlog=views[name].lag,
+            lag=views[name].lag,
             oldest_s=views[name].oldest_s,
             when_full=told.when_full,
             max_backlog=told.max_backlog,

@@ -67,6 +67,11 @@ def _fitting(handler: Handler, group: Group, topology: Topology) -> Handler:
             f"{where}.batch = {group.batch} is not for {group.handler!r}, which takes single turns; leave it out, or "
             "write @handler(batch=True) and `async def …(turns)`"
         )
+    if handler.recall and group.order == "none":
+        raise ConfigurationError(
+            f"{where}.order = 'none' is not for {group.handler!r}, which recalls what is kept of a person: without "
+            "order a turn's key is its entry's id; write 'key', or leave it out"
+        )
     if handler.outside and group.on_new_message == "supersede":
         raise ConfigurationError(
             f"{where}.on_new_message = 'supersede' is not for {group.handler!r}, which acts outside Redis: cancelled, "

@@ -90,7 +90,7 @@ class Housekeeping:
             except Unavailable as error:
                 self._log.debug("round.skipped", why=str(error))
                 wait = RETRY
-            await _sleep(wait)
+            await self._rest(wait)
 
     async def _looks(self) -> None:
         loop = asyncio.get_running_loop()
@@ -101,7 +101,7 @@ class Housekeeping:
             except Unavailable as error:
                 self._log.debug("round.skipped", why=str(error))
                 self._forget()
-            await _sleep(_jittered(ROUND))
+            await self._rest(_jittered(ROUND))
             if loop.time() - started > HEARTBEAT_MS / 1000:
                 # We were stopped or blocked: our own view of who is silent is worth nothing now.
                 self._forget()
@@ -140,6 +140,13 @@ class Housekeeping:
                     self._log.warning("worker.swept", group=dead.group, consumer=dead.name, turns=freed)
         self._missing = silent
 
+    async def _rest(self, seconds: float) -> None:
+        """And measure by how much longer it was: what held the loop."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        await asyncio.sleep(seconds)
+        metrics.loop_lag(self._turns.group.name, loop.time() - due)
+
     def _identity(self, replies: list[Any]) -> str:
         """Which server answers, and in which role; empty where this Redis tells nobody, or not us."""
         told = b"".join(reply for reply in replies if isinstance(reply, bytes)).decode(errors="replace")
@@ -152,11 +159,3 @@ class Housekeeping:
 
 def _jittered(seconds: float) -> float:
     return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
-
-
-async def _sleep(seconds: float) -> None:
-    """And measure by how much longer it was: what held the loop."""
-    loop = asyncio.get_running_loop()
-    due = loop.time() + seconds
-    await asyncio.sleep(seconds)
-    metrics.loop_lag(loop.time() - due)

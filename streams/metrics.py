@@ -41,7 +41,9 @@ TURN_SECONDS = Histogram("cauce_turn_seconds", "From a turn's start to its commi
 RETRIES = Counter("cauce_retries", "Turns started beyond their first attempt.", ["group"])
 RECOVERIES = Counter("cauce_recoveries", "Turns taken over from workers that died.", ["group"])
 SKIPPED = Counter("cauce_skipped", "Entries that a group lost by falling too far behind.", ["group"])
-LOOP_LAG = Gauge("cauce_loop_lag_seconds", "The latest that the event loop was lately.", multiprocess_mode="livemax")
+LOOP_LAG = Gauge(
+    "cauce_loop_lag_seconds", "The latest that the event loop was lately.", ["process"], multiprocess_mode="livemax"
+)
 
 GENERATION_SECONDS = Histogram("cauce_generation_seconds", "One reply, its queue included.", buckets=_SLOW)
 GENERATION_TOKENS = Counter(
@@ -76,12 +78,16 @@ GROUP_OLDEST = Gauge(
     "cauce_group_oldest_seconds", "Age of the oldest entry not settled.", ["group"], multiprocess_mode="livemostrecent"
 )
 GROUP_IN_WORK = Gauge("cauce_group_in_work", "Turns being handled.", ["group"], multiprocess_mode="livemostrecent")
-GROUP_DEAD = Gauge("cauce_group_dead", "Dead letters of its stream.", ["group"], multiprocess_mode="livemostrecent")
+GROUP_DEAD = Gauge(
+    "cauce_group_dead", "Dead letters of its stream.", ["group", "stream"], multiprocess_mode="livemostrecent"
+)
 
 
 class View(Protocol):
     """What is known of a group at one moment; survey.py counts it."""
 
+    @property
+    def stream(self) -> str: ...
     @property
     def workers(self) -> int: ...
     @property
@@ -153,9 +159,9 @@ class _Worst:
 _lateness = _Worst()
 
 
-def loop_lag(seconds: float) -> None:
-    """How much later than asked for a timer fired."""
-    LOOP_LAG.set(_lateness.of(max(0.0, seconds), time.monotonic()))
+def loop_lag(process: str, seconds: float) -> None:
+    """How much later than asked for a timer fired, in the process of this group, or of the ingress."""
+    LOOP_LAG.labels(process).set(_lateness.of(max(0.0, seconds), time.monotonic()))
 
 
 def observe(views: Mapping[str, View], memory: Memory) -> None:
@@ -165,17 +171,18 @@ def observe(views: Mapping[str, View], memory: Memory) -> None:
         GROUP_LAG.labels(name).set(view.lag)
         GROUP_OLDEST.labels(name).set(view.oldest_s)
         GROUP_IN_WORK.labels(name).set(view.in_work)
-        GROUP_DEAD.labels(name).set(view.dead)
+        GROUP_DEAD.labels(name, view.stream).set(view.dead)
     REDIS_MEMORY.set(memory.used)
     REDIS_LIMIT.set(memory.limit or 0)
 
 
-def forget(names: Iterable[str]) -> None:
-    """Nobody can count them now, and what was counted last may be wrong: not a number."""
+def forget(groups: Mapping[str, str]) -> None:
+    """Nobody can count them now, by name and stream, and what was counted last may be wrong: not a number."""
     REDIS_MEMORY.set(float("nan"))
-    for name in names:
-        for gauge in (GROUP_WORKERS, GROUP_LAG, GROUP_OLDEST, GROUP_IN_WORK, GROUP_DEAD):
+    for name, stream in groups.items():
+        for gauge in (GROUP_WORKERS, GROUP_LAG, GROUP_OLDEST, GROUP_IN_WORK):
             gauge.labels(name).set(float("nan"))
+        GROUP_DEAD.labels(name, stream).set(float("nan"))
 
 
 def text() -> bytes:

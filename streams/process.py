@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from streams import anew, batches, garbage, layout, log, memory, metrics, probe, retention, watchdog
 from streams.effects import Handler
+from streams.groups import refuse_moved
 from streams.handlers import find
 from streams.room import Room, Suspects, places
 from streams.settings import Settings
@@ -47,7 +48,7 @@ async def run(
         whether it is to begin anew: SIGHUP had it drain, and it would start with its configuration as it is now.
 
     Raises:
-        ConfigurationError: a group or its handler is not there, or Redis throws messages away.
+        ConfigurationError: a group or its handler is not there or has changed streams, or Redis throws messages away.
         Unavailable: Redis cannot be reached at the start.
     """
     topology = topology.debounced(settings.debounce).dated(time.time(), settings.zone)
@@ -56,6 +57,7 @@ async def run(
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(stores.close)
         await layout.agree(stores)
+        await refuse_moved(stores, topology, names)
         log.get("worker").info("redis.connected", url=url)
         await memory.refuse_eviction(stores, production=settings.production)
         metrics.expect(topology.groups)

@@ -22,6 +22,8 @@ COUNTED = 10_000
 class GroupView(msgspec.Struct):
     """One group at one moment."""
 
+    stream: str
+    """That it reads."""
     workers: int
     """Consumers with a heartbeat."""
     lag: int
@@ -33,7 +35,7 @@ class GroupView(msgspec.Struct):
     in_work: int
     """Turns being handled now."""
     dead: int
-    """Entries in the dead letters that this group's stream has."""
+    """Dead letters of its stream, whichever of its groups gave them up."""
 
 
 async def survey(stores: Stores, topology: Topology) -> dict[str, GroupView]:
@@ -67,6 +69,7 @@ async def lengths(stores: Stores, topology: Topology) -> dict[str, dict[str, int
 def _together(views: list[GroupView]) -> GroupView:
     # A worker serves every shard; where one of them is not read, that is the group's news.
     return GroupView(
+        stream=views[0].stream,
         workers=min(view.workers for view in views),
         lag=sum(view.lag for view in views),
         pending=sum(view.pending for view in views),
@@ -129,6 +132,7 @@ async def _view(store: Store, group: Group, now_ms: int, first: list[Any], secon
         ids.append(pending[1])
     oldest = min((int(id.partition(b"-")[0]) for id in ids), default=now_ms)
     return GroupView(
+        stream=group.reads,
         workers=sum(map(_number, beats)),
         lag=taken + waiting,
         pending=taken,

@@ -75,9 +75,12 @@ def test_prometheus_and_grafana_and_the_archive_are_there_for_whoever_asks_for_t
     assert {name: SERVICES[name]["environment"]["WORKER_PORT"] for name in ("inference", "egress")} == {
         name: str(port) for name, port in workers.items()
     }
-    folder = Path(jobs["cauce-ingress"]["authorization"]["credentials_file"]).parent
-    assert read[str(folder)] == "prometheus-token"
-    assert f"prometheus-token:{folder}" in SERVICES["setup"]["volumes"]
+    # Over the empty token that lies beside it goes the one that `setup` writes
+    token = Path(jobs["cauce-ingress"]["authorization"]["credentials_file"])
+    assert (ROOT / "deploy" / token).read_bytes() == b""
+    assert read[f"/etc/prometheus/{token.parent}"] == "prometheus-token"
+    assert "prometheus-token:/cauce/prometheus" in SERVICES["setup"]["volumes"]
+    assert f'"prometheus" / "{token.name}"' in (ROOT / "deploy" / "first_start.py").read_text(encoding="utf-8")
 
 
 def test_nothing_has_to_be_set_or_edited() -> None:

@@ -70,12 +70,14 @@ class Prometheus:
 @contextlib.asynccontextmanager
 async def prometheus(folder: Path, ingress: str, session: aiohttp.ClientSession) -> AsyncIterator[Prometheus]:
     """With the shipped configuration, but for where the ingress is, and how often it is asked."""
-    (folder / "token").write_text(TOKEN)
     config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text(encoding="utf-8"))
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     [job] = [job for job in config["scrape_configs"] if job["job_name"] == "cauce-ingress"]
     del job["dns_sd_configs"]
-    job |= {"static_configs": [{"targets": [ingress]}], "authorization": {"credentials_file": str(folder / "token")}}
+    job["static_configs"] = [{"targets": [ingress]}]
+    token = folder / job["authorization"]["credentials_file"]
+    token.parent.mkdir()
+    token.write_text(TOKEN)
     config["scrape_configs"] = [job]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     shutil.copy(ALERTS, folder)

@@ -7,6 +7,7 @@ Nothing on it comes from elsewhere and nothing runs: no script, no font, no pict
 from __future__ import annotations
 
 import html
+import re
 from pathlib import Path
 from string import Template
 
@@ -18,6 +19,25 @@ from streams.settings import Settings
 
 _PAGE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
 _EXAMPLE = '{"user_id":"+59112345678","message":"Hola, necesito una cita"}'
+_LINKS = {
+    "/health": "how each group does, and why not well",
+    "/model/info": "the model that answers",
+    "/analytics": "counts by hour or day: messages, people, how long replies took, where its groups are switched on",
+    "/metrics": "for Prometheus",
+    "/openapi.json": "every route, for programs",
+}
+_IN_DEVELOPMENT = {
+    "/redis/stats": "what lies in Redis",
+    "/redis/conversations": "who has a conversation",
+    "/redis/test": "a write, a read and a deletion",
+}
+_COMMANDS = {
+    "cauce top": "all of this live; `cauce status`, once",
+    "cauce trace +59112345678": "what happened to a person's latest messages; of one message, `GET /timeline/{id}`",
+    "cauce replay --from 2h": "answers again what was said, with another prompt or model, say, and compares",
+    "cauce dead list": "what was given up, and why",
+    "cauce group list": "who reads which stream; `cauce new group orders` begins one of your own",
+}
 _HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
 
 
@@ -34,18 +54,23 @@ class Page:
         token = ' \\\n  -H "Authorization: Bearer $INGRESS_TOKEN"' if self._settings.ingress_tokens else ""
         headers = f"-H 'Content-Type: application/json' -H 'Prefer: wait=20'{token}"
         curl = f"curl -sS {base}/chat {headers} \\\n  -d '{_EXAMPLE}'"
-        links = ["/health", "/model/info", "/metrics"]
-        if not self._settings.production:
-            links += ["/redis/stats", "/redis/conversations", "/redis/test"]
+        links = _LINKS if self._settings.production else _LINKS | _IN_DEVELOPMENT
         content = _PAGE.substitute(
             status=html.escape(picture.status),
             redis=html.escape(picture.redis),
             reasons="".join(f"<li>{html.escape(reason)}</li>" for reason in picture.reasons),
             groups=_rows(picture),
             curl=html.escape(curl),
-            links="".join(f'<li><a href="{link}">{link}</a></li>' for link in links),
+            links=_list({f'<a href="{link}">{link}</a>': words for link, words in links.items()}),
+            commands=_list({f"<code>{command}</code>": words for command, words in _COMMANDS.items()}),
         )
         return HTMLResponse(content, headers=_HEADERS)
+
+
+def _list(told: dict[str, str]) -> str:
+    """What stands between ` in the words is code."""
+    lines = "\n".join(f"<li>{what}: {html.escape(words, quote=False)}</li>" for what, words in told.items())
+    return re.sub("`([^`]+)`", r"<code>\1</code>", lines)
 
 
 def _rows(picture: Picture) -> str:

@@ -46,7 +46,7 @@ def limited(exchange: Exchange, verdict: Verdict) -> None:
         log.warning("rate_limit.exceeded", user_id=exchange.turn.key, count=verdict.count, limit=limit)
         first = min((arrival.entry for arrival in verdict.over), key=order)
         exchange.turn.note("rate_limited", since=first, count=verdict.count, limit=limit)
-    elif verdict.count:
+    elif limit and verdict.count:  # without a limit there is nothing to keep
         log.info("rate_limit.ok", user_id=exchange.turn.key, count=verdict.count, limit=limit)
 
 

@@ -23,7 +23,7 @@ from processors.egress.webhook import Webhook
 from processors.inference import echo, prompt, remote, weights
 from processors.inference.actions import Detector
 from streams import embedded, groups, layout, memory, settings
-from streams.commands import entry
+from streams.commands import contradictions, entry
 from streams.connection import info
 from streams.errors import CauceError, ConfigurationError
 from streams.handlers import find
@@ -82,6 +82,7 @@ async def run(place: entry.Place, *, as_json: bool) -> int:
         findings += model(where)
         findings += [finding async for finding in remote_models(where)]
         findings += archive(where, pipeline)
+        findings += [warning(*each) for each in contradictions.found(where, pipeline)]
         findings += await _redis(where, pipeline)
     _show(findings, as_json=as_json)
     return 2 if any(finding.verdict == "wrong" for finding in findings) else 0
@@ -259,7 +260,7 @@ async def _redis(where: Settings, pipeline: Topology) -> list[Finding]:
         return [wrong("Redis", str(error))]
     finally:
         await stores.close()
-    return [*_told(where, told), *eviction(where, room), *_writable(written), *_deserted(known)]
+    return [*_told(where, told), *eviction(where, room), *_writable(written), *_registered(pipeline, known)]
 
 
 def _would_embed(where: Settings) -> Finding:
@@ -316,10 +317,12 @@ def _writable(written: object) -> Iterator[Finding]:
         yield wrong("scripts", f"Redis refuses to run ours: {written}")
 
 
-def _deserted(known: Iterable[groups.Listed]) -> Iterator[Finding]:
-    """Registered groups that nobody consumes: what they have not settled is not trimmed."""
+def _registered(pipeline: Topology, known: Iterable[groups.Listed]) -> Iterator[Finding]:
+    """Groups that read another stream, and those that nobody consumes: what they have not settled is not trimmed."""
     for each in known:
-        if each.deserted:
+        if why := groups.moved(pipeline, each.name, each.stream):
+            yield wrong(f"groups.{each.name}", why)
+        elif each.deserted:
             yield warning(f"groups.{each.name}", each.deserted)
 
 

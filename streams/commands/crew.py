@@ -20,7 +20,7 @@ from pathlib import Path
 import aiohttp
 from prometheus_client.multiprocess import mark_process_dead
 
-from streams import layout, log
+from streams import groups, layout, log
 from streams.commands.entry import ACCEPTED, Place
 from streams.commands.program import Program
 from streams.commands.screen import Screen
@@ -167,31 +167,29 @@ class Crew:
         """
         Go over to these stages: stop what is not in them, start what is new, start anew what is to be.
 
-        One after the other, each once the one before it is ready, so that those that share a group's or a port's work
-        are never away together.
+        What is new starts at once; what is started anew, one after the other and each once the one before it is ready,
+        so that those that share a group's or a port's work are never away together.
 
         Returns:
             the names of those that are not ready; they are started again and again.
         """
         before, after = self.programs, [program for stage in stages for program in stage]
         gone = [program for program in before if program not in after]
+        new = [program for program in after if program not in before]
         self._stages = [*stages, gone]
         for program in gone:  # first, for what is new may get its port
             await program.stop(self._grace)
-        unready = []
+        for program in new:
+            self._screen.introduce(program.name)
+            program.was_ready = True  # it does not start: a reason to say so, and none to end all others
+            program.start()
+        back = dict(zip(new, await asyncio.gather(*map(self._is_back, new)), strict=True))
         for program in after:
-            if program not in before:
-                self._screen.introduce(program.name)
-                program.was_ready = True  # it does not start: a reason to say so, and none to end all others
-                program.start()
-            elif program in again:
+            if program in again:
                 await program.again(self._grace)
-            else:
-                continue
-            if not await self._is_back(program):
-                unready.append(program.name)
+                back[program] = await self._is_back(program)
         self._stages = stages
-        return unready
+        return [program.name for program in after if not back.get(program, True)]
 
     async def _is_back(self, program: Program) -> bool:
         """True once it is ready; False where it has died first, or takes long and we are told to go over to another."""
@@ -271,12 +269,13 @@ async def agree(topology: Topology, settings: Settings, url: str) -> None:
     Look at Redis before anybody is started: what is wrong with it is said once then, and not by each.
 
     Raises:
-        ConfigurationError: it holds another layout.
+        ConfigurationError: it holds another layout, or what a group has taken from another stream.
         Unavailable: it cannot be reached.
     """
     stores = Stores.open(url, namespace=settings.namespace, shards=topology.shards, patience=3)
     try:
         await layout.agree(stores)
+        await groups.refuse_moved(stores, topology, topology.groups)
     finally:
         await stores.close()
 

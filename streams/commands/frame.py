@@ -41,7 +41,6 @@ class OfGroup(msgspec.Struct, kw_only=True):
     lag: int
     oldest_s: float
     in_work: int
-    dead: int
     per_s: float | None
     """What was settled."""
     past: list[float] = []

@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from streams import groups
 from streams.commands import entry
+from streams.commands.sheet import sheet
 from streams.commands.status import age
 from streams.errors import ConfigurationError
 from streams.stores import Stores
@@ -27,15 +27,15 @@ async def show(stores: Stores, topology: Topology, *, as_json: bool) -> None:
         sys.stdout.write(msgspec.json.encode(known).decode() + "\n")
         return
     table = Table(
-        "stream", "group", "registered", "workers", "backlog", "oldest", "when full", "skipped", box=None,
+        "stream", "group", "registered", "workers", "lag", "oldest", "when full", "skipped", box=None,
         header_style="dim",
     )  # fmt: skip
     for each in known:
         registered = "yes" if each.registered else "no"
-        numbers = (str(each.workers), f"{each.backlog:,}", age(each.oldest_s))
+        numbers = (str(each.workers), f"{each.lag:,}", age(each.oldest_s))
         policy = each.when_full + (f" at {each.max_backlog:,}" if each.max_backlog else "")
         table.add_row(each.stream, each.name, registered, *numbers, policy, f"{each.skipped:,}")
-    console = Console()
+    console = sheet()
     console.print(table)
     for each in known:
         if each.deserted:
@@ -61,7 +61,7 @@ async def drop(stores: Stores, topology: Topology, stream: str, group: str, *, y
         raise ConfigurationError(f"there is no stream {stream!r}{suggest(stream, topology.streams)}")
     if found and found.workers and not forced:
         raise ConfigurationError(_alive(group, found.workers))
-    behind = found.backlog if found else 0
+    behind = found.lag if found else 0
     question = f"Drop group {group} of {stream}, which has not settled {groups.counted(behind)}?"
     if found and not yes and not await entry.agreed(question):
         raise ConfigurationError("nothing was dropped")

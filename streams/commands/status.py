@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from processors.egress import breaker as breakers
 from streams import groups, pulse
+from streams.commands.sheet import sheet
 from streams.errors import ConfigurationError
 from streams.masking import Mask
 from streams.settings import Settings
@@ -42,7 +42,7 @@ async def show(topology: Topology, stores: Stores, address: str, *, as_json: boo
         picture = {"redis": redis, "streams": streams, "groups": msgspec.to_builtins(views), "deserted": deserted}
         sys.stdout.write(msgspec.json.encode(picture).decode() + "\n")
         return
-    console = Console()
+    console = sheet()
     where = f"{Mask().text(address)}{f', {len(stores)} shards' if len(stores) > 1 else ''}"
     memory = f"{server.memory_bytes / 1e6:.1f} MB"
     console.print(f"{server.name} {server.version}, {memory}   {where}", highlight=False)
@@ -51,7 +51,7 @@ async def show(topology: Topology, stores: Stores, address: str, *, as_json: boo
     for each in known:
         if each.deserted:
             console.print(f"[red]{each.name}[/red]: {each.deserted}", highlight=False)
-        elif each.backlog and not each.workers:
+        elif each.lag and not each.workers:
             console.print(f"[red]{each.name} has no worker[/red]: start one with `cauce work {each.name}`")
 
 
@@ -63,11 +63,11 @@ def _streams(streams: dict[str, dict[str, int]]) -> Table:
 
 
 def _groups(views: dict[str, GroupView]) -> Table:
-    table = Table("group", "workers", "lag", "pending", "in work", "oldest", "dead", box=None, header_style="dim")
+    table = Table("group", "workers", "lag", "pending", "in work", "oldest", box=None, header_style="dim")
     for name, view in views.items():
         workers = str(view.workers) if view.workers else "[red]0[/red]"
         counts = (view.lag, view.pending, view.in_work)
-        table.add_row(name, workers, *map(str, counts), age(view.oldest_s), _alarming(view.dead))
+        table.add_row(name, workers, *map(str, counts), age(view.oldest_s))
     return table
 
 

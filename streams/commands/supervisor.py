@@ -20,7 +20,7 @@ from streams.commands.crew import Crew, agree, named
 from streams.commands.program import Program
 from streams.commands.reload import Notice, Outcome, concerned, fixed, moved, parts
 from streams.commands.screen import Screen
-from streams.errors import ConfigurationError
+from streams.errors import ConfigurationError, Unavailable
 from streams.settings import Settings
 from streams.topology import Topology
 
@@ -97,7 +97,7 @@ class Pipeline:
         """Go over to the configuration as it is now, where it is one; tell what came of it."""
         notice.begin()
         try:
-            topology, settings = await self._read_again(port)
+            topology, settings = await self._read_again(port, url)
             crew.accept()
         except (ConfigurationError, OSError) as error:
             _reload_log.error("reload.refused", why=str(error))
@@ -122,13 +122,15 @@ class Pipeline:
         _reload_log.info("reload.done", **msgspec.structs.asdict(outcome))
         notice.tell(outcome)
 
-    async def _read_again(self, port: int) -> tuple[Topology, Settings]:
+    async def _read_again(self, port: int, url: str) -> tuple[Topology, Settings]:
         """Raises ConfigurationError: it would not start so, or not beside what is running."""
         if why := await anew.refusal([*self._place.arguments, "up"]):
             raise ConfigurationError(why)
         topology, settings = self._place.topology, self._place.settings
         if why := fixed(self._settings, settings) or moved(self._topology, topology):
             raise ConfigurationError(why)
+        with contextlib.suppress(Unavailable):  # then nobody can say, and its worker will
+            await agree(topology, settings, url)
         self._give_ports(topology, port)
         return topology, settings
 
@@ -153,6 +155,8 @@ class Pipeline:
             if good:
                 _log.info("redis.embedded", version=version, data=str(holder.folder), binary=holder.binary.path)
             crew.blame([redis])
+            if good:
+                await agree(self._topology, self._settings, holder.url)
             yield holder.url if good else None
         finally:
             if redis:

@@ -22,6 +22,7 @@ from rich.live import Live
 from processors.egress import breaker as breakers
 from streams.commands.counters import Counted, Counters
 from streams.commands.frame import Frame, OfGroup, Stream, Webhook, draw
+from streams.commands.sheet import sheet
 from streams.errors import Unavailable
 from streams.masking import Mask
 from streams.pulse import Finger, Pulse
@@ -92,8 +93,8 @@ class Looker:
             # What has come and does not wait any more.
             rate = meter.read(f"group {name}", pulse.streams[self._reads[name]].added - view.lag, now)
             groups[name] = OfGroup(
-                workers=view.workers, lag=view.lag, oldest_s=view.oldest_s, in_work=view.in_work, dead=view.dead,
-                per_s=rate, past=meter.past(f"group {name}"),
+                workers=view.workers, lag=view.lag, oldest_s=view.oldest_s, in_work=view.in_work, per_s=rate,
+                past=meter.past(f"group {name}"),
             )  # fmt: skip
         return {
             "at": datetime.now().strftime("%H:%M:%S"),
@@ -147,7 +148,7 @@ async def _once(looker: Looker, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(_json(frame))
     else:
-        Console().print(draw(frame), highlight=False)
+        sheet().print(draw(frame), highlight=False)
 
 
 async def _live(looker: Looker) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from typing import Any
 
 from conftest import Server
 from prometheus_client.parser import text_string_to_metric_families
+from sources import command
 
-from streams import metrics
+from ingress import openapi
+from streams import cli, metrics
 from streams.connection import Store
 from tests.ingress.front import ANA, OPERATOR, TOKEN, Puppet, a_topology, front, secret
 
@@ -248,6 +252,24 @@ async def test_the_page_shows_state_groups_and_the_line_to_paste(store: Store) -
     assert f"http://127.0.0.1:{door.port}/chat" in page
     assert "<script" not in page
     assert "INGRESS_TOKEN" not in page
+
+
+async def test_what_the_page_names_is_there(store: Store) -> None:
+    async with front(store) as door:
+        _, page, _ = await door.ask("GET", "/")
+        links = re.findall(r'href="([^"]+)"', page)
+        assert {"/analytics", "/openapi.json", "/redis/stats"} < set(links)
+        assert {(await door.ask("GET", link))[0] for link in links} == {200}
+    named = re.findall("<code>([^<]+)</code>", page)
+    assert len(named) > 5
+    for verb, *words in map(str.split, named):
+        if verb == "GET":
+            assert (verb, words[0]) in openapi.OPERATIONS
+            continue
+        found: Any = command(cli.app)
+        while hasattr(found, "commands"):
+            found = found.commands[words.pop(0)]
+        assert verb == "cauce"
 
 
 async def test_a_host_name_cannot_write_into_the_page(store: Store) -> None:

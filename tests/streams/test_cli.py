@@ -217,9 +217,16 @@ async def put(server: Server, stream: str, body: wire.Inbound | wire.Reply, **fi
 
 async def test_status_shows_streams_groups_and_who_has_no_worker(cauce, any_server, store) -> None:
     await put(any_server, "inbound", wire.Inbound(user_id=NUMBER, message_id="m1", text="Hola"))
+    await store.command("HSET", "groups", long := "a-name-of-some-length-" * 9, '{"reads":"inbound","handler":"a:b"}')
     shown = cauce("status", REDIS_URL=any_server.url).stdout
     assert re.search(r"inbound +1 +0", shown)
-    assert "inference has no worker" in shown
+    # Dead letters are a stream's: beside each group that reads it they would look like several
+    assert re.findall(r"(?m)^.* dead *$", shown) == [next(line for line in shown.splitlines() if "entries" in line)]
+    # Whole lines, where they go into a pipe
+    assert "inference has no worker: start one with `cauce work inference`\n" in shown
+    assert f"{long}: is registered" in shown
+    assert f"`cauce group drop inbound {long}`\n" in shown
+    assert long in cauce("group", "list", REDIS_URL=any_server.url).stdout
     plain = json.loads(cauce("status", "--json", REDIS_URL=any_server.url).stdout)
     assert plain["groups"]["inference"]["lag"] == 1
     assert plain["groups"]["inference"]["workers"] == 0
@@ -513,6 +520,18 @@ def test_what_the_processes_want_of_streams_toml_is_checked_as_well(cauce, tmp_p
     assert_one_line(cauce("up"), complaint)
 
 
+def test_check_warns_of_settings_that_contradict_each_other(cauce, tmp_path) -> None:
+    (tmp_path / "streams.toml").write_text((ROOT / "streams.toml").read_text() + "[streams.x]\n[groups.x]\n" + """
+reads = "x"
+handler = "processors.archive.handler:deliveries"
+order = "none"
+batch = 100
+""")  # fmt: skip
+    looked = cauce("check")
+    assert (looked.returncode, looked.stderr) == (0, "")
+    assert re.search(r"warning +groups.x +reads 'x', to which no group writes, so it gets nothing; give", looked.stdout)
+
+
 def test_check_warns_of_a_variable_that_may_be_a_slip(cauce) -> None:
     looked = cauce("check", "--json", DEBOUNSE="5")
     assert looked.returncode == 0
@@ -539,8 +558,25 @@ async def test_check_and_status_name_a_registered_group_that_nobody_consumes(cau
     assert "`cauce group drop inbound archive`" in found["text"]
     assert json.loads(cauce("status", "--json", REDIS_URL=any_server.url).stdout)["deserted"].keys() == {"archive"}
     assert "what it has not settled is kept (1 entry of inbound)" in " ".join(
-        cauce("status", REDIS_URL=any_server.url, COLUMNS="300").stdout.split()
+        cauce("status", REDIS_URL=any_server.url).stdout.split()
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["work", "egress"], ["up"], ["check"]], ids=" ".join)
+async def test_a_group_that_reads_another_stream_after_a_restart_is_refused(cauce, any_server, store, command) -> None:
+    # Given a group that has read one stream, and streams.toml that has it read another
+    await store.command("HSET", "groups", "egress", '{"reads":"inbound","handler":"a:b"}')
+    refused = cauce(*command, REDIS_URL=any_server.url, INGRESS_PORT="0", DATA_DIR="elsewhere")
+    # Then nothing starts, and one line says why and what to do; what Redis knows of it stays
+    assert refused.returncode == 2
+    [why] = [line for line in refused.stderr.splitlines() if "reads = 'outbound'" in line]
+    assert "it has read 'inbound' until now" in why
+    assert "`cauce group drop inbound egress`" in why
+    assert b'"reads":"inbound"' in await store.command("HGET", "groups", "egress")
+    # When it is forgotten, the new one may start
+    assert cauce("group", "drop", "inbound", "egress", "--yes", REDIS_URL=any_server.url).returncode == 0
+    assert "has read" not in (looked := cauce("check", REDIS_URL=any_server.url)).stdout + looked.stderr
 
 
 async def test_a_group_is_listed_and_dropped_once_somebody_has_said_yes(cauce, any_server, store) -> None:
@@ -549,7 +585,7 @@ async def test_a_group_is_listed_and_dropped_once_somebody_has_said_yes(cauce, a
     here = {"REDIS_URL": any_server.url}
     listed = {each["name"]: each for each in json.loads(cauce("group", "list", "--json", **here).stdout)}
     assert listed.keys() == {"inference", "egress", "archive"}
-    assert (listed["archive"]["workers"], listed["archive"]["backlog"], listed["archive"]["registered"]) == (0, 1, True)
+    assert (listed["archive"]["workers"], listed["archive"]["lag"], listed["archive"]["registered"]) == (0, 1, True)
     assert "skip" in cauce("group", "list", **here).stdout
     # Neither on another stream, nor where the answer is no, nor where there is nobody to ask
     assert_one_line(cauce("group", "drop", "outbound", "archive", "--yes", **here), "reads inbound, not outbound")

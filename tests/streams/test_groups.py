@@ -112,7 +112,7 @@ async def test_a_group_is_listed_and_dropped_over_all_shards(any_server: Server,
     await last.command("XADD", last.keys.stream("inbound"), "*", "key", "+1")
     await last.command("SET", last.keys.group("skipped", "g"), "7")
     [g] = await roll(stores, top)
-    assert (g.backlog, g.skipped) == (1, 7)
+    assert (g.lag, g.skipped) == (1, 7)
     await drop(stores, "inbound", "g")
     assert await leavings(store) == []
     await stores.close()
@@ -143,7 +143,7 @@ async def test_the_roll_names_whoever_is_registered_or_described(each_store: Sto
     top = a_topology(max_backlog=100)
     top.groups["new"] = groups.Group(name="new", reads="outbound", handler="a:b", when_full="skip")
     g, gone, new = await roll(Stores.alone(each_store), top)
-    assert (g.name, g.stream, g.registered, g.workers, g.backlog, g.max_backlog) == ("g", "inbound", True, 0, 4, 100)
+    assert (g.name, g.stream, g.registered, g.workers, g.lag, g.max_backlog) == ("g", "inbound", True, 0, 4, 100)
     assert 0 < g.oldest_s < 60
     assert "`cauce group drop inbound g`" in g.deserted
     assert (gone.name, gone.described, gone.skipped) == ("gone", False, 7)

@@ -41,13 +41,13 @@ def test_what_a_group_will_count_begins_at_0() -> None:
 def test_the_loops_worst_is_told_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000.0
     monkeypatch.setattr("streams.metrics.time.monotonic", lambda: now)
-    metrics.loop_lag(4.0)
+    metrics.loop_lag("egress", 4.0)
     now += metrics.LATELY / 2
-    metrics.loop_lag(0.1)
-    assert value("cauce_loop_lag_seconds") == 4.0
+    metrics.loop_lag("egress", 0.1)
+    assert value('cauce_loop_lag_seconds{process="egress"}') == 4.0
     now += metrics.LATELY
-    metrics.loop_lag(0.2)
-    assert value("cauce_loop_lag_seconds") == 0.2
+    metrics.loop_lag("egress", 0.2)
+    assert value('cauce_loop_lag_seconds{process="egress"}') == 0.2
 
 
 async def test_round_trips_are_counted_by_script_or_first_command(store: Store) -> None:
@@ -66,7 +66,7 @@ async def test_of_several_servers_the_fullest_is_told() -> None:
     assert fullest([Memory(used=5), Memory(used=7)]).used == 7
     metrics.observe({}, full)
     assert (value("cauce_redis_memory_bytes"), value("cauce_redis_memory_limit_bytes")) == (80, 100)
-    metrics.forget([])
+    metrics.forget({})
     assert value("cauce_redis_memory_bytes") != value("cauce_redis_memory_bytes")
 
 

@@ -236,9 +236,13 @@ def test_a_turn_on_both_sides_of_the_limit_is_answered_for_what_is_within() -> N
     assert effects.answer.status == "replied"
 
 
-def test_no_limit_lets_everything_through_and_uncounted_messages_are_within() -> None:
+def test_no_limit_lets_everything_through_and_uncounted_messages_are_within(caplog: Any) -> None:
+    caplog.set_level("DEBUG")
     unlimited = Resources(settings=Settings(rate_limit_per_minute=0))
     assert replies(handled(message("Hola", count=900), here=unlimited))[0].source == "model"
+    assert "rate_limit" not in caplog.text  # "900/0" would say that it is broken
+    assert replies(handled(message("Hola", count=3)))[0].source == "model"
+    assert "rate_limit.ok" in caplog.text
     assert replies(handled(message("Hola", count=None)))[0].source == "model"
 
 

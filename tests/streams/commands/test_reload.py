@@ -267,7 +267,12 @@ def test_only_who_is_concerned_is_started_again_and_a_group_that_is_gone_is_ende
     status, said = here.reload()
     assert status == 0
     assert said.startswith("restarted: ingress\nstopped: new\n")
-    # of which nothing is told that was true once
+    # it cannot come back on another stream, where what it has not settled is not
+    here.write("streams.toml", PIPELINE + NEW.replace("inbound", "outbound"))
+    status, refused = here.reload()
+    assert (status, "it has read 'inbound' until now" in refused) == (2, True)
+    here.write("streams.toml", PIPELINE)
+    # and nothing is told of it that was true once
     assert {group for group in ("first", "new") if f'cauce_group_lag{{group="{group}"}}' in here.metrics()} == {"first"}
     assert "work new" not in here.pids()
     here.up.process.send_signal(signal.SIGTERM)
@@ -304,6 +309,41 @@ async def opened(group, topology, settings, stores):
 @handler(lifespan=opened)
 async def note(turn): pass
 """
+
+
+TOGETHER = """
+import asyncio
+from contextlib import asynccontextmanager
+from pathlib import Path
+from streams import handler
+
+@asynccontextmanager
+async def met(group, topology, settings, stores):
+    Path(f"here.{group.name}").touch()
+    while len(list(Path().glob("here.*"))) < 2:
+        await asyncio.sleep(0.01)
+    yield
+
+@handler(lifespan=met)
+async def note(turn): pass
+"""
+
+
+@pytest.mark.slow
+def test_new_groups_start_at_once_and_one_that_fails_is_named(here: Here) -> None:
+    # Given two that are ready only once both are there, and one that does not start
+    here.write("together.py", TOGETHER)
+    here.write("failing.py", FAILING)
+    tables = {"one": "together", "two": "together", "other": "failing"}
+    more = [f'[groups.{name}]\nreads = "outbound"\nhandler = "{of}:note"\n' for name, of in tables.items()]
+    before = here.pids()
+    here.write("streams.toml", PIPELINE + "".join(more))
+    # When they are added
+    status, said = here.reload()
+    # Then the two are, the third is named, and who was there goes on
+    assert (status, said.splitlines()[:2]) == (1, ["started: one, two, other", "restarted: ingress"])
+    assert "not ready: other: its log says why" in said
+    assert here.pids()["work first"] == before["work first"]
 
 
 @pytest.mark.slow
@@ -360,8 +400,13 @@ async def test_a_worker_alone_begins_anew_at_a_hangup_and_stays_where_it_would_n
         assert "fresh has no 'note'" in await worker.says("reload.refused")
         await store.command("XADD", "inbound", "*", "key", "web-0", "type", "text", "body", '{"text":"5"}')
         await until(lambda: _true(noted(short_path) == {"web-0": ["0", "5"]}))
-        # When it is right again
+        # Or where it would read another stream
         (short_path / "fresh.py").write_text(FRESH.replace("{turn.key}", "again-{turn.key}"))
+        (short_path / "streams.toml").write_text(NEW.replace("inbound", "outbound"))
+        child.send_signal(signal.SIGHUP)
+        assert "it has read 'inbound' until now" in await worker.says("cauce group drop")
+        # When it is right again
+        (short_path / "streams.toml").write_text(NEW)
         child.send_signal(signal.SIGHUP)
         await _says_again(worker, "worker.reading", 2)
         await store.command("XADD", "inbound", "*", "key", "web-0", "type", "text", "body", '{"text":"10"}')
@@ -468,7 +513,10 @@ def test_without_a_cauce_up_to_be_found_one_is_told_what_to_do(tmp_path: Path) -
 
 
 @pytest.mark.slow
-async def test_a_trial_says_in_a_line_why_it_would_not_start(tmp_path: Path) -> None:
+async def test_a_trial_says_in_a_line_why_it_would_not_start(
+    tmp_path: Path, any_server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", any_server.url)
     (tmp_path / "streams.toml").write_text(NEW)
     command = ["--config", str(tmp_path / "streams.toml"), "work", "new"]
     assert "there is no module 'fresh'" in await anew.refusal(command)

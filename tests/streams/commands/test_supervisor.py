@@ -168,6 +168,22 @@ def test_a_worker_whose_configuration_is_wrong_ends_it_with_status_2(up) -> None
     assert "Traceback" not in "".join(up.said)
 
 
+def test_a_group_that_reads_another_stream_than_before_ends_it_before_any_worker_starts(folder, up) -> None:
+    up.until("Cauce is ready")
+    up.stop()
+    text = (folder / "streams.toml").read_text()
+    (folder / "streams.toml").write_text(text.replace('reads = "outbound"', 'reads = "statuses"'))
+    again = Up(folder)
+    assert again.end() == 2
+    assert again.said[-1].startswith("cauce: streams.toml: groups.second.reads = 'statuses', but it has")
+    assert "worker.reading" not in "".join(again.said)
+    # With the old name it goes on
+    (folder / "streams.toml").write_text(text)
+    again = Up(folder)
+    again.until("Cauce is ready")
+    again.stop()
+
+
 @pytest.mark.parametrize("up", [{"handler": "hang", "SHUTDOWN_GRACE": "600"}], indirect=True)
 def test_a_second_signal_stops_at_once_what_would_not_end(up) -> None:
     up.until("Cauce is ready")

@@ -148,8 +148,11 @@ async def test_once_is_one_frame_for_people_or_for_machines(store: Store, capsys
     await top.run(looker, once=True, as_json=True)
     frame = json.loads(capsys.readouterr().out)
     assert frame["groups"]["g"]["per_s"] == 0
+    monkeypatch.delenv("COLUMNS", raising=False)
     await top.run(looker, once=False, as_json=False)  # no terminal
     text = capsys.readouterr().out
+    [messages] = [line for line in text.splitlines() if line.startswith("messages")]
+    assert messages.endswith(looker._trouble())  # whole, however wide
     assert text.count("cauce top") == 1
     assert "q quits" not in text
 
