@@ -97,7 +97,8 @@ def replay(
     """
     Answer again what was said, in a sandbox, and compare.
 
-    Nothing is sent and nothing in Redis is written.  Exit status 1: more turns came out otherwise than --tolerate.
+    Nothing is sent and nothing in Redis is written.  Exit status 1: more turns came out otherwise than --tolerate; 3:
+    there was nothing to replay.
     """
     from streams import log
     from streams.commands import lab, report, steps, transfer

@@ -18,7 +18,8 @@ from streams.deadletters import Letter, Wanted
 from streams.keys import shard_of
 from streams.logbook import File, Logged, Shard, Unsettled
 from streams.pastturns import Came, Id, Went, Window, message_id_of, names_of, turns
-from streams.runs import WAITING, WANTED, Ended, Input, Output, Planned, Run
+from streams.replayed import WAITING, WANTED, Ended, Input, Output, Planned
+from streams.runs import Run
 from streams.tables import Group
 
 BATCH = 1000
@@ -281,7 +282,10 @@ def _planned(run: Run, key: str, window: Window, asked: Range, limited: list[Id]
             yield Went(each.cut, each.ms, names_of(each.body))
 
     journal = run.ended(key, shard_of(key, run.told("shards") or 1))
-    ended = (Went(turn.last, turn.at_ms, first=turn.first, appended=False, limited=turn.limited) for turn in journal)
+    ended = (
+        Went(turn.last, turn.at_ms, first=turn.first, appended=False, limited=turn.limited, buried=turn.buried)
+        for turn in journal
+    )
     went = merge(appended(), ended, key=attrgetter("cut"))
     waiting: list[Planned] = []
     for past in turns(came(), went, window):
@@ -293,7 +297,8 @@ def _planned(run: Run, key: str, window: Window, asked: Range, limited: list[Id]
         if WAITING in found or not (chosen or told):
             continue
         first, last = past.entries[0].id, past.entries[-1].id
-        waiting.append(Planned(0, past.began_ms, key, first, last, past.ended_ms, chosen))
+        buried = past.buried or WANTED in found
+        waiting.append(Planned(0, past.began_ms, key, first, last, past.ended_ms, chosen, buried))
         if chosen:
             yield from waiting  # what comes behind the last chosen one is not needed
             waiting = []

@@ -21,7 +21,7 @@ from streams.connection import Store, entries, order
 from streams.deadletters import Letter, Wanted
 from streams.errors import ConfigurationError
 from streams.pastturns import Id, cut_of
-from streams.runs import Ended, Input, Output
+from streams.replayed import Ended, Input, Output
 from streams.stores import Stores
 from streams.tables import Group
 
@@ -106,7 +106,7 @@ class Shard:
             if ending.final:
                 of = sorted(map(order, ending.told.of))
                 limited = any(note.name == "rate_limited" for note in ending.told.notes)
-                yield Ended(of[0], of[-1], ending.at_ms, limited), of
+                yield Ended(of[0], of[-1], ending.at_ms, limited, ending.told.end == "buried"), of
 
     async def read(self, stream: str, first: str, last: str, *, backwards: bool = False) -> AsyncIterator[Logged]:
         """

@@ -162,6 +162,7 @@ class Lab:
             history=self.asked.history,
             cut=run.told("cut")["people"],
             missing=self.missing,
+            dead=self.asked.dead,
             waiting=run.waiting(),
             limited=run.told("limited") or 0,
         )
@@ -217,7 +218,7 @@ def of_run(place: Place, name: str) -> Asked:
 async def replay(place: Place, asked: Asked, form: Form, *, resume: str | None = None, anew: bool = False) -> int:
     """
     Returns:
-        the exit status: 1 where more came out otherwise than `form.tolerate`.
+        the exit status: as `report.show`.
 
     Raises:
         ConfigurationError, Unavailable.

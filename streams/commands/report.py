@@ -33,10 +33,14 @@ from streams.errors import ConfigurationError
 from streams.groups import counted
 from streams.masking import Mask
 from streams.replay import AHEAD_OF_A_TURN
-from streams.runs import Appended, Planned, Result, Run, Verdict
+from streams.replayed import Appended, Planned, Result, Verdict
+from streams.runs import Run
 
 _appended = msgspec.json.Decoder(list[Appended])
-_STYLES = {"same": "dim", "changed": "yellow", "failed": "red", "new": "cyan", "missing": "magenta"}
+NOTHING = 3
+"""Exit status where there was nothing to replay: a test that tests nothing has not passed."""
+
+_STYLES = {"same": "dim", "changed": "yellow", "mended": "green", "failed": "red", "new": "cyan", "missing": "magenta"}
 _PIECES = {"same": "", "gone": "red strike", "come": "green"}
 
 
@@ -66,6 +70,8 @@ class Facts(msgspec.Struct, kw_only=True, frozen=True):
     """People of whom something may have been said before what is kept of the log."""
     missing: Sequence[str]
     """Kinds of state that began empty."""
+    dead: bool = False
+    """Of what was buried."""
     waiting: int = 0
     """Messages that were not answered yet, and are left out."""
     limited: int = 0
@@ -107,13 +113,14 @@ class Summary(msgspec.Struct, kw_only=True):
 
     @property
     def otherwise(self) -> int:
-        return self.turns - self.verdicts.get("same", 0)
+        """Of what is no improvement, how many."""
+        return self.turns - self.verdicts.get("same", 0) - self.verdicts.get("mended", 0)
 
 
 def show(run: Run, facts: Facts, form: Form) -> int:
     """
     Returns:
-        the exit status: 1 where more came out otherwise than is tolerated.
+        the exit status: 1 where more came out otherwise than is tolerated, NOTHING where nothing was replayed.
 
     Raises:
         ConfigurationError: the page cannot be written.
@@ -123,7 +130,10 @@ def show(run: Run, facts: Facts, form: Form) -> int:
         _write(form.html, page.lines(facts, summary, rows(run, form)))
     if form.as_json:
         sys.stdout.writelines(_json(facts, summary, rows(run, form)))
-    else:
+    if not summary.turns:
+        sys.stderr.write(f"nothing was replayed: {'; '.join(summary.notes)}\n")
+        return NOTHING
+    if not form.as_json:
         _table(facts, summary, rows(run, form), form)
     return int(summary.otherwise > form.tolerate)
 
@@ -204,19 +214,20 @@ def _middle(ms: array[float]) -> dict[str, float]:
 
 
 def _notes(facts: Facts, turns: int) -> Iterator[str]:
-    if not turns:
-        yield "there is nothing in this range: try another --from, or `cauce tail` to see what there is"
+    if not (turns or facts.waiting or facts.limited):
+        what = f"group {facts.group} has buried nothing" if facts.dead else "there is nothing"
+        yield f"{what} in this range; try another --from, or `cauce tail` to see what there is"
     if facts.waiting:
-        yield f"{facts.waiting:,} messages had not been answered yet, and are left out"
+        yield f"{counted(facts.waiting, 'message', 'messages')} not answered yet, left out"
     if facts.limited:
         turns_then = counted(facts.limited, "turn", "turns")
         yield f"{turns_then} with messages over the rate limit, which a replay does not know, left out"
-    if facts.cut:
+    if facts.cut and turns:
         yield (
             f"of {facts.cut:,} people something may have been said before what is kept of the log: their conversations "
             "may have begun shorter than they were"
         )
-    if facts.missing:
+    if facts.missing and turns:
         yield (
             f"state of the kinds {', '.join(facts.missing)} began empty, for the handler has no `retell`; "
             "--history rerun has it handle what came before the range as well"
@@ -249,7 +260,7 @@ def _table(facts: Facts, summary: Summary, rows: Iterator[Row], form: Form) -> N
         table.add_row(row.person, _cell("\n".join(row.said)), *_both(row), _verdict(row))
     if table.row_count:
         console.print(table)
-    if more := summary.otherwise - table.row_count:
+    if more := summary.turns - summary.verdicts.get("same", 0) - table.row_count:
         console.print(f"… and {more:,} more: --rows, --html FILE or --json show them", style="dim")
     for line in sentences(facts, summary):
         console.print(line, soft_wrap=True)
@@ -291,7 +302,7 @@ def sentences(facts: Facts, summary: Summary) -> Iterator[str]:
     what = f" with {' '.join(facts.changes)}" if facts.changes else ""
     turns, people = counted(summary.turns, "turn", "turns"), counted(summary.people, "person", "people")
     yield f"{turns} of {people} replayed through {facts.group}{what} (run {facts.run})"
-    yield ", ".join(f"{count:,} {name}" for name, count in summary.verdicts.items()) or "nothing was replayed"
+    yield ", ".join(f"{count:,} {name}" for name, count in summary.verdicts.items())
     if summary.actions:
         yield "actions: " + ", ".join(f"{change} {count:,}×" for change, count in summary.actions.items())
     if summary.ms_now:

@@ -19,7 +19,8 @@ from streams.errors import ConfigurationError
 from streams.groups import counted
 from streams.logbook import File, Head, Logged
 from streams.pseudonyms import Pseudonyms
-from streams.runs import WAITING, WANTED, Input, Run
+from streams.replayed import WAITING, WANTED, Input
+from streams.runs import Run
 from streams.topology import Topology, suggest
 
 

@@ -229,6 +229,15 @@ async def test_dead_letters_are_tried_again_where_they_stood(clinic: Clinic) -> 
     outcome = await clinic.replay(dead=True)
     assert outcome.texts() == ["veneno"]
     assert outcome.texts("then") == [clinic.topology.texts.failure]
+    # What succeeds by now is no regression, neither alone nor among all that was said
+    assert (outcome.verdicts, outcome.status) == (["mended"], 0)
+    whole = await clinic.replay()
+    assert (whole["summary"]["verdicts"], whole.status) == ({"same": 3, "mended": 1}, 0)
+    # What still fails is
+    clinic.handler("raise Bury('still')")
+    still = await clinic.replay(dead=True, changes=MINE)
+    assert (still.verdicts, still.status) == (["failed"], 1)
+    assert (await clinic.replay(dead=True, changes=MINE, form={"tolerate": 1})).status == 0
     # Also where retention has left nothing but the letter
     await clinic.store.command("DEL", "inbound")
     assert (await clinic.replay(dead=True)).texts() == ["veneno"]
@@ -275,6 +284,25 @@ async def test_a_range_that_held_nothing_is_read_again(clinic: Clinic) -> None:
     async with clinic.open(replace(reply, handle=bury)):
         await clinic.say(ANA, "veneno")
     assert (await clinic.replay(dead=True, anew=False)).texts() == ["veneno"]
+
+
+async def test_where_there_is_nothing_to_replay_a_test_has_not_passed(clinic: Clinic, capsys) -> None:
+    async def told(**asked: Any) -> tuple[int, str]:
+        outcome = await clinic.replay(**asked)
+        [line] = capsys.readouterr().err.splitlines()
+        return outcome.status, line
+
+    async with clinic.open():
+        await clinic.say(ANA, "Hola")
+    for asked in ({"since": "3h", "until": "2h"}, {"people": (LUIS,)}):
+        status, line = await told(**asked)
+        assert (status, "nothing was replayed: there is nothing in this range" in line) == (3, True)
+    status, line = await told(dead=True)
+    assert (status, "group inference has buried nothing in this range" in line) == (3, True)
+    # Nor where nobody had been answered yet, however much is tolerated
+    last = await clinic.write(ANA, "¿Y?")
+    said = await told(since=last, form={"tolerate": 5})
+    assert said == (3, "nothing was replayed: 1 message not answered yet, left out")
 
 
 async def test_a_range_is_told_by_people_times_and_ids(clinic: Clinic) -> None:

@@ -116,3 +116,5 @@ def test_what_a_turn_came_to_in_a_word() -> None:
     assert compare.verdict([], [one]) == "new"
     assert compare.verdict([one], []) == "missing"
     assert compare.verdict([one], [one], "ValueError") == "failed"
+    assert compare.verdict([one], [one], "ValueError", buried=True) == "failed"
+    assert compare.verdict([one], [two], buried=True) == compare.verdict([], [], buried=True) == "mended"

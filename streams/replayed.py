@@ -1,0 +1,102 @@
+"""
+What a run of a replay holds: the entries that were read, the turns found in them, and what came of each.
+
+Only shapes: how they lie in a run's file is runs.py's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from streams.pastturns import Id
+
+Verdict = Literal["same", "changed", "mended", "failed", "new", "missing"]
+
+
+WANTED, WAITING = 1, -1
+"""Of an entry: a dead letter that is to be replayed; nobody has answered it yet, so there is nothing to compare."""
+
+
+class Input(NamedTuple):
+    """An entry that the group read."""
+
+    key: str
+    """The turn's: the person, or where the group has no order the entry itself."""
+    ms: int
+    seq: int
+    person: str
+    type: str
+    body: bytes
+    v: str
+    trace: str
+    hurried: bool = False
+    origin: str | None = None
+    mark: int = 0
+    """WANTED or WAITING."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.ms}-{self.seq}"
+
+
+class Output(NamedTuple):
+    """An entry that it appended then."""
+
+    stream: str
+    ms: int
+    seq: int
+    key: str
+    type: str
+    body: bytes
+    v: str = "1"
+    trace: str = ""
+    cut: Id | None = None
+    """The last entry of its turn, where its body says so."""
+
+
+class Ended(NamedTuple):
+    """A turn that ended, as the group's journal tells."""
+
+    first: Id
+    last: Id
+    at_ms: int
+    limited: bool
+    """Messages of it were over the rate limit."""
+    buried: bool = False
+
+
+class Planned(NamedTuple):
+    """A turn that is to be told or replayed."""
+
+    number: int
+    at_ms: int
+    key: str
+    first: Id
+    last: Id
+    ended_ms: int | None
+    chosen: bool
+    """It is replayed; the others are told again, for the state they left."""
+    buried: bool = False
+    """No attempt could handle it then."""
+
+
+class Appended(msgspec.Struct, array_like=True):
+    """What a turn would append now."""
+
+    stream: str
+    type: str
+    key: str
+    body: msgspec.Raw
+
+
+class Result(NamedTuple):
+    """What came of a turn that was replayed."""
+
+    turn: int
+    verdict: Verdict
+    why: str
+    outputs: bytes
+    """`Appended`s, as JSON."""
+    took_ms: float
