@@ -97,8 +97,7 @@ def replay(
     """
     Answer again what was said, in a sandbox, and compare.
 
-    Nothing is sent and nothing in Redis is written.  Exit status 1: more turns came out otherwise than --tolerate; 3:
-    there was nothing to replay.
+    Nothing is sent and nothing in Redis is written.  Exit status 1: more than --tolerate changed; 3: nothing to replay.
     """
     from streams import log
     from streams.commands import lab, report, steps, transfer
@@ -110,6 +109,7 @@ def replay(
         changes=Changes(sets=sets or (), model=model, prompt=prompt, handler=handler),
         history=_history(history), speed=_speed(speed),
     )  # fmt: skip
+    lab.check(asked, into=into, resume=resume)
     if into:
         raise typer.Exit(entry.run(transfer.into(context.obj, asked, into, yes=yes)))
     if resume:

@@ -199,6 +199,14 @@ def _refuse_what_acts_outside(handler: Handler, group: Group) -> None:
         )
 
 
+def check(asked: Asked, *, into: str | None, resume: str | None) -> None:
+    """Raises ConfigurationError: something of it would not be heeded."""
+    if into and asked.changes:
+        raise ConfigurationError(f"--into replays nothing, so leave {asked.changes.words()[0].partition(' ')[0]} out")
+    if resume and asked != Asked():
+        raise ConfigurationError("--resume goes on with what the run was asked; leave out what chooses or changes it")
+
+
 def of_run(place: Place, name: str) -> Asked:
     """What a run was asked.  Raises ConfigurationError: there is no such run."""
     folder = place.settings.data_dir / FOLDER
@@ -225,6 +233,7 @@ async def replay(place: Place, asked: Asked, form: Form, *, resume: str | None =
     """
     lab, steps = Lab(place, asked), Steps()
     _refuse_what_acts_outside(lab.handler, lab.group)
+    asked.changes.check(lab.group, lab.handler)
     runs.forget_old(lab.folder)
     run = Run(lab.folder, resume or lab.name)
     try:

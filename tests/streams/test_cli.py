@@ -160,6 +160,8 @@ def test_a_bad_setting_is_one_line_with_what_is_accepted(cauce) -> None:
         (["dead", "drop", "yesterday"], ["'yesterday' is no dead letter's id"]),
         (["dead", "redrive", "--since", "yesterday"], ["--since 'yesterday' is no time", "2h"]),
         (["dead", "redrive", "--person", "a/b"], ["--person must not contain '/'"]),
+        (["replay", "--into", "trial", "--model", "x"], ["--into replays nothing, so leave --model out"]),
+        (["replay", "--resume", "x", "--dead"], ["--resume goes on with what the run was asked"]),
     ],
     ids=lambda value: " ".join(value),
 )

@@ -527,6 +527,14 @@ async def test_in_several_shards_as_in_one(clinic: Clinic, any_server: Server) -
     await stores.close()
 
 
+async def test_what_a_handler_is_told_can_be_tried_and_what_a_replay_goes_by(clinic: Clinic) -> None:
+    async with clinic.open():
+        await clinic.say(ANA, "1")
+    clinic.handler("return answer(str(turn.resources is not None))", lifespan="opened")
+    for sets in (["inference.temperature=0"], ["groups.inference.deadline=9"]):
+        assert (await clinic.replay(changes={**MINE, "sets": sets, "model": "echo"})).texts() == ["True"]
+
+
 @pytest.mark.parametrize(
     ("asked", "changes", "why"),
     [
@@ -542,6 +550,19 @@ async def test_in_several_shards_as_in_one(clinic: Clinic, any_server: Server) -
         ({}, {"sets": ["shards.x=0"]}, "'shards' is no table"),
         ({}, {"handler": "mine:handel"}, "mine has no 'handel'; did you mean 'handle'"),
         ({}, {"handler": "mine"}, "is not of the form 'module:function'"),
+        (
+            {},
+            {"sets": ["groups.inference.debounce = 5"]},
+            "would try nothing: which messages were one turn stays as it was",
+        ),
+        (
+            {},
+            {**MINE, "prompt": "streams.toml"},
+            "--prompt streams.toml would try nothing: mine:handle has no `lifespan`",
+        ),
+        ({}, {**MINE, "model": "other"}, "--model other would try nothing"),
+        ({}, {**MINE, "sets": ["inference.temperature=0"]}, "--set inference.temperature=0 would try nothing"),
+        ({}, {**MINE, "sets": ["groups.egress.deadline=9"]}, "--set groups.egress.deadline=9 would try nothing"),
     ],
 )
 async def test_what_cannot_be_is_one_sentence(clinic: Clinic, asked, changes, why) -> None:
