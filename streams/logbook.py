@@ -10,7 +10,7 @@ import base64
 import binascii
 import gzip
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -237,7 +237,9 @@ def logged_of(line: bytes) -> Logged:
         stream, id = msgspec.json.decode(raw.pop("stream"), type=str), msgspec.json.decode(raw.pop("id"), type=str)
         order(id)
         return Logged(stream, id, {name: _read(name, value) for name, value in raw.items()})
-    except (msgspec.MsgspecError, KeyError, binascii.Error) as error:
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]} is missing") from error
+    except (msgspec.MsgspecError, binascii.Error) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
@@ -276,9 +278,12 @@ class File:
         except OSError as error:
             raise ConfigurationError(f"{self.path}: cannot be read ({error.strerror or error})") from error
 
-    def read(self) -> Iterator[Logged]:
+    def read(self, check: Callable[[Logged], str] = lambda logged: "") -> Iterator[Logged]:
         """
         Every entry, in the file's order.
+
+        Args:
+            check: says what is wrong with one, or nothing.
 
         Raises:
             ConfigurationError: a line is no entry; says which.
@@ -287,6 +292,10 @@ class File:
             next(lines)
             for number, line in enumerate(lines, 2):
                 try:
-                    yield logged_of(line)
+                    logged = logged_of(line)
+                    why = check(logged)
                 except ValueError as error:
-                    raise ConfigurationError(f"{self.path}: line {number} is no entry: {error}") from error
+                    why = str(error)
+                if why:
+                    raise ConfigurationError(f"{self.path}: line {number} is no entry: {why}")
+                yield logged
