@@ -22,6 +22,7 @@ from streams.keys import shard_of
 from streams.line import Argument
 from streams.logbook import Head, Logged, line_of
 from streams.pseudonyms import Pseudonyms
+from streams.replayed import Label
 from streams.scripts import script
 from streams.stores import Stores
 from streams.topology import suggest
@@ -34,7 +35,7 @@ BATCH = 500
 MARKED_MS = 7 * 86_400_000
 """How long it is known that a file was imported: as long as a run is kept."""
 
-_KEPT = ("key", "type", "body", "v", "trace", "origin")
+_KEPT = ("key", "type", "body", "v", "trace", "origin", "turn")
 """What of an entry is carried; the rest says what became of it where it was."""
 
 KNOWN = (*_KEPT, "received", "now", "door", "for", "replayed", "group", "reason", "attempts", "first_ms", "last_ms")
@@ -106,6 +107,8 @@ def _illegible(logged: Logged) -> str:
             return f"{name} is no UTF-8"
         if name == "origin" and not _ID.fullmatch(text):
             return f"origin {text!r} is no entry's id"
+        if name == "turn" and Label.read(text) is None:
+            return f"turn {text!r} is none; write <group> <id of its last entry> <milliseconds of its end>"
     try:
         body = json.loads(logged.fields["body"])
     except (ValueError, RecursionError) as error:

@@ -7,8 +7,10 @@ no state outlives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
+from itertools import groupby
 from operator import attrgetter
 
 import msgspec
@@ -18,7 +20,7 @@ from streams.deadletters import Letter, Wanted
 from streams.keys import shard_of
 from streams.logbook import File, Logged, Shard, Unsettled
 from streams.pastturns import Came, Id, Went, Window, message_id_of, names_of, turns
-from streams.replayed import WAITING, WANTED, Ended, Input, Output, Planned
+from streams.replayed import WAITING, WANTED, Ended, Input, Label, Output, Planned
 from streams.runs import Run
 from streams.tables import Group
 
@@ -252,15 +254,44 @@ def plan(run: Run, group: Group, asked: Range, *, told: bool) -> None:
         told: those before the range matter too, for the state that they left.
     """
     run.index()
-    window = Window.of(group)
     limited: list[Id] = []
     with run.act():
         for key in run.keys():
-            run.plan(_planned(run, key, window, asked, limited, told=told))
+            run.plan(_planned(run, key, group, asked, limited, told=told))
         run.tell("limited", len(limited))
 
 
-def _planned(run: Run, key: str, window: Window, asked: Range, limited: list[Id], *, told: bool) -> Iterator[Planned]:
+def label(run: Run, group: Group) -> None:
+    """Have all that was gathered say of which turn it is, as far as the journal tells: to be carried elsewhere."""
+    with run.act():
+        for key in run.keys():
+            for turn in list(run.ended(key, _shard(run, key))):
+                run.label(key, turn, str(Label.of(group.name, turn)))
+
+
+def _shard(run: Run, key: str) -> int:
+    return shard_of(key, run.told("shards") or 1)
+
+
+def _elsewhere(entries: Iterable[Input], group: str, ended: list[Went]) -> Iterator[Went]:
+    """
+    The turns of a key in which its entries were where they come from.
+
+    Args:
+        ended: those that the group's own journal tells of; what it has handled here as well was in these.
+    """
+    cuts = [each.cut for each in ended]
+    for text, some in groupby(entries, key=attrgetter("turn")):
+        told, ids = Label.read(text or ""), [(entry.ms, entry.seq) for entry in some]
+        at = bisect_left(cuts, ids[0])
+        here = at < len(ended) and (ended[at].first or ended[at].cut) <= ids[-1]
+        if told and told.group == group and not here:
+            yield Went(
+                ids[-1], told.ended_ms, first=ids[0], appended=False, limited=told.limited, buried=told.buried
+            )  # fmt: skip
+
+
+def _planned(run: Run, key: str, group: Group, asked: Range, limited: list[Id], *, told: bool) -> Iterator[Planned]:
     """
     Those of a key.
 
@@ -281,14 +312,14 @@ def _planned(run: Run, key: str, window: Window, asked: Range, limited: list[Id]
             assert each.cut is not None  # noqa: S101 - `index` has found it
             yield Went(each.cut, each.ms, names_of(each.body))
 
-    journal = run.ended(key, shard_of(key, run.told("shards") or 1))
-    ended = (
+    ended = [
         Went(turn.last, turn.at_ms, first=turn.first, appended=False, limited=turn.limited, buried=turn.buried)
-        for turn in journal
-    )
-    went = merge(appended(), ended, key=attrgetter("cut"))
+        for turn in run.ended(key, _shard(run, key))
+    ]
+    labelled = _elsewhere(run.inputs(key), group.name, ended)
+    went = merge(appended(), ended, labelled, key=attrgetter("cut"))
     waiting: list[Planned] = []
-    for past in turns(came(), went, window):
+    for past in turns(came(), went, Window.of(group)):
         found = {marks.get(entry.id, 0) for entry in past.entries}
         chosen = WANTED in found if asked.dead else asked.holds(past.entries[-1].id)
         if chosen and past.limited and not asked.dead:

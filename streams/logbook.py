@@ -21,7 +21,7 @@ from streams.connection import Store, entries, order
 from streams.deadletters import Letter, Wanted
 from streams.errors import ConfigurationError
 from streams.pastturns import Id, cut_of
-from streams.replayed import Ended, Input, Output
+from streams.replayed import Ended, Input, Label, Output
 from streams.stores import Stores
 from streams.tables import Group
 
@@ -71,6 +71,7 @@ class Logged(NamedTuple):
             hurried="now" in self.fields,
             origin=self.text("origin") or None,
             mark=mark,
+            turn=self.text("turn") if Label.read(self.text("turn")) else None,
         )
 
     def output(self) -> Output:
@@ -195,6 +196,8 @@ def logged_from(entry: Input | Output, reads: str) -> Logged:
         fields["now"] = "1"
     if isinstance(entry, Input) and entry.origin:
         fields["origin"] = entry.origin
+    if isinstance(entry, Input) and entry.turn:
+        fields["turn"] = entry.turn
     return Logged(stream, f"{entry.ms}-{entry.seq}", {**_encoded(fields), "body": bytes(entry.body)})
 
 

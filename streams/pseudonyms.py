@@ -88,7 +88,11 @@ class Pseudonyms:
         if isinstance(plain, dict) and isinstance(plain.get("name"), str):
             self._called[key] = plain["name"]
         named = self._called.get(key, "")
-        done = {name: self._plain(name, value, named) for name, value in fields.items() if name != "body"}
+        done = {
+            name: value if name == "turn" else self._plain(name, value, named)  # a group, an entry's id and a time
+            for name, value in fields.items()
+            if name != "body"
+        }
         if "body" in fields:
             done["body"] = (
                 self._plain("", body, named) if plain is None else msgspec.json.encode(self._value("", plain, named))

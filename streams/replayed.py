@@ -6,6 +6,7 @@ Only shapes: how they lie in a run's file is runs.py's.
 
 from __future__ import annotations
 
+import re
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -35,6 +36,8 @@ class Input(NamedTuple):
     origin: str | None = None
     mark: int = 0
     """WANTED or WAITING."""
+    turn: str | None = None
+    """Of what was carried here: in which turn it was there, as a `Label` says it."""
 
     @property
     def id(self) -> str:
@@ -65,6 +68,35 @@ class Ended(NamedTuple):
     limited: bool
     """Messages of it were over the rate limit."""
     buried: bool = False
+
+
+class Label(NamedTuple):
+    """What an entry that is carried elsewhere says of the turn in which it was: the journal stays behind."""
+
+    group: str
+    last: str
+    """The id of its last entry; what is carried with it has the same label."""
+    ended_ms: int
+    limited: bool
+    buried: bool
+
+    @classmethod
+    def of(cls, group: str, turn: Ended) -> Label:
+        return cls(group, f"{turn.last[0]}-{turn.last[1]}", turn.at_ms, turn.limited, turn.buried)
+
+    @classmethod
+    def read(cls, text: str) -> Label | None:
+        """None: it is none."""
+        if not (match := _LABEL.fullmatch(text)):
+            return None
+        return cls(match[1], match[2], int(match[3]), bool(match[4]), bool(match[5]))
+
+    def __str__(self) -> str:
+        limited, buried = " limited" * self.limited, " buried" * self.buried
+        return f"{self.group} {self.last} {self.ended_ms}{limited}{buried}"
+
+
+_LABEL = re.compile(r"(\S{1,100}) (\d{1,15}-\d{1,18}) (\d{1,15})( limited)?( buried)?")
 
 
 class Planned(NamedTuple):

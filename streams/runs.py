@@ -32,7 +32,7 @@ _TABLES = """
 create table if not exists told (name text primary key, value) without rowid;
 create table if not exists inputs (
     key text, ms integer, seq integer, person text, type text, body blob, v text, trace text, hurried integer,
-    origin text, mark integer, primary key (key, ms, seq)) without rowid;
+    origin text, mark integer, turn text, primary key (key, ms, seq)) without rowid;
 create table if not exists outputs (
     number integer primary key, stream text, ms integer, seq integer, key text, type text, body blob, v text,
     trace text, cut_ms integer, cut_seq integer, turn_key text);
@@ -140,7 +140,7 @@ class Run:
     def add_inputs(self, inputs: Iterable[Input]) -> None:
         """What is there already stays as it is, but for its mark."""
         self._db.executemany(
-            "insert into inputs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set mark = "
+            "insert into inputs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set mark = "
             "max(mark, excluded.mark)",
             inputs,
         )
@@ -166,6 +166,13 @@ class Run:
             (key, shard),
         )
         yield from (Ended((row[0], row[1]), (row[2], row[3]), row[4], bool(row[5]), bool(row[6])) for row in rows)
+
+    def label(self, key: str, turn: Ended, label: str) -> None:
+        """Say of the entries of a turn in which they were."""
+        self._db.execute(
+            "update inputs set turn = ? where key = ? and (ms, seq) >= (?, ?) and (ms, seq) <= (?, ?)",
+            (label, key, *turn.first, *turn.last),
+        )
 
     def index(self) -> None:
         """Once all is there: find of each output the turn it belongs to, and forget those of none."""

@@ -13,6 +13,7 @@ from conftest import Server, emptied
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from protocol import redis_ms
 
 from processors.inference.handler import reply
 from streams import carry, logbook
@@ -142,6 +143,47 @@ async def test_what_people_said_before_goes_along_and_is_not_replayed(clinic: Cl
     assert outcome["cut"] == 0
 
 
+@pytest.mark.parametrize("pseudonyms", [False, True], ids=["as it was", "with pseudonyms"])
+async def test_what_was_one_turn_is_one_wherever_it_is_carried(clinic: Clinic, any_server, pseudonyms) -> None:
+    # Given messages of hours ago that an outage had answered together, with nothing that would tell: with silence, and
+    # by burying them
+    async def silent(turn: Any) -> Any:
+        if turn.key == LUIS:
+            raise Bury("poison")
+
+    now = await redis_ms(clinic.store)
+    for hour in range(3):
+        for number, person in enumerate((ANA, LUIS)):
+            await clinic.write(person, str(hour), at=f"{now - 9_000_000 + hour * 3_600_000 + number}-0")
+    async with clinic.open(replace(reply, handle=silent, buried=None)):
+        pass
+    file = clinic.folder / "some.jsonl"
+    await transfer.export(clinic.place, Asked(), file, pseudonyms=pseudonyms)
+    clinic.handler("return None")
+
+    async def turns(**asked: Any) -> list[tuple[str, list[str]]]:
+        outcome = await clinic.replay(changes={"handler": "mine:handle"}, **asked)
+        return [(row["verdict"], row["said"]) for row in outcome["rows"]]
+
+    # Then they are one turn each in the file
+    together = [("same", ["0", "1", "2"]), ("mended", ["0", "1", "2"])]
+    assert await turns(file=str(file)) == together
+    # Where that was imported, with their ids or behind what is newer
+    store = emptied(any_server)
+    for name in ("one", "two"):
+        await transfer.bring(clinic.place, file, name=name, yes=True)
+        assert await turns() == together
+        await store.command("XADD", "inbound", "*", "key", "+9", "type", "text", "body", "{}")
+        await store.command("XTRIM", "inbound", "MAXLEN", 0)
+    # And a file of before, which does not tell, is what it was: the window makes three of them
+    fields = [json.loads(line) for line in file.read_text().splitlines()]
+    older = clinic.folder / "older.jsonl"
+    lines = ({name: value for name, value in each.items() if name != "turn"} for each in fields)
+    older.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [said for _, said in await turns(file=str(older))] == [[hour] for hour in "001122"]
+    await store.close()
+
+
 async def test_dead_letters_are_carried_too(clinic: Clinic, capsys) -> None:
     async def poisoned(turn: Any) -> Any:
         raise Bury("poison")
@@ -247,6 +289,7 @@ def a_file(clinic: Clinic, *lines: dict[str, Any] | str) -> Path:
         ({"type": None}, "type is missing"),
         ({"typo": "text"}, "there is no field 'typo'; did you mean 'type'?"),
         ({"v": "2"}, "v is '2', and this release knows '1'; update Cauce"),
+        ({"turn": "yesterday"}, "turn 'yesterday' is none; write <group>"),
         ({"origin": "yesterday"}, "origin 'yesterday' is no entry's id"),
         ({"body": None}, "body is missing"),
         ({"body": "{"}, "body is no JSON"),
