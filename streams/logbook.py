@@ -71,6 +71,7 @@ class Logged(NamedTuple):
             hurried="now" in self.fields,
             origin=self.text("origin") or None,
             mark=mark,
+            only=self.text("for"),
             turn=self.text("turn") if Label.read(self.text("turn")) else None,
         )
 
@@ -198,6 +199,8 @@ def logged_from(entry: Input | Output, reads: str) -> Logged:
         fields["origin"] = entry.origin
     if isinstance(entry, Input) and entry.turn:
         fields["turn"] = entry.turn
+    if isinstance(entry, Input) and entry.only:
+        fields["for"] = entry.only
     return Logged(stream, f"{entry.ms}-{entry.seq}", {**_encoded(fields), "body": bytes(entry.body)})
 
 

@@ -38,6 +38,8 @@ class Input(NamedTuple):
     """WANTED or WAITING."""
     turn: str | None = None
     """Of what was carried here: in which turn it was there, as a `Label` says it."""
+    only: str = ""
+    """Of what came back from the dead letters: the group for which."""
 
     @property
     def id(self) -> str:

@@ -32,7 +32,7 @@ _TABLES = """
 create table if not exists told (name text primary key, value) without rowid;
 create table if not exists inputs (
     key text, ms integer, seq integer, person text, type text, body blob, v text, trace text, hurried integer,
-    origin text, mark integer, turn text, primary key (key, ms, seq)) without rowid;
+    origin text, mark integer, turn text, only text, primary key (key, ms, seq)) without rowid;
 create table if not exists outputs (
     number integer primary key, stream text, ms integer, seq integer, key text, type text, body blob, v text,
     trace text, cut_ms integer, cut_seq integer, turn_key text);
@@ -140,7 +140,7 @@ class Run:
     def add_inputs(self, inputs: Iterable[Input]) -> None:
         """What is there already stays as it is, but for its mark."""
         self._db.executemany(
-            "insert into inputs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set mark = "
+            "insert into inputs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set mark = "
             "max(mark, excluded.mark)",
             inputs,
         )
@@ -209,6 +209,11 @@ class Run:
             (key, *given),
         )
         yield from (Output._make((*row[:8], (row[8], row[9]))) for row in rows)
+
+    def put_back(self) -> Iterator[tuple[Id, str, str]]:
+        """What came back from the dead letters: its id, whose it is, and the id under which it first came."""
+        rows = self._db.execute("select ms, seq, person, origin from inputs where only != '' and origin is not null")
+        yield from (((row[0], row[1]), row[2], row[3]) for row in rows)
 
     def waiting(self) -> int:
         """Entries that nobody had answered yet."""

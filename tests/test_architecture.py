@@ -23,7 +23,7 @@ FLOORS = {
     "outage memory groups backlog pulse traces rewriting disk sieve journals runs compare tallies",
     # 2: the runtime
     2: "worker inwork room process committer housekeeping retention deadletters mover replay erase stories receipts "
-    "finding probe watchdog garbage embedded anew logbook sandbox gathering carry analytics",
+    "finding probe watchdog garbage embedded anew logbook sandbox gathering planning carry analytics",
     # 4: the command line, with all of streams.commands; 3 are the doors, ingress and processors
     4: "cli cli_archive cli_dead cli_group cli_model cli_new cli_replay options",
 }

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from streams import gathering, handlers, logbook, runs, sandbox
+from streams import gathering, handlers, logbook, planning, runs, sandbox
 from streams.changes import Changes, History, first_that_writes
 from streams.commands import entry, report
 from streams.commands.entry import Place
@@ -128,7 +128,7 @@ class Lab:
             return
         told = self.handler.retell is not None or self.asked.history == "rerun"
         with steps.counting("finding the turns"):
-            gathering.plan(run, self.group_then, asked, told=told)
+            planning.plan(run, self.group_then, asked, told=told)
         run.tell("planned", time.time())
 
     def _range(self, now: float) -> Range:
@@ -165,6 +165,7 @@ class Lab:
             dead=self.asked.dead,
             waiting=run.waiting(),
             limited=run.told("limited") or 0,
+            redriven=run.told("redriven") or 0,
         )
 
     async def go(self, run: Run, steps: Steps) -> None:

@@ -76,6 +76,8 @@ class Facts(msgspec.Struct, kw_only=True, frozen=True):
     """Messages that were not answered yet, and are left out."""
     limited: int = 0
     """Turns that hit the rate limit then, and are left out."""
+    redriven: int = 0
+    """Turns that were buried and came back: left out, for they are there as what they came back as."""
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -214,7 +216,7 @@ def _middle(ms: array[float]) -> dict[str, float]:
 
 
 def _notes(facts: Facts, turns: int) -> Iterator[str]:
-    if not (turns or facts.waiting or facts.limited):
+    if not (turns or facts.waiting or facts.limited or facts.redriven):
         what = f"group {facts.group} has buried nothing" if facts.dead else "there is nothing"
         yield f"{what} in this range; try another --from, or `cauce tail` to see what there is"
     if facts.waiting:
@@ -222,6 +224,9 @@ def _notes(facts: Facts, turns: int) -> Iterator[str]:
     if facts.limited:
         turns_then = counted(facts.limited, "turn", "turns")
         yield f"{turns_then} with messages over the rate limit, which a replay does not know, left out"
+    if facts.redriven:
+        came_back = counted(facts.redriven, "turn", "turns")
+        yield f"{came_back} buried and redriven since, left out: compared as what came back"
     if facts.cut and turns:
         yield (
             f"of {facts.cut:,} people something may have been said before what is kept of the log: their conversations "

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from streams import carry, gathering, logbook, runs
+from streams import carry, logbook, planning, runs
 from streams.carry import Carried, Carrier
 from streams.commands import entry
 from streams.commands.entry import Place
@@ -36,7 +36,7 @@ async def export(place: Place, asked: Asked, path: Path, *, pseudonyms: bool) ->
     run = Run(lab.folder, f"export-{secrets.token_hex(5)}")
     try:
         await lab.gather(run, steps)
-        gathering.label(run, lab.group)
+        planning.label(run, lab.group)
         told, cut = lab.range_of(run), run.told("cut")
         head = Head(
             name=secrets.token_hex(8),

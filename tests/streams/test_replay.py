@@ -25,12 +25,13 @@ from protocol import redis_ms
 from waiting import until
 
 from processors.inference.handler import reply
-from streams import cli_replay, runs, topology
+from streams import cli_replay, deadletters, runs, topology
 from streams.changes import Changes
-from streams.commands import lab
+from streams.commands import lab, transfer
 from streams.commands.lab import Asked
 from streams.commands.report import Form
 from streams.connection import Store
+from streams.deadletters import Wanted
 from streams.effects import Turn
 from streams.errors import Bury, ConfigurationError
 from streams.handlers import find
@@ -241,6 +242,32 @@ async def test_dead_letters_are_tried_again_where_they_stood(clinic: Clinic) -> 
     # Also where retention has left nothing but the letter
     await clinic.store.command("DEL", "inbound")
     assert (await clinic.replay(dead=True)).texts() == ["veneno"]
+
+
+async def test_what_was_put_back_is_replayed_as_what_came_back(clinic: Clinic) -> None:
+    # Given a message that was buried without a word, and answered when it was put back
+    mended = asyncio.Event()
+
+    async def poisoned(turn: Turn) -> Any:
+        if not mended.is_set():
+            raise Bury("poison")
+        return await reply.handle(turn)
+
+    async with clinic.open(replace(reply, handle=poisoned, buried=None)):
+        first = await clinic.say(ANA, "Hola")
+        mended.set()
+        [letter] = [each async for each in deadletters.letters(clinic.store, "inbound", Wanted())]
+        [became] = await deadletters.redrive(clinic.store, "inbound", [letter.id], max_len=1000)
+        await until(clinic.silent)
+    # Then it is there once, and as it was; also in a file
+    file = clinic.folder / "some.jsonl"
+    await transfer.export(clinic.place, Asked(), file, pseudonyms=False)
+    for asked in ({}, {"file": str(file)}):
+        outcome = await clinic.replay(**asked)
+        assert [(row["turn"], row["verdict"]) for row in outcome["rows"]] == [(became.detail, "same")]
+        assert (outcome["redriven"], outcome.status) == (1, 0)
+    # But for a range that ends before it came back
+    assert (await clinic.replay(until=first)).verdicts == ["mended"]
 
 
 async def test_what_was_answered_a_day_late_is_the_same_turn_again(clinic: Clinic) -> None:
