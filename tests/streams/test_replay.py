@@ -257,7 +257,7 @@ async def test_what_was_put_back_is_replayed_as_what_came_back(clinic: Clinic) -
         first = await clinic.say(ANA, "Hola")
         mended.set()
         [letter] = [each async for each in deadletters.letters(clinic.store, "inbound", Wanted())]
-        [became] = await deadletters.redrive(clinic.store, "inbound", [letter.id], max_len=1000)
+        [became] = await deadletters.redrive(clinic.store, "inbound", [[letter.id]], max_len=1000)
         await until(clinic.silent)
     # Then it is there once, and as it was; also in a file
     file = clinic.folder / "some.jsonl"
