@@ -200,6 +200,15 @@ def _refuse_what_acts_outside(handler: Handler, group: Group) -> None:
         )
 
 
+def _refuse_what_nobody_can_tell(lab: Lab) -> None:
+    """Of each turn it would be that it found nothing, and what came out would say nothing about the change."""
+    if lab.asked.history == "original" and lab.missing:
+        raise ConfigurationError(
+            f"--history original: nobody knows what {lab.group.handler} found of its {', '.join(lab.missing)} then, for "
+            "it has no `retell`; leave it out, or --history rerun"
+        )
+
+
 def check(asked: Asked, *, into: str | None, resume: str | None) -> None:
     """Raises ConfigurationError: something of it would not be heeded."""
     if into and asked.changes:
@@ -235,6 +244,7 @@ async def replay(place: Place, asked: Asked, form: Form, *, resume: str | None =
     lab, steps = Lab(place, asked), Steps()
     _refuse_what_acts_outside(lab.handler, lab.group)
     asked.changes.check(lab.group, lab.handler)
+    _refuse_what_nobody_can_tell(lab)
     runs.forget_old(lab.folder)
     run = Run(lab.folder, resume or lab.name)
     try:

@@ -397,6 +397,8 @@ async def test_state_that_nobody_can_retell_begins_empty_or_is_made_by_the_handl
     outcome = await clinic.replay(since=last, changes=MINE)
     assert outcome.texts() == ["1"]
     assert outcome["missing"] == ["own"]
+    with pytest.raises(ConfigurationError, match="nobody knows what mine:handle found of its own then"):
+        await clinic.replay(since=last, changes=MINE, history="original")
     again = await clinic.replay(since=last, changes=MINE, history="rerun")
     assert again.verdicts == ["same"]
     assert again["missing"] == []
