@@ -204,7 +204,7 @@ def _refuse_what_nobody_can_tell(lab: Lab) -> None:
     """Of each turn it would be that it found nothing, and what came out would say nothing about the change."""
     if lab.asked.history == "original" and lab.missing:
         raise ConfigurationError(
-            f"--history original: nobody knows what {lab.group.handler} found of its {', '.join(lab.missing)} then, for "
+            f"--history original: nobody knows what {lab.group.handler} found of its {', '.join(lab.missing)} then, as "
             "it has no `retell`; leave it out, or --history rerun"
         )
 

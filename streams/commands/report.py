@@ -14,7 +14,7 @@ import statistics
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -260,9 +260,11 @@ def _json(facts: Facts, summary: Summary, rows: Iterator[Row]) -> Iterator[str]:
 
 def _table(facts: Facts, summary: Summary, rows: Iterator[Row], form: Form) -> None:
     console = Console(highlight=False)
-    table = Table("person", "they wrote", "then", "now", "", box=None, show_header=True, header_style="bold")
+    table = Table(box=None, show_header=True, header_style="bold")
+    for name in ("person", "they wrote", "then", "now", ""):
+        table.add_column(name, no_wrap=name in ("person", ""))
     for row in islice((row for row in rows if row.verdict != "same"), form.rows):
-        table.add_row(row.person, _cell("\n".join(row.said)), *_both(row), _verdict(row))
+        table.add_row(row.person, _cell(row.said), *_both(row), _verdict(row))
     if table.row_count:
         console.print(table)
     if more := summary.turns - summary.verdicts.get("same", 0) - table.row_count:
@@ -273,29 +275,43 @@ def _table(facts: Facts, summary: Summary, rows: Iterator[Row], form: Form) -> N
 
 def _both(row: Row) -> tuple[Text, Text]:
     if not row.words:
-        return _cell(told(row.then)), _cell(row.why or told(row.now))
-    then, now = Text(), Text()
-    for kind, text in row.words:
+        return _cell(map(_one, row.then)), _cell([row.why] if row.why else map(_one, row.now))
+    then, now = _cell([]), _cell([])
+    for number, (kind, text) in enumerate(row.words):
+        shown = _line(text)
+        if number == 0 and kind == "same" and len(shown) > _BEFORE:
+            shown = "…" + shown[-_BEFORE:]  # what has changed is not to be cut off
         if kind != "come":
-            then.append(compare.printable(text), _PIECES[kind])
+            then.append(shown, _PIECES[kind])
         if kind != "gone":
-            now.append(compare.printable(text), _PIECES[kind])
+            now.append(shown, _PIECES[kind])
     for said, cell in ((row.then, then), (row.now, now)):
-        cell.append(compare.printable(told(said)[len(said[0]["text"]) :]), "dim")
+        cell.append(_line(_one(said[0])[len(said[0]["text"]) :]), "dim")
+        cell.append("".join(f"\n{_line(_one(each))}" for each in said[1:]), "dim")
     return then, now
 
 
-def _cell(text: str) -> Text:
-    return Text(compare.printable(text))
+_BEFORE = 10
+"""Characters that are shown of what stands before the first change."""
+
+
+def _cell(texts: Iterable[str]) -> Text:
+    """A line for each, cut where the terminal has no room for it."""
+    return Text("\n".join(map(_line, texts)), no_wrap=True, overflow="ellipsis")
+
+
+def _line(text: str) -> str:
+    return compare.printable(text).replace("\n", " ")
 
 
 def told(said: Sequence[dict[str, Any]]) -> str:
     """Outputs in words: each one's text, with its action."""
-    return "\n".join(
-        each["text"]
-        + (f"  [{each['action']} {json.dumps(each['slots'], ensure_ascii=False)}]" if each["action"] else "")
-        for each in said
-    )
+    return "\n".join(map(_one, said))
+
+
+def _one(said: dict[str, Any]) -> str:
+    action = f"  [{said['action']} {json.dumps(said['slots'], ensure_ascii=False)}]" if said["action"] else ""
+    return f"{said['text']}{action}"
 
 
 def _verdict(row: Row) -> Text:
