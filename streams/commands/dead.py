@@ -28,7 +28,7 @@ from streams.deadletters import Letter, Redriven, Wanted
 from streams.errors import ConfigurationError
 from streams.moments import edge
 from streams.stores import Stores
-from streams.topology import Topology
+from streams.topology import Topology, suggest
 
 _ID = re.compile(r"\d+-\d+")
 
@@ -170,7 +170,16 @@ async def show_list(desk: Desk, which: Which, *, count: int, form: Form) -> int:
         none = none and not found
     if none and not form.as_json:
         sys.stderr.write("no dead letters\n")
+    _say_of_the_group(desk, which, none=none)
     return 0
+
+
+def _say_of_the_group(desk: Desk, which: Which, *, none: bool) -> None:
+    """A group that was taken out of streams.toml may have left letters; where none are, its name may be a slip."""
+    groups = desk.topology.groups
+    if none and which.group is not None and which.group not in groups:
+        near = suggest(which.group, groups)
+        sys.stderr.write(f"there is no group {which.group!r}{near}; there are: {', '.join(groups)}\n")
 
 
 async def _first(count: int, letters: AsyncIterator[Letter]) -> list[Letter]:
@@ -292,6 +301,7 @@ async def act(desk: Desk, verb: Verb, which: Which, how: How) -> int:
         if how.dry_run:
             sys.stdout.write(_line(letter, how.form) + "\n")
     total = sum(map(len, meant.values()))
+    _say_of_the_group(desk, which, none=not total)
     if how.dry_run:
         sys.stderr.write(f"{total} would be {verb.done}; nothing was done\n")
         return 0

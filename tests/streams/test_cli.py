@@ -289,6 +289,10 @@ async def test_dead_letters_are_listed_with_their_reason(cauce, any_server, stor
     none = cauce("dead", "list", "inbound", "--until", "1h", REDIS_URL=any_server.url)
     assert (none.stdout, none.stderr) == ("", "no dead letters\n")
     assert "Hola" in cauce("dead", "list", "--since", "1h", REDIS_URL=any_server.url).stdout
+    # Of a group that there is not, it is said which there are
+    for words in (("list",), ("redrive", "--yes"), ("drop", "--dry-run")):
+        slip = cauce("dead", *words, "--group", "inferrence", REDIS_URL=any_server.url)
+        assert "there is no group 'inferrence'; did you mean 'inference'?; there are: " in slip.stderr
 
 
 async def test_a_dead_letter_is_shown_whole_and_its_body_byte_for_byte(cauce, any_server, store) -> None:
