@@ -227,7 +227,7 @@ class Run:
         """What was read, then what was answered, each in the order of the log."""
         yield from map(Input._make, self._db.execute("select * from inputs order by ms, seq, key"))
         rows = self._db.execute(
-            "select stream, ms, seq, key, type, body, v, trace, cut_ms, cut_seq from outputs order by number"
+            "select stream, ms, seq, key, type, body, v, trace, cut_ms, cut_seq from outputs order by ms, seq, number"
         )
         yield from (Output._make((*row[:8], None if row[8] is None else (row[8], row[9]))) for row in rows)
 

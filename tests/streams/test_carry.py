@@ -65,6 +65,16 @@ async def test_behind_what_is_newer_it_gets_new_ids_and_keeps_its_old_ones_as_or
     assert [id for id, _ in found] == sorted({id for id, _ in found}, key=lambda id: (len(id), id))
 
 
+async def test_two_of_the_same_id_both_keep_their_time_and_so_does_all_that_comes_after(each_store: Store) -> None:
+    # Given what two shards held
+    first, second, third = some(3)
+    twice = second._replace(id=first.id)
+    assert await carrier(each_store).append([first, twice, third], lambda count: None) == (3, 0, 0)
+    assert [(id, fields.get("origin")) for id, fields in await there(each_store)] == [
+        ("1700000000000-0", None), ("1700000000000-1", b"1700000000000-0"), ("1700000000002-0", None),
+    ]  # fmt: skip
+
+
 async def test_however_often_it_is_tried_each_entry_is_appended_once(each_store: Store, monkeypatch) -> None:
     monkeypatch.setattr(carry, "BATCH", 10)
     steps: list[int] = []

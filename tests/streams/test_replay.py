@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from clinic import ANA, EVA, LUIS, Clinic
-from conftest import Server
+from conftest import Server, emptied
 from msgspec.structs import replace
 from pipeline import CAUCE, pipeline
 from protocol import redis_ms
@@ -539,7 +539,7 @@ async def test_what_a_group_that_came_late_took_together_is_one_turn_again(clini
     assert [json.loads(text)["said"] for text in outcome.texts()] == [3]
 
 
-async def test_in_several_shards_as_in_one(clinic: Clinic, any_server: Server) -> None:
+async def test_in_several_shards_as_in_one(clinic: Clinic, any_server: Server, capsys) -> None:
     config = clinic.folder / "streams.toml"
     config.write_text("shards = 3\n" + config.read_text())
     stores = Stores.open(any_server.url, shards=3)
@@ -553,7 +553,16 @@ async def test_in_several_shards_as_in_one(clinic: Clinic, any_server: Server) -
                     await clinic.say(person, "Gracias")
     outcome = await clinic.replay()
     assert outcome.verdicts == ["same"] * 6
-    await stores.close()
+    # And where it is imported into one
+    file = clinic.folder / "some.jsonl"
+    await transfer.export(clinic.place, Asked(), file, pseudonyms=False)
+    one = emptied(any_server)
+    config.write_text(config.read_text().removeprefix("shards = 3\n"))
+    await transfer.bring(clinic.place, file, yes=True)
+    assert "could not keep" not in capsys.readouterr().out
+    assert (await clinic.replay()).verdicts == ["same"] * 6
+    for each in (*stores, one):
+        await each.close()
 
 
 async def test_what_a_handler_is_told_can_be_tried_and_what_a_replay_goes_by(clinic: Clinic) -> None:

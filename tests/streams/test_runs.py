@@ -97,6 +97,15 @@ def test_what_was_taken_twice_is_there_once_and_stays_wanted(tmp_path: Path) -> 
     run.close()
 
 
+def test_everything_is_in_the_order_of_the_log_though_it_was_read_shard_by_shard(tmp_path: Path) -> None:
+    run = Run(tmp_path, "x")
+    for shard in (("+1", 1, 5), ("+2", 2, 3)):
+        run.add_inputs([entry(shard[0], ms) for ms in shard[1:]])
+        run.add_outputs([Output("outbound", ms + 1, 0, shard[0], "reply", b"{}") for ms in shard[1:]])
+    assert [each.ms for each in run.everything()] == [1, 2, 3, 5, 2, 3, 4, 6]
+    run.close()
+
+
 def test_a_run_that_nobody_has_touched_for_a_week_goes(tmp_path: Path) -> None:
     for name, age in (("old", 8), ("young", 6)):
         Run(tmp_path, name).close()
