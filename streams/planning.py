@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from streams.gathering import Range
 from streams.keys import shard_of
 from streams.pastturns import Came, Id, Past, Went, Window, message_id_of, names_of, turns
-from streams.replayed import WAITING, WANTED, Input, Label, Planned
+from streams.replayed import WAITING, WANTED, Label, Planned
 from streams.runs import Run
 from streams.tables import Group
 
@@ -72,16 +72,17 @@ def _shard(run: Run, key: str) -> int:
     return shard_of(key, run.told("shards") or 1)
 
 
-def _elsewhere(entries: Iterable[Input], group: str, ended: list[Went]) -> Iterator[Went]:
+def _elsewhere(labels: Iterable[tuple[Id, str]], group: str, ended: list[Went]) -> Iterator[Went]:
     """
     The turns of a key in which its entries were where they come from.
 
     Args:
+        labels: of its entries, with their ids.
         ended: those that the group's own journal tells of; what it has handled here as well was in these.
     """
     cuts = [each.cut for each in ended]
-    for text, some in groupby(entries, key=attrgetter("turn")):
-        told, ids = Label.read(text or ""), [(entry.ms, entry.seq) for entry in some]
+    for text, some in groupby(labels, key=itemgetter(1)):
+        told, ids = Label.read(text), [id for id, _ in some]
         at = bisect_left(cuts, ids[0])
         here = at < len(ended) and (ended[at].first or ended[at].cut) <= ids[-1]
         if told and told.group == group and not here:
@@ -100,7 +101,7 @@ def _planned(run: Run, key: str, group: Group, choice: _Choice, *, told: bool) -
             at = entry.ms, entry.seq
             if entry.mark:
                 marks[at] = entry.mark
-            if (entry.person, entry.id) in choice.back:
+            if choice.back and (entry.person, entry.id) in choice.back:
                 back.add(at)
             yield Came(at, len(entry.body), message_id_of(entry.body), entry.hurried)
 
@@ -113,7 +114,7 @@ def _planned(run: Run, key: str, group: Group, choice: _Choice, *, told: bool) -
         Went(turn.last, turn.at_ms, first=turn.first, appended=False, limited=turn.limited, buried=turn.buried)
         for turn in run.ended(key, _shard(run, key))
     ]
-    labelled = _elsewhere(run.inputs(key), group.name, ended)
+    labelled = _elsewhere(run.labels(key), group.name, ended)
     went = merge(appended(), ended, labelled, key=attrgetter("cut"))
     waiting: list[Planned] = []
     for past in turns(came(), went, Window.of(group)):

@@ -174,6 +174,13 @@ class Run:
             (label, key, *turn.first, *turn.last),
         )
 
+    def labels(self, key: str) -> Iterator[tuple[Id, str]]:
+        """Of a key, which entries say in which turn they were, and what they say."""
+        rows = self._db.execute(
+            "select ms, seq, turn from inputs where key = ? and turn is not null order by ms, seq", (key,)
+        )
+        yield from (((row[0], row[1]), row[2]) for row in rows)
+
     def index(self) -> None:
         """Once all is there: find of each output the turn it belongs to, and forget those of none."""
         with self.act():
