@@ -10,6 +10,7 @@ import base64
 import binascii
 import gzip
 import json
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -273,7 +274,7 @@ class File:
         with self._opened() as lines:
             try:
                 self.head = msgspec.json.decode(lines.readline(), type=Head)
-            except (msgspec.MsgspecError, OSError, EOFError) as error:
+            except (msgspec.MsgspecError, OSError, EOFError, zlib.error) as error:
                 raise ConfigurationError(f"{path}: none that `cauce export` wrote ({error})") from error
         if self.head.cauce != "log" or self.head.form != FORM:
             raise ConfigurationError(f"{path}: of another form than this release reads; update Cauce")
@@ -283,6 +284,12 @@ class File:
             return cast("IO[bytes]", gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb"))
         except OSError as error:
             raise ConfigurationError(f"{self.path}: cannot be read ({error.strerror or error})") from error
+
+    def _lines(self, file: IO[bytes]) -> Iterator[bytes]:
+        try:
+            yield from file
+        except (OSError, EOFError, zlib.error) as error:
+            raise ConfigurationError(f"{self.path}: it is broken off, or damaged ({error})") from error
 
     def read(self, check: Callable[[Logged], str] = lambda logged: "") -> Iterator[Logged]:
         """
@@ -294,7 +301,8 @@ class File:
         Raises:
             ConfigurationError: a line is no entry; says which.
         """
-        with self._opened() as lines:
+        with self._opened() as file:
+            lines = self._lines(file)
             next(lines)
             for number, line in enumerate(lines, 2):
                 try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -312,6 +314,15 @@ async def test_of_a_file_with_a_broken_line_nothing_is_imported(clinic: Clinic, 
     with pytest.raises(ConfigurationError, match="line 3 is no entry") as refused:
         await transfer.bring(clinic.place, a_file(clinic, GOOD, line), yes=True)
     assert why in str(refused.value)
+    assert await clinic.store.command("EXISTS", "inbound") == 0
+
+
+async def test_of_a_packed_file_that_is_broken_off_nothing_is_imported(clinic: Clinic) -> None:
+    lines = [{**GOOD, "id": f"{1_700_000_000_000 + number}-0", "trace": uuid4().hex} for number in range(2000)]
+    packed = clinic.folder / "some.jsonl.gz"
+    packed.write_bytes(gzip.compress(a_file(clinic, *lines).read_bytes())[:-1000])
+    with pytest.raises(ConfigurationError, match="broken off, or damaged"):
+        await transfer.bring(clinic.place, packed, yes=True)
     assert await clinic.store.command("EXISTS", "inbound") == 0
 
 
