@@ -4,15 +4,17 @@
 -- ARGV  1 number of the batch, from 1  2 ms that the marker lives  3 max_len of the stream
 --       4 whether entries keep their ids where they can, 1 or 0
 --       5… of each entry: its id, how many arguments its fields are, and these, name by name with its value
--- Returns how many were appended; 0 where this batch has been before; -1 where they do not fit: nothing was done.
+-- Returns how many were appended, and how many of these got new ids; nothing was done at {0, 0}, where this batch has been
+--   before, and at {-1, 0}, where they do not fit.
 --
 -- A script, because "was it before?", the entries and the marker are one act.  An entry keeps its id where that is higher
--- than any the stream has given out; else it gets a new one, and its old one is its `origin`.
+-- than any the stream has given out; else it gets a new one, and its old one is its `origin`.  Of several shards two may
+-- have the same id: the second one keeps its time then.
 local stream, marker = KEYS[1], KEYS[2]
 local number, keep = tonumber(ARGV[1]), ARGV[4] == '1'
 local kind = redis.call('TYPE', stream).ok
 if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. stream .. ' is a ' .. kind) end
-if tonumber(redis.call('GET', marker) or '0') >= number then return 0 end
+if tonumber(redis.call('GET', marker) or '0') >= number then return {0, 0} end
 
 local entries, at = {}, 5
 while at <= #ARGV do
@@ -24,18 +26,33 @@ while at <= #ARGV do
   entries[#entries + 1], at = entry, at + 2 + #entry.fields
 end
 local length = kind == 'stream' and redis.call('XLEN', stream) or 0
-if length + #entries > tonumber(ARGV[3]) then return -1 end
+if length + #entries > tonumber(ARGV[3]) then return {-1, 0} end
 
 -- The first write: a full Redis refuses it, and then nothing is done; what follows it is refused no more.
 redis.call('SET', marker, number, 'PX', ARGV[2])
+local function added(id, entry)
+  local reply = redis.pcall('XADD', stream, id, unpack(entry.fields))
+  return not (type(reply) == 'table' and reply.err)
+end
+-- The id behind the stream's last one where that is of the same millisecond.
+local function beside(id)
+  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  local ms, number = string.match(last and last[1] or '', '^(%d+)%-(%d+)$')
+  return ms and ms == string.match(id, '^(%d+)%-') and string.format('%s-%.0f', ms, number + 1)
+end
+
+local anew = 0
 for _, entry in ipairs(entries) do
-  local added = keep and redis.pcall('XADD', stream, entry.id, unpack(entry.fields))
-  if not added or added.err then
+  if not (keep and added(entry.id, entry)) then
     if not entry.has_origin then
       entry.fields[#entry.fields + 1] = 'origin'
       entry.fields[#entry.fields + 1] = entry.id
     end
-    redis.call('XADD', stream, '*', unpack(entry.fields))
+    local near = keep and beside(entry.id)
+    if not (near and added(near, entry)) then
+      redis.call('XADD', stream, '*', unpack(entry.fields))
+      anew = anew + 1
+    end
   end
 end
-return #entries
+return {#entries, anew}

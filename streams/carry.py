@@ -7,10 +7,13 @@ beside the stream.  Asks nobody, and knows no command line.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from streams import wire
 from streams.connection import Store
@@ -19,8 +22,10 @@ from streams.keys import shard_of
 from streams.line import Argument
 from streams.logbook import Head, Logged, line_of
 from streams.pseudonyms import Pseudonyms
+from streams.replayed import Label
 from streams.scripts import script
 from streams.stores import Stores
+from streams.topology import suggest
 
 _CARRY = script(__file__, "carry.lua")
 
@@ -30,8 +35,13 @@ BATCH = 500
 MARKED_MS = 7 * 86_400_000
 """How long it is known that a file was imported: as long as a run is kept."""
 
-_KEPT = ("key", "type", "body", "v", "trace", "origin")
+_KEPT = ("key", "type", "body", "v", "trace", "origin", "turn")
 """What of an entry is carried; the rest says what became of it where it was."""
+
+KNOWN = (*_KEPT, "received", "now", "door", "for", "replayed", "group", "reason", "attempts", "first_ms", "last_ms")
+"""Fields that an entry, or a dead letter, may have in a file."""
+
+_ID = re.compile(r"(?!0+-0+$)\d{1,15}-\d{1,18}")
 
 Step = Callable[[int], None]
 
@@ -68,6 +78,54 @@ def write(path: Path, head: Head, entries: Iterable[Logged], pseudonyms: Pseudon
     return count
 
 
+def fault(logged: Logged, streams: Collection[str]) -> str:
+    """
+    What makes this no entry for these streams; empty where nothing does.
+
+    What would be appended is read by every group of the stream: one without a type or with half a body fails in each.
+    """
+    if logged.stream not in streams:
+        return f"stream {logged.stream!r} is none of those that the first line names: {', '.join(streams)}"
+    if not _ID.fullmatch(logged.id):
+        return f"id {logged.id!r} is none; write <milliseconds>-<number>, such as 1759708800000-0"
+    for name in logged.fields:
+        if name not in KNOWN:
+            return f"there is no field {name!r}{suggest(name, KNOWN)}"
+    for name in ("key", "type", "body"):
+        if not logged.fields.get(name):
+            return f"{name} is missing"
+    if (version := logged.text("v") or wire.VERSION) != wire.VERSION:
+        return f"v is {version!r}, and this release knows {wire.VERSION!r}; update Cauce"
+    return _illegible(logged)
+
+
+def _illegible(logged: Logged) -> str:
+    for name, value in logged.fields.items():
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            return f"{name} is no UTF-8"
+        if name == "origin" and not _ID.fullmatch(text):
+            return f"origin {text!r} is no entry's id"
+        if name == "turn" and Label.read(text) is None:
+            return f"turn {text!r} is none; write <group> <id of its last entry> <milliseconds of its end>"
+    try:
+        body = json.loads(logged.fields["body"])
+    except (ValueError, RecursionError) as error:
+        return f"body is no JSON: {error}"
+    return "" if isinstance(body, dict) else f"body is no JSON object, but {logged.text('body')[:40]}"
+
+
+class Carried(NamedTuple):
+    """What became of entries."""
+
+    appended: int = 0
+    before: int = 0
+    """Appended by an earlier call, and not again."""
+    anew: int = 0
+    """Of those that were appended, to how many the stream gave new ids, though theirs were to be kept."""
+
+
 class Carrier:
     """
     Args:
@@ -79,10 +137,8 @@ class Carrier:
     def __init__(self, stores: Stores, name: str, max_len: dict[str, int], *, keep_ids: bool) -> None:
         self._shards, self._name, self._max_len, self._keep_ids = list(stores), name, max_len, keep_ids
 
-    async def append(self, entries: Iterable[Logged], step: Step) -> int:
+    async def append(self, entries: Iterable[Logged], step: Step) -> Carried:
         """
-        How many were appended, that is not before.
-
         Args:
             entries: the same in the same order, whenever it is tried.
 
@@ -90,26 +146,27 @@ class Carrier:
             Full: it stops there.
             Unavailable: Redis cannot be reached.
         """
-        appended = 0
+        appended, before, anew = 0, 0, 0
         for number, batch in enumerate(_batches(entries), 1):
-            parts: dict[tuple[str, int], list[Argument]] = {}
+            parts: dict[tuple[str, int], list[list[Argument]]] = {}
             for logged in batch:
                 shard = shard_of(logged.key, len(self._shards))
-                parts.setdefault((logged.stream, shard), []).extend(_flat(logged))
-            for (stream, shard), flat in parts.items():
-                appended += await self._batch(self._shards[shard], stream, number, flat)
+                parts.setdefault((logged.stream, shard), []).append(_flat(logged))
+            for (stream, shard), part in parts.items():
+                count, renamed = await self._batch(self._shards[shard], stream, number, list(chain(*part)))
+                appended, before, anew = appended + count, before + len(part) - count, anew + renamed
             step(len(batch))
-        return appended
+        return Carried(appended, before, anew if self._keep_ids else 0)
 
-    async def _batch(self, store: Store, stream: str, number: int, flat: list[Argument]) -> int:
+    async def _batch(self, store: Store, stream: str, number: int, flat: list[Argument]) -> tuple[int, int]:
         keys = [store.keys.stream(stream), store.keys.of("carried", f"{self._name}:{stream}")]
         most = self._max_len[stream]
-        done = int(await store.run(_CARRY, keys, [number, MARKED_MS, most, int(self._keep_ids), *flat]))
+        done, anew = await store.run(_CARRY, keys, [number, MARKED_MS, most, int(self._keep_ids), *flat])
         if done < 0:
             raise Full(
                 f"{stream} would have more than its max_len of {most:,} entries; the same command goes on from here"
             )
-        return done
+        return done, anew
 
 
 def _batches(entries: Iterable[Logged]) -> Iterator[list[Logged]]:

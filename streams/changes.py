@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from streams import topology
+from streams.effects import Handler
 from streams.errors import ConfigurationError
 from streams.settings import Settings
 from streams.tables import Group
@@ -25,6 +26,13 @@ History = Literal["replayed", "original", "rerun"]
 What a turn finds said before it: what the replay said in the range; what was said then; or what the handler makes of
 all that came before the range as well.
 """
+
+
+_WINDOW = ("debounce", "debounce_max", "turn_max", "turn_max_chars")
+"""Of a group: which messages become one turn.  Those of the past have become one already."""
+
+_HEEDED = ("handler", "writes", "order", "batch", "attempts", "deadline", "concurrency")
+"""Of a group: what a replay goes by itself."""
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +51,24 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
         """As they would be typed."""
         named = {"model": self.model, "prompt": self.prompt, "handler": self.handler}
         return [f"--set {each}" for each in self.sets] + [f"--{name} {value}" for name, value in named.items() if value]
+
+    def check(self, group: Group, handler: Handler) -> None:
+        """Raises ConfigurationError: nobody would notice a change in a replay through this handler."""
+        for each in self.sets:
+            table, _, key = _path(each).rpartition(".")
+            if table == f"groups.{group.name}" and key in _WINDOW:
+                raise ConfigurationError(
+                    f"--set {each!r} would try nothing: which messages were one turn stays as it was"
+                )
+        if handler.lifespan is not None:
+            return  # it is told all of them
+        heeded = [f"groups.{group.name}.{key}" for key in _HEEDED]
+        for change in self.words():
+            if not change.startswith("--handler ") and _path(change.removeprefix("--set ")) not in heeded:
+                raise ConfigurationError(
+                    f"{change} would try nothing: {group.handler} has no `lifespan`, by which a handler is told the "
+                    "settings; leave it out, or name another handler"
+                )
 
     def of_file(self, path: Path, group: str) -> Topology:
         """
@@ -74,9 +100,13 @@ def first_that_writes(topology: Topology) -> Group:
     return group
 
 
+def _path(change: str) -> str:
+    return change.partition("=")[0].strip()
+
+
 def _set(plain: dict[str, Any], change: str) -> None:
-    path, equals, text = change.partition("=")
-    *tables, key = path.strip().split(".")
+    _, equals, text = change.partition("=")
+    *tables, key = _path(change).split(".")
     if not equals or not key or not all(tables):
         raise ConfigurationError(f"--set {change!r} is no change; write inference.temperature=0")
     table: Any = plain

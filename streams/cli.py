@@ -16,7 +16,7 @@ import typer
 from streams import anew, cli_archive, cli_dead, cli_group, cli_model, cli_new, cli_replay
 from streams.commands import entry
 from streams.commands.entry import examples as _examples
-from streams.options import Anybody, Anything, Full, Json, Sender, Trial, Url, User, Yes
+from streams.options import Anybody, Anything, From, Full, Json, Sender, Trial, Types, Url, User, Yes
 
 app = typer.Typer(
     name="cauce",
@@ -226,18 +226,16 @@ def top(
 @app.command(
     epilog=_examples(
         "cauce tail outbound", "cauce tail inbound outbound --user +59112345678",
-        "cauce tail inbound --type audio --from start -n 10 --json",
+        "cauce tail inbound --type audio --from 2h -n 10 --json",
     )
 )  # fmt: skip
 def tail(
     context: typer.Context,
     streams: Annotated[list[str], typer.Argument(metavar="STREAM…", help="inbound, outbound, inbound.dead, …")],
-    since: Annotated[str, typer.Option("--from", metavar="ID", help="An entry's id, `start`, or `$` for now.")] = "$",
+    since: From = "now",
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many entries.")] = None,
     user: User = None,
-    types: Annotated[
-        list[str] | None, typer.Option("--type", metavar="TYPE", help="Only of this type, or these.")
-    ] = None,
+    types: Types = None,
     as_json: Json = False,
     full: Full = False,
 ) -> None:
@@ -247,8 +245,10 @@ def tail(
     names = list(dict.fromkeys(tail.stream_of(name, context.obj.topology) for name in streams))
     wanted = tail.Wanted.of(user, types or (), context.obj.topology)
     form = tail.Form(as_json=as_json, full=full, colour=tail.on_a_terminal(), streams=names)
+    zone = context.obj.settings.zone
     entry.ask(
-        context.obj, lambda stores: tail.follow(stores, names, since=since, count=count, form=form, wanted=wanted)
+        context.obj,
+        lambda stores: tail.follow(stores, names, since=since, zone=zone, count=count, form=form, wanted=wanted),
     )
 
 

@@ -97,7 +97,7 @@ def replay(
     """
     Answer again what was said, in a sandbox, and compare.
 
-    Nothing is sent and nothing in Redis is written.  Exit status 1: more turns came out otherwise than --tolerate.
+    Nothing is sent and nothing in Redis is written.  Exit status 1: more than --tolerate changed; 3: nothing to replay.
     """
     from streams import log
     from streams.commands import lab, report, steps, transfer
@@ -109,6 +109,7 @@ def replay(
         changes=Changes(sets=sets or (), model=model, prompt=prompt, handler=handler),
         history=_history(history), speed=_speed(speed),
     )  # fmt: skip
+    lab.check(asked, into=into, resume=resume)
     if into:
         raise typer.Exit(entry.run(transfer.into(context.obj, asked, into, yes=yes)))
     if resume:
@@ -135,6 +136,10 @@ def _speed(text: str | None) -> float | None:
 
 Out = Annotated[Path, typer.Argument(metavar="FILE", help="To be written.")]
 In = Annotated[Path, typer.Argument(metavar="FILE", help="What `cauce export` wrote.")]
+As = Annotated[
+    str | None,
+    typer.Option("--as", metavar="NAME", help="Under another name than its first line gives it, to append it again."),
+]
 Of = Annotated[str | None, typer.Option("--group", metavar="GROUP", help="By default the first that writes.")]
 Invented = Annotated[
     bool,
@@ -167,7 +172,7 @@ def export(
 
 
 @app.command("import", epilog=entry.examples("cauce import yesterday.jsonl"))
-def bring(context: typer.Context, file: In, yes: Yes = False) -> None:
+def bring(context: typer.Context, file: In, name: As = None, yes: Yes = False) -> None:
     """
     Append what a file holds to the streams, marked as replayed.
 
@@ -175,4 +180,4 @@ def bring(context: typer.Context, file: In, yes: Yes = False) -> None:
     """
     from streams.commands import transfer
 
-    raise typer.Exit(entry.run(transfer.bring(context.obj, file, yes=yes)))
+    raise typer.Exit(entry.run(transfer.bring(context.obj, file, name=name, yes=yes)))

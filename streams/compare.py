@@ -14,11 +14,12 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from streams.runs import Appended, Output, Verdict
+from streams.replayed import Appended, Output, Verdict
 
 VERDICTS: dict[Verdict, str] = {
     "same": "the same as then",
     "changed": "said something else",
+    "mended": "could not be handled then, and can now",
     "failed": "could not be handled",
     "new": "said something where nothing was said",
     "missing": "said nothing where something was said",
@@ -59,13 +60,14 @@ def _said(stream: str, type: str, body: bytes) -> Said:
     )  # fmt: skip
 
 
-def verdict(then: Sequence[Said], now: Sequence[Said], error: str = "") -> Verdict:
+def verdict(then: Sequence[Said], now: Sequence[Said], error: str = "", *, buried: bool = False) -> Verdict:
     """
     Args:
         error: why it could not be handled; empty where it could.
+        buried: then it could not be.
     """
-    if error:
-        return "failed"
+    if error or buried:
+        return "failed" if error else "mended"
     if list(then) == list(now):
         return "same"
     return "new" if not then else "missing" if not now else "changed"

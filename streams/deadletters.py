@@ -24,6 +24,9 @@ HEADER = ("origin", "group", "reason", "attempts", "first_ms", "last_ms")
 ANSWER_MS = 3_600_000
 """How long a call of redrive is remembered, so that its repeat is told what it did."""
 
+ACT_MS = 1000
+"""Within which the letters of one burial have their ids: Redis 6.2 looks at its clock for each."""
+
 PAGE = 200
 MOST = 100
 """Letters that one call puts back or drops."""
@@ -63,6 +66,11 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def person(self) -> str:
         return self.field(b"key").decode(errors="replace")
+
+    @property
+    def turn(self) -> tuple[str, str, str, str]:
+        """What all letters of one turn have in common, for they were buried in one act."""
+        return self.group, self.person, self.last_ms, self.reason
 
     @property
     def origin(self) -> str:
@@ -129,24 +137,56 @@ async def find(store: Store, streams: Sequence[str], id: str) -> list[Letter]:
     ]
 
 
+async def beside(store: Store, letter: Letter) -> list[Letter]:
+    """
+    All that was buried in one act with this one, the turn that it was of, oldest first.
+
+    Raises:
+        Unavailable: Redis cannot be reached.
+    """
+    around = int(letter.id.partition("-")[0])
+    wanted = Wanted(group=letter.group, person=letter.person, first=str(around - ACT_MS), last=str(around + ACT_MS))
+    return [each async for each in letters(store, letter.stream, wanted) if each.turn == letter.turn]
+
+
+async def returned(store: Store, streams: Sequence[str], id: str) -> list[tuple[str, str]]:
+    """As what a letter that is gone came back: stream and entry.  Raises Unavailable."""
+    names = [store.keys.of("redriven", f"{stream}.dead:{id}") for stream in streams]
+    rows = await store.pipeline([("LRANGE", name, 0, -1) for name in names])
+    return [
+        (stream, entry.decode())
+        for stream, reply in zip(streams, rows, strict=True)
+        if isinstance(reply, list)
+        for entry in reply
+    ]
+
+
 async def redrive(
-    store: Store, stream: str, ids: Sequence[str], *, max_len: int, told_seconds: float = 0
+    store: Store, stream: str, turns: Sequence[Sequence[str]], *, max_len: int, told_seconds: float = 0
 ) -> list[Redriven]:
     """
     Put letters back onto their stream, each at most once, whoever else does the same and however often.
 
-    Only the group that buried a letter sees it again.  It comes after all that is on the stream by now.
+    Only the group that buried a letter sees it again.  It comes after all that is on the stream by now, and what is
+    put back by one call is there at once: a person's letters are one turn again.
 
     Args:
-        ids: of dead letters, `MOST` at most.
-        max_len: of the stream; nothing is put back beyond it.
+        turns: ids of dead letters, those that were one turn together; about `MOST` in all.
+        max_len: of the stream; no turn is put back that goes beyond it.
         told_seconds: how long it is remembered, for the timeline, as what each came back; 0: not at all.
+
+    Returns:
+        what became of each, in their order.
 
     Raises:
         Unavailable: Redis cannot be reached or is full; at full nothing was done.
     """
     keys = store.keys
-    told = {"redriven": keys.of("redriven", stream) + ":", "told_ms": int(told_seconds * 1000)}
+    told = {
+        "redriven": keys.of("redriven", stream) + ":",
+        "letters": keys.of("redriven", f"{stream}.dead") + ":",
+        "told_ms": int(told_seconds * 1000),
+    }
     reply = await store.run(
         _REDRIVE,
         [
@@ -156,7 +196,7 @@ async def redrive(
             keys.of("redrive", secrets.token_hex(8)),
             keys.of("erased"),
         ],
-        [_pack({"name": stream, "max_len": max_len, "keep_ms": ANSWER_MS, "ids": ids, **told})],
+        [_pack({"name": stream, "max_len": max_len, "keep_ms": ANSWER_MS, "turns": turns, **told})],
     )
     return [Redriven(row[0].decode(), row[1].decode(errors="replace") if len(row) > 1 else "") for row in reply]
 

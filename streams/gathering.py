@@ -7,18 +7,16 @@ no state outlives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from heapq import merge
-from operator import attrgetter
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from streams.connection import order
 from streams.deadletters import Letter, Wanted
-from streams.keys import shard_of
 from streams.logbook import File, Logged, Shard, Unsettled
-from streams.pastturns import Came, Id, Went, Window, message_id_of, names_of, turns
-from streams.runs import WAITING, WANTED, Ended, Input, Output, Planned, Run
+from streams.pastturns import Id
+from streams.replayed import WAITING, WANTED, Ended, Input, Output
+from streams.runs import Run
 from streams.tables import Group
 
 BATCH = 1000
@@ -240,60 +238,3 @@ def patience_ms(group: Group) -> int:
     """Within which a turn has ended, in all but the worst case: all attempts, and the waits between them."""
     waits = [group.backoff[min(n, len(group.backoff) - 1)] for n in range(group.attempts - 1)] if group.backoff else []
     return int((group.debounce_max + group.deadline + sum(waits)) * 1000)
-
-
-def plan(run: Run, group: Group, asked: Range, *, told: bool) -> None:
-    """
-    Find the turns of all that was gathered, and choose those of the range.
-
-    Args:
-        group: as it was then: its windows decide where nothing else does.
-        told: those before the range matter too, for the state that they left.
-    """
-    run.index()
-    window = Window.of(group)
-    limited: list[Id] = []
-    with run.act():
-        for key in run.keys():
-            run.plan(_planned(run, key, window, asked, limited, told=told))
-        run.tell("limited", len(limited))
-
-
-def _planned(run: Run, key: str, window: Window, asked: Range, limited: list[Id], *, told: bool) -> Iterator[Planned]:
-    """
-    Those of a key.
-
-    Args:
-        limited: gets the last entry of each that was asked for and is left out, for it hit the rate limit.
-    """
-    marks: dict[Id, int] = {}
-
-    def came() -> Iterator[Came]:
-        for entry in run.inputs(key):
-            at = entry.ms, entry.seq
-            if entry.mark:
-                marks[at] = entry.mark
-            yield Came(at, len(entry.body), message_id_of(entry.body), entry.hurried)
-
-    def appended() -> Iterator[Went]:
-        for each in run.outputs(key):
-            assert each.cut is not None  # noqa: S101 - `index` has found it
-            yield Went(each.cut, each.ms, names_of(each.body))
-
-    journal = run.ended(key, shard_of(key, run.told("shards") or 1))
-    ended = (Went(turn.last, turn.at_ms, first=turn.first, appended=False, limited=turn.limited) for turn in journal)
-    went = merge(appended(), ended, key=attrgetter("cut"))
-    waiting: list[Planned] = []
-    for past in turns(came(), went, window):
-        found = {marks.get(entry.id, 0) for entry in past.entries}
-        chosen = WANTED in found if asked.dead else asked.holds(past.entries[-1].id)
-        if chosen and past.limited and not asked.dead:
-            limited.append(past.entries[-1].id)
-            chosen = False
-        if WAITING in found or not (chosen or told):
-            continue
-        first, last = past.entries[0].id, past.entries[-1].id
-        waiting.append(Planned(0, past.began_ms, key, first, last, past.ended_ms, chosen))
-        if chosen:
-            yield from waiting  # what comes behind the last chosen one is not needed
-            waiting = []

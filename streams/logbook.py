@@ -10,7 +10,8 @@ import base64
 import binascii
 import gzip
 import json
-from collections.abc import AsyncIterator, Iterator
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -21,7 +22,7 @@ from streams.connection import Store, entries, order
 from streams.deadletters import Letter, Wanted
 from streams.errors import ConfigurationError
 from streams.pastturns import Id, cut_of
-from streams.runs import Ended, Input, Output
+from streams.replayed import Ended, Input, Label, Output
 from streams.stores import Stores
 from streams.tables import Group
 
@@ -71,6 +72,8 @@ class Logged(NamedTuple):
             hurried="now" in self.fields,
             origin=self.text("origin") or None,
             mark=mark,
+            only=self.text("for"),
+            turn=self.text("turn") if Label.read(self.text("turn")) else None,
         )
 
     def output(self) -> Output:
@@ -106,7 +109,7 @@ class Shard:
             if ending.final:
                 of = sorted(map(order, ending.told.of))
                 limited = any(note.name == "rate_limited" for note in ending.told.notes)
-                yield Ended(of[0], of[-1], ending.at_ms, limited), of
+                yield Ended(of[0], of[-1], ending.at_ms, limited, ending.told.end == "buried"), of
 
     async def read(self, stream: str, first: str, last: str, *, backwards: bool = False) -> AsyncIterator[Logged]:
         """
@@ -195,6 +198,10 @@ def logged_from(entry: Input | Output, reads: str) -> Logged:
         fields["now"] = "1"
     if isinstance(entry, Input) and entry.origin:
         fields["origin"] = entry.origin
+    if isinstance(entry, Input) and entry.turn:
+        fields["turn"] = entry.turn
+    if isinstance(entry, Input) and entry.only:
+        fields["for"] = entry.only
     return Logged(stream, f"{entry.ms}-{entry.seq}", {**_encoded(fields), "body": bytes(entry.body)})
 
 
@@ -237,7 +244,9 @@ def logged_of(line: bytes) -> Logged:
         stream, id = msgspec.json.decode(raw.pop("stream"), type=str), msgspec.json.decode(raw.pop("id"), type=str)
         order(id)
         return Logged(stream, id, {name: _read(name, value) for name, value in raw.items()})
-    except (msgspec.MsgspecError, KeyError, binascii.Error) as error:
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]} is missing") from error
+    except (msgspec.MsgspecError, binascii.Error) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
@@ -265,7 +274,7 @@ class File:
         with self._opened() as lines:
             try:
                 self.head = msgspec.json.decode(lines.readline(), type=Head)
-            except (msgspec.MsgspecError, OSError, EOFError) as error:
+            except (msgspec.MsgspecError, OSError, EOFError, zlib.error) as error:
                 raise ConfigurationError(f"{path}: none that `cauce export` wrote ({error})") from error
         if self.head.cauce != "log" or self.head.form != FORM:
             raise ConfigurationError(f"{path}: of another form than this release reads; update Cauce")
@@ -276,17 +285,31 @@ class File:
         except OSError as error:
             raise ConfigurationError(f"{self.path}: cannot be read ({error.strerror or error})") from error
 
-    def read(self) -> Iterator[Logged]:
+    def _lines(self, file: IO[bytes]) -> Iterator[bytes]:
+        try:
+            yield from file
+        except (OSError, EOFError, zlib.error) as error:
+            raise ConfigurationError(f"{self.path}: it is broken off, or damaged ({error})") from error
+
+    def read(self, check: Callable[[Logged], str] = lambda logged: "") -> Iterator[Logged]:
         """
         Every entry, in the file's order.
+
+        Args:
+            check: says what is wrong with one, or nothing.
 
         Raises:
             ConfigurationError: a line is no entry; says which.
         """
-        with self._opened() as lines:
+        with self._opened() as file:
+            lines = self._lines(file)
             next(lines)
             for number, line in enumerate(lines, 2):
                 try:
-                    yield logged_of(line)
+                    logged = logged_of(line)
+                    why = check(logged)
                 except ValueError as error:
-                    raise ConfigurationError(f"{self.path}: line {number} is no entry: {error}") from error
+                    why = str(error)
+                if why:
+                    raise ConfigurationError(f"{self.path}: line {number} is no entry: {why}")
+                yield logged

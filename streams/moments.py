@@ -14,7 +14,7 @@ from streams.tables import Seconds
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 365 * 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w|y)")
-_ENTRY = re.compile(r"0|\d{13}(-\d+)?")
+_ENTRY = re.compile(r"0|\d{13}|\d{1,15}-\d{1,20}")
 """An entry's id, or the milliseconds of one."""
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d.*)?")

@@ -48,4 +48,9 @@ Anything = Annotated[
 ]
 Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="Buried since: 2h, 7d, 2025-10-05T14:00.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Buried until then, likewise.")]
+From = Annotated[
+    str,
+    typer.Option("--from", metavar="TIME", help="2h (ago), 2025-10-05T14:00, start, now, or an entry's id, after it."),
+]
+Types = Annotated[list[str] | None, typer.Option("--type", metavar="TYPE", help="Only of this type, or these.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

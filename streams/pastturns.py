@@ -48,6 +48,8 @@ class Went(NamedTuple):
     """False: only the journal tells of it."""
     limited: bool = False
     """Messages of it were over the rate limit."""
+    buried: bool = False
+    """No attempt could handle it."""
 
 
 class Window(NamedTuple):
@@ -97,6 +99,8 @@ class Past(NamedTuple):
     """When what it appended was; None where nothing was."""
     limited: bool = False
     """Messages of it were over the rate limit, which a replay does not know."""
+    buried: bool = False
+    """No attempt could handle it."""
 
 
 def turns(came: Iterable[Came], went: Iterable[Went], window: Window) -> Iterator[Past]:
@@ -139,8 +143,10 @@ def _past(entries: list[Came], end: Went | None, window: Window, busy_ms: int) -
     began = window.ends_ms(entries, busy_ms)
     if end is not None:
         began = min(began, end.at_ms)
-    ended_ms = end.at_ms if end and end.appended else None
-    return Past(entries, max(began, entries[-1].id[0]), ended_ms, limited=end is not None and end.limited)
+    else:
+        end = Went(entries[-1].id, began, appended=False)
+    ended_ms = end.at_ms if end.appended else None
+    return Past(entries, max(began, entries[-1].id[0]), ended_ms, limited=end.limited, buried=end.buried)
 
 
 def _one_for_each(went: Iterable[Went]) -> Iterator[Went]:
@@ -150,8 +156,9 @@ def _one_for_each(went: Iterable[Went]) -> Iterator[Went]:
         if last is not None and each.cut == last.cut:
             first = last if last.appended or not each.appended else each
             last = first._replace(
-                names=last.names | each.names, first=last.first or each.first, limited=last.limited or each.limited
-            )
+                names=last.names | each.names, first=last.first or each.first, limited=last.limited or each.limited,
+                buried=last.buried or each.buried,
+            )  # fmt: skip
             continue
         if last is not None:
             yield last

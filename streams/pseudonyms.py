@@ -22,7 +22,8 @@ from streams.masking import PERSON_FIELDS
 
 _TEXT = re.compile(
     r"""
-      (?P<wamid> wamid\.[\w+/=%.-]+ )
+      (?P<trace> \b00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\b )               # made of nothing of anybody's
+    | (?P<wamid> wamid\.[\w+/=%.-]+ )
     | conv_(?P<owner> [^/\n]{1,160}? )_(?P<since> \d{9,11} )(?!_?\d)         # a conversation's id
     | (?P<entry> (?<!\d)1\d{12}-\d{1,18}(?![\d-]) )                           # an entry's is nobody's
     | (?P<email> [\w.+-]+@[\w-]+(?:\.[\w-]+)+ )
@@ -88,7 +89,11 @@ class Pseudonyms:
         if isinstance(plain, dict) and isinstance(plain.get("name"), str):
             self._called[key] = plain["name"]
         named = self._called.get(key, "")
-        done = {name: self._plain(name, value, named) for name, value in fields.items() if name != "body"}
+        done = {
+            name: value if name == "turn" else self._plain(name, value, named)  # a group, an entry's id and a time
+            for name, value in fields.items()
+            if name != "body"
+        }
         if "body" in fields:
             done["body"] = (
                 self._plain("", body, named) if plain is None else msgspec.json.encode(self._value("", plain, named))
@@ -182,7 +187,7 @@ class Pseudonyms:
             return self.person(found)
         if match["number"]:
             return ("+" if "+" in found else "") + self.number(re.sub(r"\D", "", found))
-        return found  # an entry's id, a date
+        return found  # a trace, an entry's id, a date
 
     def _wamid(self, id: str) -> str:
         return "wamid." + base64.b64encode(bytes.fromhex(self._digest(id))[:27]).decode()

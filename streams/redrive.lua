@@ -1,9 +1,10 @@
 -- redrive: put dead letters back onto their stream, each once, for the group that buried it and no other.
 --
 -- KEYS  1 dead stream  2 stream  3 groups  4 what this call was answered  5 erased
--- ARGV  1 msgpack: {name of the stream, max_len, keep_ms, redriven = prefix, told_ms, ids = {id of a dead letter, …}}
--- Returns for each id {'done', id of the new entry}; or, nothing done for it, {'gone'}: it is not there (any more), or about to go,
---   {'full'}: the stream is at its max_len, {'nobody', group}: no such group reads the stream, and a message for it would
+-- ARGV  1 msgpack: {name of the stream, max_len, keep_ms, redriven = prefix by entry, letters = prefix by letter, told_ms,
+--       turns = {{id of a dead letter, …}, …}}
+-- Returns for each id, in their order, {'done', id of the new entry}; or, nothing done for it, {'gone'}: it is not there
+--   (any more), or about to go, {'full'}: its turn does not fit into the stream's max_len, {'nobody', group}: no such group reads the stream, and a message for it would
 --   be settled unseen by all others, {'foreign'}: it has not the form of what we bury.
 --
 -- A script, because "is it still there?", "back on the stream" and "no longer dead" must be one act.  The same call again
@@ -46,14 +47,19 @@ local function header_of(flat)
   return header
 end
 
-local function redrive(id)
+local function tell(name, entry)
+  redis.pcall('RPUSH', name, entry)
+  redis.pcall('PEXPIRE', name, a.told_ms)
+end
+
+local function redrive(id, fits)
   local found = redis.call('XRANGE', dead, id, id)[1]
   if not found then return {'gone'} end
   local flat = found[2]
   local header = header_of(flat)
   if not header then return {'foreign'} end
   if not reads_it(header.group) then return {'nobody', header.group} end
-  if length >= a.max_len then return {'full'} end
+  if not fits then return {'full'} end
   local fields, first = {}, header.origin
   for i = 2 * #HEADER + 1, #flat, 2 do
     if flat[i] == 'key' and was_erased(flat[i + 1], dead, id) then return {'gone'} end
@@ -67,17 +73,21 @@ local function redrive(id)
   local entry = redis.call('XADD', stream, '*', 'for', header.group, 'origin', first, unpack(fields))
   redis.call('XDEL', dead, id)
   if a.told_ms > 0 then
-    redis.pcall('RPUSH', a.redriven .. first, entry)
-    redis.pcall('PEXPIRE', a.redriven .. first, a.told_ms)
+    tell(a.redriven .. first, entry)
+    tell(a.letters .. id, entry)
   end
   length = length + 1
   return {'done', entry}
 end
 
 local answer, any = {}, false
-for i, id in ipairs(a.ids) do
-  answer[i] = redrive(id)
-  any = any or answer[i][1] == 'done'
+for _, ids in ipairs(a.turns) do
+  -- All of a turn or none: half of it would be answered alone.
+  local fits = length + #ids <= a.max_len
+  for _, id in ipairs(ids) do
+    answer[#answer + 1] = redrive(id, fits)
+    any = any or answer[#answer][1] == 'done'
+  end
 end
 if any then redis.call('SET', answered, cmsgpack.pack(answer), 'PX', a.keep_ms) end
 return answer

@@ -17,7 +17,8 @@ from streams import compare, fate, wire
 from streams.changes import History
 from streams.effects import Retold
 from streams.errors import ConfigurationError
-from streams.runs import Input, Output, Planned, Result, Run
+from streams.replayed import Input, Output, Planned, Result
+from streams.runs import Run
 from streams.sandbox import Sandbox, old_message
 
 OLD, NEW = "old", "new"
@@ -132,8 +133,9 @@ class Replay:
         became = await self._sandbox.handle(self._sandbox.turn(turn.key, inputs, turn.at_ms, state), state)
         took_ms = (time.monotonic() - began) * 1000
         verdict = compare.verdict(
-            [compare.said_then(each) for each in old], [compare.said_now(each) for each in became.outputs], became.error
-        )
+            [compare.said_then(each) for each in old], [compare.said_now(each) for each in became.outputs],
+            became.error, buried=turn.buried,
+        )  # fmt: skip
         result = Result(turn.number, verdict, became.error, wire.encode(became.outputs), took_ms)
         with self._run.act():
             self._run.write(OLD, turn.key, turn.at_ms, told.left)

@@ -13,15 +13,16 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import msgspec
 
 from streams.effects import Write
 from streams.errors import ConfigurationError
 from streams.pastturns import Id
+from streams.replayed import WAITING, Ended, Input, Output, Planned, Result
 
-FORM = 3
+FORM = 4
 """Of the tables; a run of another form is begun anew."""
 
 KEPT_DAYS = 7
@@ -31,16 +32,16 @@ _TABLES = """
 create table if not exists told (name text primary key, value) without rowid;
 create table if not exists inputs (
     key text, ms integer, seq integer, person text, type text, body blob, v text, trace text, hurried integer,
-    origin text, mark integer, primary key (key, ms, seq)) without rowid;
+    origin text, mark integer, turn text, only text, primary key (key, ms, seq)) without rowid;
 create table if not exists outputs (
     number integer primary key, stream text, ms integer, seq integer, key text, type text, body blob, v text,
     trace text, cut_ms integer, cut_seq integer, turn_key text);
 create table if not exists ended (
     shard integer, ms integer, seq integer, first_ms integer, first_seq integer, at_ms integer,
-    limited integer, primary key (ms, seq, shard)) without rowid;
+    limited integer, buried integer, primary key (ms, seq, shard)) without rowid;
 create table if not exists turns (
     number integer primary key, at_ms integer, key text, first_ms integer, first_seq integer, ms integer, seq integer,
-    ended_ms integer, chosen integer, done integer default 0);
+    ended_ms integer, chosen integer, buried integer, done integer default 0);
 create table if not exists state (
     side text, key text, kind text, value blob, until_ms integer, primary key (key, side, kind)) without rowid;
 create table if not exists results (
@@ -66,93 +67,6 @@ _BY_TRACE = (
     "and (ms, seq) <= (outputs.ms, outputs.seq) order by ms desc, seq desc limit 1) "
     "where turn_key is null and trace != ''",
 )
-
-
-Verdict = Literal["same", "changed", "failed", "new", "missing"]
-
-
-WANTED, WAITING = 1, -1
-"""Of an entry: a dead letter that is to be replayed; nobody has answered it yet, so there is nothing to compare."""
-
-
-class Input(NamedTuple):
-    """An entry that the group read."""
-
-    key: str
-    """The turn's: the person, or where the group has no order the entry itself."""
-    ms: int
-    seq: int
-    person: str
-    type: str
-    body: bytes
-    v: str
-    trace: str
-    hurried: bool = False
-    origin: str | None = None
-    mark: int = 0
-    """WANTED or WAITING."""
-
-    @property
-    def id(self) -> str:
-        return f"{self.ms}-{self.seq}"
-
-
-class Output(NamedTuple):
-    """An entry that it appended then."""
-
-    stream: str
-    ms: int
-    seq: int
-    key: str
-    type: str
-    body: bytes
-    v: str = "1"
-    trace: str = ""
-    cut: Id | None = None
-    """The last entry of its turn, where its body says so."""
-
-
-class Ended(NamedTuple):
-    """A turn that ended, as the group's journal tells."""
-
-    first: Id
-    last: Id
-    at_ms: int
-    limited: bool
-    """Messages of it were over the rate limit."""
-
-
-class Planned(NamedTuple):
-    """A turn that is to be told or replayed."""
-
-    number: int
-    at_ms: int
-    key: str
-    first: Id
-    last: Id
-    ended_ms: int | None
-    chosen: bool
-    """It is replayed; the others are told again, for the state they left."""
-
-
-class Appended(msgspec.Struct, array_like=True):
-    """What a turn would append now."""
-
-    stream: str
-    type: str
-    key: str
-    body: msgspec.Raw
-
-
-class Result(NamedTuple):
-    """What came of a turn that was replayed."""
-
-    turn: int
-    verdict: Verdict
-    why: str
-    outputs: bytes
-    """`Appended`s, as JSON."""
-    took_ms: float
 
 
 class Run:
@@ -226,7 +140,7 @@ class Run:
     def add_inputs(self, inputs: Iterable[Input]) -> None:
         """What is there already stays as it is, but for its mark."""
         self._db.executemany(
-            "insert into inputs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set mark = "
+            "insert into inputs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set mark = "
             "max(mark, excluded.mark)",
             inputs,
         )
@@ -240,18 +154,32 @@ class Run:
 
     def add_ended(self, shard: int, turns: Iterable[Ended]) -> None:
         self._db.executemany(
-            "insert or ignore into ended values (?, ?, ?, ?, ?, ?, ?)",
-            ((shard, *turn.last, *turn.first, turn.at_ms, turn.limited) for turn in turns),
+            "insert or ignore into ended values (?, ?, ?, ?, ?, ?, ?, ?)",
+            ((shard, *turn.last, *turn.first, turn.at_ms, turn.limited, turn.buried) for turn in turns),
         )
 
     def ended(self, key: str, shard: int) -> Iterator[Ended]:
         """Of a key, in the stream's order."""
         rows = self._db.execute(
-            "select first_ms, first_seq, ms, seq, at_ms, limited from inputs join ended using (ms, seq) "
+            "select first_ms, first_seq, ms, seq, at_ms, limited, buried from inputs join ended using (ms, seq) "
             "where key = ? and shard = ? order by ms, seq",
             (key, shard),
         )
-        yield from (Ended((row[0], row[1]), (row[2], row[3]), row[4], bool(row[5])) for row in rows)
+        yield from (Ended((row[0], row[1]), (row[2], row[3]), row[4], bool(row[5]), bool(row[6])) for row in rows)
+
+    def label(self, key: str, turn: Ended, label: str) -> None:
+        """Say of the entries of a turn in which they were."""
+        self._db.execute(
+            "update inputs set turn = ? where key = ? and (ms, seq) >= (?, ?) and (ms, seq) <= (?, ?)",
+            (label, key, *turn.first, *turn.last),
+        )
+
+    def labels(self, key: str) -> Iterator[tuple[Id, str]]:
+        """Of a key, which entries say in which turn they were, and what they say."""
+        rows = self._db.execute(
+            "select ms, seq, turn from inputs where key = ? and turn is not null order by ms, seq", (key,)
+        )
+        yield from (((row[0], row[1]), row[2]) for row in rows)
 
     def index(self) -> None:
         """Once all is there: find of each output the turn it belongs to, and forget those of none."""
@@ -289,6 +217,11 @@ class Run:
         )
         yield from (Output._make((*row[:8], (row[8], row[9]))) for row in rows)
 
+    def put_back(self) -> Iterator[tuple[Id, str, str]]:
+        """What came back from the dead letters: its id, whose it is, and the id under which it first came."""
+        rows = self._db.execute("select ms, seq, person, origin from inputs where only != '' and origin is not null")
+        yield from (((row[0], row[1]), row[2], row[3]) for row in rows)
+
     def waiting(self) -> int:
         """Entries that nobody had answered yet."""
         return int(self._db.execute("select count(*) from inputs where mark = ?", (WAITING,)).fetchone()[0])
@@ -301,7 +234,7 @@ class Run:
         """What was read, then what was answered, each in the order of the log."""
         yield from map(Input._make, self._db.execute("select * from inputs order by ms, seq, key"))
         rows = self._db.execute(
-            "select stream, ms, seq, key, type, body, v, trace, cut_ms, cut_seq from outputs order by number"
+            "select stream, ms, seq, key, type, body, v, trace, cut_ms, cut_seq from outputs order by ms, seq, number"
         )
         yield from (Output._make((*row[:8], None if row[8] is None else (row[8], row[9]))) for row in rows)
 
@@ -310,9 +243,12 @@ class Run:
     def plan(self, turns: Iterable[Planned]) -> None:
         """Numbers are given here."""
         self._db.executemany(
-            "insert into turns (at_ms, key, first_ms, first_seq, ms, seq, ended_ms, chosen) values "
-            "(?, ?, ?, ?, ?, ?, ?, ?)",
-            ((turn.at_ms, turn.key, *turn.first, *turn.last, turn.ended_ms, turn.chosen) for turn in turns),
+            "insert into turns (at_ms, key, first_ms, first_seq, ms, seq, ended_ms, chosen, buried) values "
+            "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (turn.at_ms, turn.key, *turn.first, *turn.last, turn.ended_ms, turn.chosen, turn.buried)
+                for turn in turns
+            ),
         )
 
     def due(self, after: tuple[int, int], count: int) -> list[Planned]:
@@ -368,15 +304,15 @@ class Run:
             "select turns.*, results.* from turns join results on turn = number order by ms, seq, number"
         )
         for row in rows:
-            yield _planned(row[:10]), Result._make(row[10:])
+            yield _planned(row[:11]), Result._make(row[11:])
 
     def verdicts(self) -> dict[str, int]:
         return dict(self._db.execute("select verdict, count(*) from results group by verdict"))
 
 
 def _planned(row: tuple[Any, ...]) -> Planned:
-    number, at_ms, key, first_ms, first_seq, ms, seq, ended_ms, chosen, _ = row
-    return Planned(number, at_ms, key, (first_ms, first_seq), (ms, seq), ended_ms, bool(chosen))
+    number, at_ms, key, first_ms, first_seq, ms, seq, ended_ms, chosen, buried, _ = row
+    return Planned(number, at_ms, key, (first_ms, first_seq), (ms, seq), ended_ms, bool(chosen), bool(buried))
 
 
 def forget_old(folder: Path, now: float | None = None) -> list[str]:

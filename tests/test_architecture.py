@@ -16,14 +16,14 @@ FILES = sorted(path.relative_to(ROOT) for package in ("ingress", "processors", "
 FLOORS = {
     # 0: the vocabulary; no Redis, no network
     0: "errors wire effects tables topology settings values keys fate signature masking addresses trouble scripts "
-    "people retry_after published rates moments pace journal marks wamids timeline pastturns changes pseudonyms "
-    "buckets timings",
+    "people retry_after published rates moments pace journal marks wamids timeline pastturns replayed changes "
+    "pseudonyms buckets timings",
     # 1: Redis's verbs, and what every process says and counts
     1: "line routes connection stores lag watch turns batches endings handlers log metrics survey bell doors layout "
     "outage memory groups backlog pulse traces rewriting disk sieve journals runs compare tallies",
     # 2: the runtime
     2: "worker inwork room process committer housekeeping retention deadletters mover replay erase stories receipts "
-    "finding probe watchdog garbage embedded anew logbook sandbox gathering carry analytics",
+    "finding probe watchdog garbage embedded anew logbook sandbox gathering planning carry analytics",
     # 4: the command line, with all of streams.commands; 3 are the doors, ingress and processors
     4: "cli cli_archive cli_dead cli_group cli_model cli_new cli_replay options",
 }

@@ -13,6 +13,8 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, tzinfo
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
@@ -26,7 +28,7 @@ from streams.deadletters import Letter, Redriven, Wanted
 from streams.errors import ConfigurationError
 from streams.moments import edge
 from streams.stores import Stores
-from streams.topology import Topology
+from streams.topology import Topology, suggest
 
 _ID = re.compile(r"\d+-\d+")
 
@@ -108,6 +110,22 @@ async def _meant(desk: Desk, which: Which) -> AsyncIterator[Found]:
                 yield Found(store, letter)
 
 
+async def _whole_turns(desk: Desk, which: Which) -> AsyncIterator[Found]:
+    """What is meant, where letters are named by their ids with all others of their turns."""
+    there: set[tuple[str, str]] = set()
+    more = 0
+    async for store, letter in _meant(desk, which):
+        group = desk.topology.groups.get(letter.group)
+        alone = not which.ids or not letter.group or (group is not None and group.order == "none")
+        for each in [letter] if alone else await deadletters.beside(store, letter) or [letter]:
+            if (each.stream, each.id) not in there:
+                there.add((each.stream, each.id))
+                more += each.id not in which.ids
+                yield Found(store, each)
+    if which.ids and more:
+        sys.stderr.write(f"with {more} more: of one turn, and answered together\n")
+
+
 async def _now(desk: Desk) -> float:
     """Redis's clock, Unix seconds."""
     return float((await desk.stores.first.command("TIME"))[0])
@@ -124,9 +142,16 @@ async def _one(desk: Desk, id: str) -> Found | None:
         names = " and ".join(sorted({f"{letter.stream}.dead" for _, letter in found}))
         raise ConfigurationError(f"{id} is {len(found)} letters, in {names}: say which with --stream, or by a filter")
     if not found:
-        sys.stderr.write(f"{id}: there is no such dead letter (any more)\n")
+        sys.stderr.write(f"{id}: {await _gone(desk, id)}\n")
         return None
     return found[0]
+
+
+async def _gone(desk: Desk, id: str) -> str:
+    for store in desk.stores:
+        for stream, became in await deadletters.returned(store, desk.streams, id):
+            return f"redriven, as {became} of {stream}; `cauce trace {became}` says what came of it"
+    return "there is no such dead letter (any more)"
 
 
 async def show_list(desk: Desk, which: Which, *, count: int, form: Form) -> int:
@@ -145,7 +170,16 @@ async def show_list(desk: Desk, which: Which, *, count: int, form: Form) -> int:
         none = none and not found
     if none and not form.as_json:
         sys.stderr.write("no dead letters\n")
+    _say_of_the_group(desk, which, none=none)
     return 0
+
+
+def _say_of_the_group(desk: Desk, which: Which, *, none: bool) -> None:
+    """A group that was taken out of streams.toml may have left letters; where none are, its name may be a slip."""
+    groups = desk.topology.groups
+    if none and which.group is not None and which.group not in groups:
+        near = suggest(which.group, groups)
+        sys.stderr.write(f"there is no group {which.group!r}{near}; there are: {', '.join(groups)}\n")
 
 
 async def _first(count: int, letters: AsyncIterator[Letter]) -> list[Letter]:
@@ -216,25 +250,28 @@ class Verb(msgspec.Struct, frozen=True):
 
     done: str
     """What is said of a letter to which it was done."""
-    do: Callable[[Store, Desk, str, Sequence[str]], Awaitable[Sequence[Redriven]]]
-    """Given a stream and ids, `deadletters.MOST` at most."""
+    do: Callable[[Store, Desk, str, Sequence[Sequence[str]]], Awaitable[Sequence[Redriven]]]
+    """Given a stream and ids of letters, those of one turn together."""
+    meant: Callable[[Desk, Which], AsyncIterator[Found]]
+    """Which letters it is done to."""
 
 
-async def _redrive(store: Store, desk: Desk, stream: str, ids: Sequence[str]) -> Sequence[Redriven]:
+async def _redrive(store: Store, desk: Desk, stream: str, turns: Sequence[Sequence[str]]) -> Sequence[Redriven]:
     topology = desk.topology
     return await deadletters.redrive(
-        store, stream, ids, max_len=topology.streams[stream].max_len, told_seconds=topology.journal.keep
+        store, stream, turns, max_len=topology.streams[stream].max_len, told_seconds=topology.journal.keep
     )
 
 
-async def _drop(store: Store, _desk: Desk, stream: str, ids: Sequence[str]) -> Sequence[Redriven]:
+async def _drop(store: Store, _desk: Desk, stream: str, turns: Sequence[Sequence[str]]) -> Sequence[Redriven]:
+    ids = list(chain(*turns))
     return [Redriven("done" if there else "gone") for there in await deadletters.drop(store, stream, ids)]
 
 
-VERBS = {"redrive": Verb("redriven", _redrive), "drop": Verb("dropped", _drop)}
+VERBS = {"redrive": Verb("redriven", _redrive, _whole_turns), "drop": Verb("dropped", _drop, _meant)}
 
-Meant = dict[tuple[Store, str], list[str]]
-"""Shard and stream → ids of letters."""
+Meant = dict[tuple[Store, str], list[Letter]]
+"""Shard and stream → letters."""
 
 
 class How(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,24 +296,30 @@ async def act(desk: Desk, verb: Verb, which: Which, how: How) -> int:
     """
     which.check()
     meant: Meant = {}
-    async for store, letter in _meant(desk, which):
-        meant.setdefault((store, letter.stream), []).append(letter.id)
+    async for store, letter in verb.meant(desk, which):
+        meant.setdefault((store, letter.stream), []).append(letter)
         if how.dry_run:
             sys.stdout.write(_line(letter, how.form) + "\n")
     total = sum(map(len, meant.values()))
+    _say_of_the_group(desk, which, none=not total)
     if how.dry_run:
         sys.stderr.write(f"{total} would be {verb.done}; nothing was done\n")
         return 0
     if total and not (which.ids or how.yes or await _agreed(meant, verb)):
         sys.stderr.write("nothing was done\n")
         return 1
-    return _report(await _do(desk, verb, meant), verb, how.form, missing=max(0, len(set(which.ids)) - total))
+    return _report(await _do(desk, verb, meant), verb, how.form, missing=_missing(which, meant))
+
+
+def _missing(which: Which, meant: Meant) -> int:
+    """How many of the ids that were named are no letters."""
+    return len(set(which.ids) - {letter.id for letters in meant.values() for letter in letters})
 
 
 async def _agreed(meant: Meant, verb: Verb) -> bool:
     counts: Counter[str] = Counter()
-    for (_, stream), ids in meant.items():
-        counts[stream] += len(ids)
+    for (_, stream), letters in meant.items():
+        counts[stream] += len(letters)
     told = ", ".join(f"{count} of {stream}.dead" for stream, count in counts.items())
     return await entry.agreed(f"{told}: to be {verb.done}?")
 
@@ -284,12 +327,25 @@ async def _agreed(meant: Meant, verb: Verb) -> bool:
 async def _do(desk: Desk, verb: Verb, meant: Meant) -> list[tuple[str, Redriven]]:
     became: list[tuple[str, Redriven]] = []
     with Steps().measured(verb.done, total=sum(map(len, meant.values()))) as advance:
-        for (store, stream), ids in meant.items():
-            for start in range(0, len(ids), deadletters.MOST):
-                batch = ids[start : start + deadletters.MOST]
-                became += zip(batch, await verb.do(store, desk, stream, batch), strict=True)
+        for (store, stream), letters in meant.items():
+            for turns in _calls(letters):
+                batch = list(chain(*turns))
+                became += zip(batch, await verb.do(store, desk, stream, turns), strict=True)
                 advance(len(batch))
     return became
+
+
+def _calls(letters: Sequence[Letter]) -> Iterator[list[list[str]]]:
+    """The ids of letters, oldest first, turn by turn: `deadletters.MOST` a call, and no turn in two of them."""
+    call: list[list[str]] = []
+    for _, turn in groupby(sorted(letters, key=lambda each: order(each.id)), key=attrgetter("turn")):
+        ids = [letter.id for letter in turn]
+        if call and sum(map(len, call)) + len(ids) > deadletters.MOST:
+            yield call
+            call = []
+        call.append(ids)
+    if call:
+        yield call
 
 
 def _report(became: list[tuple[str, Redriven]], verb: Verb, form: Form, *, missing: int) -> int:

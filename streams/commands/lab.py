@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from streams import gathering, handlers, logbook, runs, sandbox
+from streams import gathering, handlers, logbook, planning, runs, sandbox
 from streams.changes import Changes, History, first_that_writes
 from streams.commands import entry, report
 from streams.commands.entry import Place
@@ -128,7 +128,7 @@ class Lab:
             return
         told = self.handler.retell is not None or self.asked.history == "rerun"
         with steps.counting("finding the turns"):
-            gathering.plan(run, self.group_then, asked, told=told)
+            planning.plan(run, self.group_then, asked, told=told)
         run.tell("planned", time.time())
 
     def _range(self, now: float) -> Range:
@@ -162,8 +162,10 @@ class Lab:
             history=self.asked.history,
             cut=run.told("cut")["people"],
             missing=self.missing,
+            dead=self.asked.dead,
             waiting=run.waiting(),
             limited=run.told("limited") or 0,
+            redriven=run.told("redriven") or 0,
         )
 
     async def go(self, run: Run, steps: Steps) -> None:
@@ -198,6 +200,23 @@ def _refuse_what_acts_outside(handler: Handler, group: Group) -> None:
         )
 
 
+def _refuse_what_nobody_can_tell(lab: Lab) -> None:
+    """Of each turn it would be that it found nothing, and what came out would say nothing about the change."""
+    if lab.asked.history == "original" and lab.missing:
+        raise ConfigurationError(
+            f"--history original: nobody knows what {lab.group.handler} found of its {', '.join(lab.missing)} then, as "
+            "it has no `retell`; leave it out, or --history rerun"
+        )
+
+
+def check(asked: Asked, *, into: str | None, resume: str | None) -> None:
+    """Raises ConfigurationError: something of it would not be heeded."""
+    if into and asked.changes:
+        raise ConfigurationError(f"--into replays nothing, so leave {asked.changes.words()[0].partition(' ')[0]} out")
+    if resume and asked != Asked():
+        raise ConfigurationError("--resume goes on with what the run was asked; leave out what chooses or changes it")
+
+
 def of_run(place: Place, name: str) -> Asked:
     """What a run was asked.  Raises ConfigurationError: there is no such run."""
     folder = place.settings.data_dir / FOLDER
@@ -217,13 +236,15 @@ def of_run(place: Place, name: str) -> Asked:
 async def replay(place: Place, asked: Asked, form: Form, *, resume: str | None = None, anew: bool = False) -> int:
     """
     Returns:
-        the exit status: 1 where more came out otherwise than `form.tolerate`.
+        the exit status: as `report.show`.
 
     Raises:
         ConfigurationError, Unavailable.
     """
     lab, steps = Lab(place, asked), Steps()
     _refuse_what_acts_outside(lab.handler, lab.group)
+    asked.changes.check(lab.group, lab.handler)
+    _refuse_what_nobody_can_tell(lab)
     runs.forget_old(lab.folder)
     run = Run(lab.folder, resume or lab.name)
     try:

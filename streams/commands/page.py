@@ -28,7 +28,7 @@ table { border-collapse: collapse; width: 100%; } th { text-align: left; }
 td, th { border-bottom: 1px solid #ddd; padding: .5rem; vertical-align: top; white-space: pre-wrap; }
 del { background: #fdd; } ins { background: #dfd; text-decoration: none; }
 small, .same { color: #777; } .failed { color: #b00; } .changed { color: #960; } .new { color: #077; }
-.missing { color: #808; } label { margin-right: 1rem; }
+.missing { color: #808; } .mended { color: #070; } label { margin-right: 1rem; }
 HIDE
 @media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd; } td, th { border-color: #444; }
 del { background: #522; } ins { background: #252; } }

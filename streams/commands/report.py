@@ -14,7 +14,7 @@ import statistics
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -33,10 +33,14 @@ from streams.errors import ConfigurationError
 from streams.groups import counted
 from streams.masking import Mask
 from streams.replay import AHEAD_OF_A_TURN
-from streams.runs import Appended, Planned, Result, Run, Verdict
+from streams.replayed import Appended, Planned, Result, Verdict
+from streams.runs import Run
 
 _appended = msgspec.json.Decoder(list[Appended])
-_STYLES = {"same": "dim", "changed": "yellow", "failed": "red", "new": "cyan", "missing": "magenta"}
+NOTHING = 3
+"""Exit status where there was nothing to replay: a test that tests nothing has not passed."""
+
+_STYLES = {"same": "dim", "changed": "yellow", "mended": "green", "failed": "red", "new": "cyan", "missing": "magenta"}
 _PIECES = {"same": "", "gone": "red strike", "come": "green"}
 
 
@@ -66,10 +70,14 @@ class Facts(msgspec.Struct, kw_only=True, frozen=True):
     """People of whom something may have been said before what is kept of the log."""
     missing: Sequence[str]
     """Kinds of state that began empty."""
+    dead: bool = False
+    """Of what was buried."""
     waiting: int = 0
     """Messages that were not answered yet, and are left out."""
     limited: int = 0
     """Turns that hit the rate limit then, and are left out."""
+    redriven: int = 0
+    """Turns that were buried and came back: left out, for they are there as what they came back as."""
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -107,13 +115,14 @@ class Summary(msgspec.Struct, kw_only=True):
 
     @property
     def otherwise(self) -> int:
-        return self.turns - self.verdicts.get("same", 0)
+        """Of what is no improvement, how many."""
+        return self.turns - self.verdicts.get("same", 0) - self.verdicts.get("mended", 0)
 
 
 def show(run: Run, facts: Facts, form: Form) -> int:
     """
     Returns:
-        the exit status: 1 where more came out otherwise than is tolerated.
+        the exit status: 1 where more came out otherwise than is tolerated, NOTHING where nothing was replayed.
 
     Raises:
         ConfigurationError: the page cannot be written.
@@ -123,7 +132,10 @@ def show(run: Run, facts: Facts, form: Form) -> int:
         _write(form.html, page.lines(facts, summary, rows(run, form)))
     if form.as_json:
         sys.stdout.writelines(_json(facts, summary, rows(run, form)))
-    else:
+    if not summary.turns:
+        sys.stderr.write(f"nothing was replayed: {'; '.join(summary.notes)}\n")
+        return NOTHING
+    if not form.as_json:
         _table(facts, summary, rows(run, form), form)
     return int(summary.otherwise > form.tolerate)
 
@@ -204,19 +216,23 @@ def _middle(ms: array[float]) -> dict[str, float]:
 
 
 def _notes(facts: Facts, turns: int) -> Iterator[str]:
-    if not turns:
-        yield "there is nothing in this range: try another --from, or `cauce tail` to see what there is"
+    if not (turns or facts.waiting or facts.limited or facts.redriven):
+        what = f"group {facts.group} has buried nothing" if facts.dead else "there is nothing"
+        yield f"{what} in this range; try another --from, or `cauce tail` to see what there is"
     if facts.waiting:
-        yield f"{facts.waiting:,} messages had not been answered yet, and are left out"
+        yield f"{counted(facts.waiting, 'message', 'messages')} not answered yet, left out"
     if facts.limited:
         turns_then = counted(facts.limited, "turn", "turns")
         yield f"{turns_then} with messages over the rate limit, which a replay does not know, left out"
-    if facts.cut:
+    if facts.redriven:
+        came_back = counted(facts.redriven, "turn", "turns")
+        yield f"{came_back} buried and redriven since, left out: compared as what came back"
+    if facts.cut and turns:
         yield (
             f"of {facts.cut:,} people something may have been said before what is kept of the log: their conversations "
             "may have begun shorter than they were"
         )
-    if facts.missing:
+    if facts.missing and turns:
         yield (
             f"state of the kinds {', '.join(facts.missing)} began empty, for the handler has no `retell`; "
             "--history rerun has it handle what came before the range as well"
@@ -244,12 +260,14 @@ def _json(facts: Facts, summary: Summary, rows: Iterator[Row]) -> Iterator[str]:
 
 def _table(facts: Facts, summary: Summary, rows: Iterator[Row], form: Form) -> None:
     console = Console(highlight=False)
-    table = Table("person", "they wrote", "then", "now", "", box=None, show_header=True, header_style="bold")
+    table = Table(box=None, show_header=True, header_style="bold")
+    for name in ("person", "they wrote", "then", "now", ""):
+        table.add_column(name, no_wrap=name in ("person", ""))
     for row in islice((row for row in rows if row.verdict != "same"), form.rows):
-        table.add_row(row.person, _cell("\n".join(row.said)), *_both(row), _verdict(row))
+        table.add_row(row.person, _cell(row.said), *_both(row), _verdict(row))
     if table.row_count:
         console.print(table)
-    if more := summary.otherwise - table.row_count:
+    if more := summary.turns - summary.verdicts.get("same", 0) - table.row_count:
         console.print(f"… and {more:,} more: --rows, --html FILE or --json show them", style="dim")
     for line in sentences(facts, summary):
         console.print(line, soft_wrap=True)
@@ -257,29 +275,43 @@ def _table(facts: Facts, summary: Summary, rows: Iterator[Row], form: Form) -> N
 
 def _both(row: Row) -> tuple[Text, Text]:
     if not row.words:
-        return _cell(told(row.then)), _cell(row.why or told(row.now))
-    then, now = Text(), Text()
-    for kind, text in row.words:
+        return _cell(map(_one, row.then)), _cell([row.why] if row.why else map(_one, row.now))
+    then, now = _cell([]), _cell([])
+    for number, (kind, text) in enumerate(row.words):
+        shown = _line(text)
+        if number == 0 and kind == "same" and len(shown) > _BEFORE:
+            shown = "…" + shown[-_BEFORE:]  # what has changed is not to be cut off
         if kind != "come":
-            then.append(compare.printable(text), _PIECES[kind])
+            then.append(shown, _PIECES[kind])
         if kind != "gone":
-            now.append(compare.printable(text), _PIECES[kind])
+            now.append(shown, _PIECES[kind])
     for said, cell in ((row.then, then), (row.now, now)):
-        cell.append(compare.printable(told(said)[len(said[0]["text"]) :]), "dim")
+        cell.append(_line(_one(said[0])[len(said[0]["text"]) :]), "dim")
+        cell.append("".join(f"\n{_line(_one(each))}" for each in said[1:]), "dim")
     return then, now
 
 
-def _cell(text: str) -> Text:
-    return Text(compare.printable(text))
+_BEFORE = 10
+"""Characters that are shown of what stands before the first change."""
+
+
+def _cell(texts: Iterable[str]) -> Text:
+    """A line for each, cut where the terminal has no room for it."""
+    return Text("\n".join(map(_line, texts)), no_wrap=True, overflow="ellipsis")
+
+
+def _line(text: str) -> str:
+    return compare.printable(text).replace("\n", " ")
 
 
 def told(said: Sequence[dict[str, Any]]) -> str:
     """Outputs in words: each one's text, with its action."""
-    return "\n".join(
-        each["text"]
-        + (f"  [{each['action']} {json.dumps(each['slots'], ensure_ascii=False)}]" if each["action"] else "")
-        for each in said
-    )
+    return "\n".join(map(_one, said))
+
+
+def _one(said: dict[str, Any]) -> str:
+    action = f"  [{said['action']} {json.dumps(said['slots'], ensure_ascii=False)}]" if said["action"] else ""
+    return f"{said['text']}{action}"
 
 
 def _verdict(row: Row) -> Text:
@@ -291,7 +323,7 @@ def sentences(facts: Facts, summary: Summary) -> Iterator[str]:
     what = f" with {' '.join(facts.changes)}" if facts.changes else ""
     turns, people = counted(summary.turns, "turn", "turns"), counted(summary.people, "person", "people")
     yield f"{turns} of {people} replayed through {facts.group}{what} (run {facts.run})"
-    yield ", ".join(f"{count:,} {name}" for name, count in summary.verdicts.items()) or "nothing was replayed"
+    yield ", ".join(f"{count:,} {name}" for name, count in summary.verdicts.items())
     if summary.actions:
         yield "actions: " + ", ".join(f"{change} {count:,}×" for change, count in summary.actions.items())
     if summary.ms_now:

@@ -41,8 +41,9 @@ async def show(stores: Stores, topology: Topology, settings: Settings, asked: As
     """
     counting = tallies.writers(topology)
     if asked.of not in counting and asked.of != analytics.ANALYTICS:
-        there = ", ".join(dict.fromkeys([analytics.ANALYTICS, *counting]))
-        raise ConfigurationError(f"no group counts under {asked.of!r}{suggest(asked.of, counting)}; there are: {there}")
+        there = list(dict.fromkeys([analytics.ANALYTICS, *counting]))
+        near = suggest(asked.of, there)
+        raise ConfigurationError(f"no group counts under {asked.of!r}{near}; there are: {', '.join(there)}")
     try:
         report = await analytics.report(stores, topology, Calendar(settings.zone, topology.tallies), asked)
     except analytics.Unclear as error:
@@ -57,6 +58,10 @@ async def show(stores: Stores, topology: Topology, settings: Settings, asked: As
             f"[yellow]no group counts under {report.of}[/yellow]: docs/analytics.md says how to switch it on",
             highlight=False,
         )
+    elif not any(_lines(report)):
+        others = ", ".join(name for name in dict.fromkeys([analytics.ANALYTICS, *counting]) if name != report.of)
+        console.print(f"nothing was counted in this time; what else may be: {others}", highlight=False, markup=False)
+        return
     console.print(_table(report, max(10, console.width - 40)))
     for group, reasons in report.reasons.items():
         for why, count in reasons.items():

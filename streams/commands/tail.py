@@ -15,7 +15,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import Any
 
 import msgspec
@@ -24,6 +24,7 @@ from streams.commands import entry
 from streams.connection import Entry, Store, entries, order
 from streams.errors import ConfigurationError
 from streams.masking import Mask
+from streams.moments import edge
 from streams.stores import Stores
 from streams.topology import Topology, suggest
 
@@ -157,25 +158,32 @@ class _Source:
 
 
 async def follow(
-    stores: Stores, streams: Sequence[str], *, since: str, count: int | None, form: Form, wanted: Wanted
+    stores: Stores,
+    streams: Sequence[str],
+    *,
+    since: str,
+    count: int | None,
+    form: Form,
+    wanted: Wanted,
+    zone: tzinfo | None = None,
 ) -> None:
     """
     Print entries as they come.
 
     Args:
-        since: an entry's id (what comes after it), `start`, or `$`.
+        since: an entry's id (what comes after it), a time as `moments.edge` has it, or `$`, which is now.
         count: end after so many.
+        zone: in which a date is meant; None: this machine's.
 
     Raises:
         ConfigurationError: `since` is none of these.
         Unavailable: Redis cannot be reached.
     """
-    if not re.fullmatch(r"start|\$|\d+(-\d+)?", since):
-        raise ConfigurationError(f"--from {since!r} is no entry's id, `start` or `$`")
-    first = "0-0" if since in ("start", "$") else since
+    past = since not in ("$", "now")
+    first = await _behind(stores, since, zone) if past else "0-0"
     sources = [_Source(store, stream, first) for store in stores for stream in streams]
     left = count
-    async with contextlib.aclosing(_everything(sources, past=since != "$")) as everything:
+    async with contextlib.aclosing(_everything(sources, past=past)) as everything:
         async for stream, id, fields in everything:
             if wanted.takes(fields):
                 sys.stdout.write(form.entry(id, fields, stream) + "\n")
@@ -184,6 +192,18 @@ async def follow(
                 if left == 0:
                     return
 
+
+async def _behind(stores: Stores, since: str, zone: tzinfo | None) -> str:
+    """The id behind which it begins."""
+    seconds, micros = await stores.first.command("TIME")
+    at = edge("--from", since, int(seconds) + int(micros) / 1e6, zone)
+    if "-" in at:
+        return at
+    return f"{int(at) - 1}-{_LAST}" if int(at) else "0-0"
+
+
+_LAST = (1 << 64) - 1
+"""The highest number of an id."""
 
 _Told = tuple[str, str, dict[str, bytes]]
 """Stream, id, fields."""

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from streams import carry, logbook, runs
-from streams.carry import Carrier
+from streams import carry, logbook, planning, runs
+from streams.carry import Carried, Carrier
 from streams.commands import entry
 from streams.commands.entry import Place
 from streams.commands.lab import Asked, Lab
@@ -19,7 +19,8 @@ from streams.errors import ConfigurationError
 from streams.groups import counted
 from streams.logbook import File, Head, Logged
 from streams.pseudonyms import Pseudonyms
-from streams.runs import WAITING, WANTED, Input, Run
+from streams.replayed import WAITING, WANTED, Input
+from streams.runs import Run
 from streams.topology import Topology, suggest
 
 
@@ -35,6 +36,7 @@ async def export(place: Place, asked: Asked, path: Path, *, pseudonyms: bool) ->
     run = Run(lab.folder, f"export-{secrets.token_hex(5)}")
     try:
         await lab.gather(run, steps)
+        planning.label(run, lab.group)
         told, cut = lab.range_of(run), run.told("cut")
         head = Head(
             name=secrets.token_hex(8),
@@ -64,41 +66,63 @@ def _all(run: Run, lab: Lab) -> Iterator[Logged]:
         yield logged
 
 
-async def bring(place: Place, path: Path, *, yes: bool) -> int:
+async def bring(place: Place, path: Path, *, name: str | None = None, yes: bool) -> int:
     """
     Append what a file holds, once; what of it was appended before is passed over.
+
+    Args:
+        name: another than the file's, so that what was appended under that is appended again.
 
     Returns:
         the exit status: 1 where somebody says no.
 
     Raises:
-        ConfigurationError, Unavailable, carry.Full.
+        ConfigurationError: also where a line is no entry; then nothing was appended.
+        Unavailable, carry.Full.
     """
     file, topology, steps = File(path), place.topology, Steps()
     for stream in file.head.streams:
         _known(stream, topology, str(path))
+    with steps.counting("looking over the file") as step:
+        _look_over(file, step)
     async with entry.opened(place, topology) as stores:
         if not yes and not await entry.agreed(f"{path}: to be appended to {', '.join(file.head.streams)}?"):
             sys.stderr.write("nothing was done\n")
             return 1
         most = {name: topology.streams[name].max_len for name in file.head.streams}
-        carrier = Carrier(stores, file.head.name, most, keep_ids=True)
+        carrier = Carrier(stores, name or file.head.name, most, keep_ids=True)
         with steps.counting("appending") as step:
-            count = await carrier.append(_letters_as_entries(file), step)
-    sys.stdout.write(f"{counted(count)} appended, marked as replayed\n")
+            became = await carrier.append(map(_alive, file.read()), step)
+    sys.stdout.writelines(_told(became, name or file.head.name))
     return 0
 
 
-def _letters_as_entries(file: File) -> Iterator[Logged]:
-    for logged in file.read():
-        if logged.stream.endswith(".dead"):
-            fields = {name: value for name, value in logged.fields.items() if name != "origin"}
-            logged = Logged(logged.stream.removesuffix(".dead"), logged.text("origin"), fields)
-        if logged.stream not in file.head.streams:
-            raise ConfigurationError(
-                f"{file.path}: an entry of {logged.stream!r}, of which the first line says nothing"
-            )
-        yield logged
+def _look_over(file: File, step: carry.Step) -> None:
+    """Raises ConfigurationError: a line is no entry; says which, and why."""
+    for _ in file.read(lambda logged: carry.fault(_alive(logged), file.head.streams)):
+        step(1)
+
+
+def _alive(logged: Logged) -> Logged:
+    """A dead letter as the entry that it was."""
+    if not logged.stream.endswith(".dead"):
+        return logged
+    fields = {name: value for name, value in logged.fields.items() if name != "origin"}
+    return Logged(logged.stream.removesuffix(".dead"), logged.text("origin"), fields)
+
+
+def _told(became: Carried, name: str) -> Iterator[str]:
+    yield f"{counted(became.appended)} appended, marked as replayed\n"
+    if became.anew:
+        yield (
+            f"{counted(became.anew)} could not keep id and time, for the streams hold newer ones: they come last, with "
+            "what they had as `origin`\n"
+        )
+    if became.before:
+        yield (
+            f"{counted(became.before)} passed over, appended before under the name {name}; to append all of it again: "
+            "--as NAME, another one\n"
+        )
 
 
 async def into(place: Place, asked: Asked, stream: str, *, yes: bool) -> int:
@@ -135,11 +159,11 @@ async def into(place: Place, asked: Asked, stream: str, *, yes: bool) -> int:
             most = {stream: lab.topology.streams[stream].max_len}
             carrier = Carrier(stores, run.told("token"), most, keep_ids=False)
             with steps.measured("appending", total=total) as step:
-                count = await carrier.append(_renamed(run, stream), step)
+                became = await carrier.append(_renamed(run, stream), step)
         run.tell("ended", True)
     finally:
         run.close()
-    sys.stdout.write(f"{counted(count)} appended to {stream}\n")
+    sys.stdout.write(f"{counted(became.appended)} appended to {stream}\n")
     return 0
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -13,6 +15,7 @@ from conftest import Server, emptied
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from protocol import redis_ms
 
 from processors.inference.handler import reply
 from streams import carry, logbook
@@ -58,10 +61,20 @@ async def test_what_is_appended_is_as_it_was_marked_and_with_its_id(each_store: 
 
 async def test_behind_what_is_newer_it_gets_new_ids_and_keeps_its_old_ones_as_origin(each_store: Store) -> None:
     await each_store.command("XADD", "inbound", "*", "key", "+1", "type", "text", "body", "{}")
-    await carrier(each_store).append(some(2), lambda count: None)
+    assert await carrier(each_store).append(some(2), lambda count: None) == (2, 0, 2)
     found = await there(each_store)
     assert [fields.get("origin") for _, fields in found] == [None, b"1700000000000-0", b"1700000000001-0"]
     assert [id for id, _ in found] == sorted({id for id, _ in found}, key=lambda id: (len(id), id))
+
+
+async def test_two_of_the_same_id_both_keep_their_time_and_so_does_all_that_comes_after(each_store: Store) -> None:
+    # Given what two shards held
+    first, second, third = some(3)
+    twice = second._replace(id=first.id)
+    assert await carrier(each_store).append([first, twice, third], lambda count: None) == (3, 0, 0)
+    assert [(id, fields.get("origin")) for id, fields in await there(each_store)] == [
+        ("1700000000000-0", None), ("1700000000000-1", b"1700000000000-0"), ("1700000000002-0", None),
+    ]  # fmt: skip
 
 
 async def test_however_often_it_is_tried_each_entry_is_appended_once(each_store: Store, monkeypatch) -> None:
@@ -76,11 +89,11 @@ async def test_however_often_it_is_tried_each_entry_is_appended_once(each_store:
     # Given somebody who is cut off after two of three batches, and tries again, twice
     with pytest.raises(KeyboardInterrupt):
         await carrier(each_store, keep_ids=False).append(some(25), cut_off)
-    assert await carrier(each_store, keep_ids=False).append(some(25), lambda count: None) == 5
-    assert await carrier(each_store, keep_ids=False).append(some(25), lambda count: None) == 0
+    assert await carrier(each_store, keep_ids=False).append(some(25), lambda count: None) == (5, 20, 0)
+    assert await carrier(each_store, keep_ids=False).append(some(25), lambda count: None) == (0, 25, 0)
     assert [fields["origin"].decode() for _, fields in await there(each_store)] == [logged.id for logged in some(25)]
     # And another file is another matter
-    assert await carrier(each_store, "other", keep_ids=False).append(some(5), lambda count: None) == 5
+    assert await carrier(each_store, "other", keep_ids=False).append(some(5), lambda count: None) == (5, 0, 0)
 
 
 async def test_a_stream_that_is_full_takes_no_batch_in_part(each_store: Store, monkeypatch) -> None:
@@ -88,7 +101,7 @@ async def test_a_stream_that_is_full_takes_no_batch_in_part(each_store: Store, m
     with pytest.raises(Full, match="max_len of 25"):
         await carrier(each_store, most=25).append(some(30), lambda count: None)
     assert len(await there(each_store)) == 20
-    assert await carrier(each_store, most=30).append(some(30), lambda count: None) == 10
+    assert await carrier(each_store, most=30).append(some(30), lambda count: None) == (10, 20, 0)
 
 
 async def test_what_was_said_is_replayed_elsewhere_from_a_file(clinic: Clinic, monkeypatch, any_server) -> None:
@@ -140,6 +153,47 @@ async def test_what_people_said_before_goes_along_and_is_not_replayed(clinic: Cl
     outcome = await clinic.replay(file=str(file))
     assert outcome.texts() == ["Gracias"]
     assert outcome["cut"] == 0
+
+
+@pytest.mark.parametrize("pseudonyms", [False, True], ids=["as it was", "with pseudonyms"])
+async def test_what_was_one_turn_is_one_wherever_it_is_carried(clinic: Clinic, any_server, pseudonyms) -> None:
+    # Given messages of hours ago that an outage had answered together, with nothing that would tell: with silence, and
+    # by burying them
+    async def silent(turn: Any) -> Any:
+        if turn.key == LUIS:
+            raise Bury("poison")
+
+    now = await redis_ms(clinic.store)
+    for hour in range(3):
+        for number, person in enumerate((ANA, LUIS)):
+            await clinic.write(person, str(hour), at=f"{now - 9_000_000 + hour * 3_600_000 + number}-0")
+    async with clinic.open(replace(reply, handle=silent, buried=None)):
+        pass
+    file = clinic.folder / "some.jsonl"
+    await transfer.export(clinic.place, Asked(), file, pseudonyms=pseudonyms)
+    clinic.handler("return None")
+
+    async def turns(**asked: Any) -> list[tuple[str, list[str]]]:
+        outcome = await clinic.replay(changes={"handler": "mine:handle"}, **asked)
+        return [(row["verdict"], row["said"]) for row in outcome["rows"]]
+
+    # Then they are one turn each in the file
+    together = [("same", ["0", "1", "2"]), ("mended", ["0", "1", "2"])]
+    assert await turns(file=str(file)) == together
+    # Where that was imported, with their ids or behind what is newer
+    store = emptied(any_server)
+    for name in ("one", "two"):
+        await transfer.bring(clinic.place, file, name=name, yes=True)
+        assert await turns() == together
+        await store.command("XADD", "inbound", "*", "key", "+9", "type", "text", "body", "{}")
+        await store.command("XTRIM", "inbound", "MAXLEN", 0)
+    # And a file of before, which does not tell, is what it was: the window makes three of them
+    fields = [json.loads(line) for line in file.read_text().splitlines()]
+    older = clinic.folder / "older.jsonl"
+    lines = ({name: value for name, value in each.items() if name != "turn"} for each in fields)
+    older.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [said for _, said in await turns(file=str(older))] == [[hour] for hour in "001122"]
+    await store.close()
 
 
 async def test_dead_letters_are_carried_too(clinic: Clinic, capsys) -> None:
@@ -219,3 +273,77 @@ def test_a_line_holds_an_entry_byte_for_byte(fields, body) -> None:
     line = logbook.line_of(logged)
     assert b"\n" not in line
     assert logbook.logged_of(line) == logged
+
+
+GOOD = {"stream": "inbound", "id": "1700000000000-0", "key": "+1", "type": "text", "body": {"text": "Hola"}}
+
+
+def a_file(clinic: Clinic, *lines: dict[str, Any] | str) -> Path:
+    path = clinic.folder / "some.jsonl"
+    head = {"name": "x", "group": "inference", "streams": ["inbound", "outbound"], "first": "0", "last": "1"}
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in (head, *lines)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"stream": None}, "line 3 is no entry: stream is missing"),
+        ({"stream": "statuses"}, "stream 'statuses' is none of those that the first line names: inbound, outbound"),
+        ({"id": None}, "id is missing"),
+        ({"id": "5-x"}, "line 3 is no entry: "),
+        ({"id": "0-0"}, "id '0-0' is none; write <milliseconds>-<number>"),
+        ({"id": "99999999999999999999-0"}, "id '99999999999999999999-0' is none"),
+        ({"stream": "inbound.dead"}, "id '' is none"),
+        ({"key": None}, "key is missing"),
+        ({"key": ""}, "key is missing"),
+        ({"key": {"base64": "/w=="}}, "key is no UTF-8"),
+        ({"type": None}, "type is missing"),
+        ({"typo": "text"}, "there is no field 'typo'; did you mean 'type'?"),
+        ({"v": "2"}, "v is '2', and this release knows '1'; update Cauce"),
+        ({"turn": "yesterday"}, "turn 'yesterday' is none; write <group>"),
+        ({"origin": "yesterday"}, "origin 'yesterday' is no entry's id"),
+        ({"body": None}, "body is missing"),
+        ({"body": "{"}, "body is no JSON"),
+        ({"body": [1]}, "body is no JSON object, but [1]"),
+        ({"body": 7}, "body is no JSON object, but 7"),
+    ],
+)
+async def test_of_a_file_with_a_broken_line_nothing_is_imported(clinic: Clinic, wrong, why) -> None:
+    line = {name: value for name, value in {**GOOD, **wrong}.items() if value is not None}
+    with pytest.raises(ConfigurationError, match="line 3 is no entry") as refused:
+        await transfer.bring(clinic.place, a_file(clinic, GOOD, line), yes=True)
+    assert why in str(refused.value)
+    assert await clinic.store.command("EXISTS", "inbound") == 0
+
+
+async def test_of_a_packed_file_that_is_broken_off_nothing_is_imported(clinic: Clinic) -> None:
+    lines = [{**GOOD, "id": f"{1_700_000_000_000 + number}-0", "trace": uuid4().hex} for number in range(2000)]
+    packed = clinic.folder / "some.jsonl.gz"
+    packed.write_bytes(gzip.compress(a_file(clinic, *lines).read_bytes())[:-1000])
+    with pytest.raises(ConfigurationError, match="broken off, or damaged"):
+        await transfer.bring(clinic.place, packed, yes=True)
+    assert await clinic.store.command("EXISTS", "inbound") == 0
+
+
+async def test_a_file_that_was_imported_is_passed_over_unless_it_has_another_name(clinic: Clinic, capsys) -> None:
+    file = a_file(clinic, GOOD, {**GOOD, "id": "1700000000001-0"})
+
+    async def told(**how: Any) -> list[str]:
+        assert await transfer.bring(clinic.place, file, yes=True, **how) == 0
+        return capsys.readouterr().out.splitlines()
+
+    assert await told() == ["2 entries appended, marked as replayed"]
+    assert await told() == [
+        "0 entries appended, marked as replayed",
+        "2 entries passed over, appended before under the name x; to append all of it again: --as NAME, another one",
+    ]
+    # Again by another name, and then behind what is there
+    assert await told(name="again") == [
+        "2 entries appended, marked as replayed",
+        "2 entries could not keep id and time, for the streams hold newer ones: they come last, with what they had as "
+        "`origin`",
+    ]
+    assert [fields.get("origin") for _, fields in await there(clinic.store)] == [
+        None, None, b"1700000000000-0", b"1700000000001-0",
+    ]  # fmt: skip

@@ -23,8 +23,9 @@ from sources import command
 from up import Up
 
 from streams import cli, layout, signature, wire
-from streams.commands import check, entry
+from streams.commands import check, dead, entry
 from streams.connection import Store, entries
+from streams.deadletters import Letter
 from streams.memory import Memory
 from streams.settings import Settings
 from streams.stores import Stores
@@ -160,6 +161,8 @@ def test_a_bad_setting_is_one_line_with_what_is_accepted(cauce) -> None:
         (["dead", "drop", "yesterday"], ["'yesterday' is no dead letter's id"]),
         (["dead", "redrive", "--since", "yesterday"], ["--since 'yesterday' is no time", "2h"]),
         (["dead", "redrive", "--person", "a/b"], ["--person must not contain '/'"]),
+        (["replay", "--into", "trial", "--model", "x"], ["--into replays nothing, so leave --model out"]),
+        (["replay", "--resume", "x", "--dead"], ["--resume goes on with what the run was asked"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -293,6 +296,10 @@ async def test_dead_letters_are_listed_with_their_reason(cauce, any_server, stor
     none = cauce("dead", "list", "inbound", "--until", "1h", REDIS_URL=any_server.url)
     assert (none.stdout, none.stderr) == ("", "no dead letters\n")
     assert "Hola" in cauce("dead", "list", "--since", "1h", REDIS_URL=any_server.url).stdout
+    # Of a group that there is not, it is said which there are
+    for words in (("list",), ("redrive", "--yes"), ("drop", "--dry-run")):
+        slip = cauce("dead", *words, "--group", "inferrence", REDIS_URL=any_server.url)
+        assert "there is no group 'inferrence'; did you mean 'inference'?; there are: " in slip.stderr
 
 
 async def test_a_dead_letter_is_shown_whole_and_its_body_byte_for_byte(cauce, any_server, store) -> None:
@@ -343,6 +350,34 @@ async def test_dead_letters_are_put_back_once_after_a_look_and_a_question(cauce,
     assert (rest.returncode, json.loads(rest.stdout)) == (0, {"redriven": 149})
     assert await store.command("XLEN", "inbound") == 150
     assert await store.command("XLEN", "inbound.dead") == 0
+
+
+async def test_who_puts_back_one_letter_of_a_turn_puts_back_the_turn(cauce, any_server, store) -> None:
+    ids = [await bury(any_server, NUMBER, text, "ValueError: no") for text in ("uno", "dos", "tres")]
+    other = await bury(any_server, NUMBER, "otro", "ValueError: another")
+    foretold = cauce("dead", "redrive", ids[1], "--dry-run", REDIS_URL=any_server.url)
+    assert len(foretold.stdout.splitlines()) == 3
+    redriven = cauce("dead", "redrive", ids[2], ids[1], REDIS_URL=any_server.url)
+    assert (redriven.stdout, redriven.stderr) == ("3 redriven\n", "with 1 more: of one turn, and answered together\n")
+    back = entries(await store.command("XRANGE", "inbound", "-", "+"))
+    assert [json.loads(fields["body"])["text"] for _, fields in back] == ["uno", "dos", "tres"]
+    # Each then says as what it came back
+    for id, (became, _) in zip(ids, back, strict=True):
+        for verb in ("show", "redrive"):
+            gone = cauce("dead", verb, id, REDIS_URL=any_server.url)
+            assert (gone.returncode, f"redriven, as {became} of inbound" in gone.stderr) == (1, True)
+    # Whoever lets one go means that one
+    assert cauce("dead", "drop", other, REDIS_URL=any_server.url).stdout == "1 dropped\n"
+
+
+async def test_more_letters_than_a_call_takes_split_no_turn() -> None:
+    letters = [
+        Letter(stream="inbound", id=f"{number}-0", group="g", last_ms=str(number // 3), fields=[(b"key", b"+1")])
+        for number in range(150)
+    ]
+    calls = list(dead._calls(letters[::-1]))
+    assert [len(call) for call in calls] == [33, 17]
+    assert [id for call in calls for turn in call for id in turn] == [letter.id for letter in letters]
 
 
 async def test_the_dead_of_all_shards_are_one_list_and_go_back_where_they_lay(

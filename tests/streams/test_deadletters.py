@@ -31,7 +31,7 @@ async def dead(store: Store, **wanted: str) -> list[Letter]:
 
 
 async def redrive(store: Store, *letters: Letter, max_len: int = MANY) -> list[Redriven]:
-    return await deadletters.redrive(store, "inbound", [letter.id for letter in letters], max_len=max_len)
+    return await deadletters.redrive(store, "inbound", [[letter.id] for letter in letters], max_len=max_len)
 
 
 async def another(store: Store, name: str) -> Turns:
@@ -64,6 +64,31 @@ async def test_a_letter_comes_back_with_its_bytes_to_the_group_that_buried_it_an
     assert (await other.take(5, 100, 1)).grants == []
     assert (await each_store.command("XPENDING", "inbound", "other"))[0] == 0
     assert await dead(each_store) == []
+
+
+@pytest.mark.parametrize("hurried", [False, True], ids=["", "of which one was waited for"])
+async def test_letters_of_one_turn_are_one_turn_again(each_store: Store, hurried: bool) -> None:
+    # Given three messages that were to be answered together, among those of others, and were buried
+    turns = await a_consumer(each_store)
+    for number in range(3):
+        await say(each_store, "+1", f"{number}", **({"now": "1"} if hurried and number == 1 else {}))
+    [grant] = (await turns.take(5, 100, 1)).grants
+    await end(turns, grant, bury="no")
+    for person in ("+2", "+3"):
+        await bury(each_store, turns, person)
+    letters = await dead(each_store)
+    of_one = [letter.id for letter in letters if letter.person == "+1"]
+    # Then any of them tells of all, and of no others
+    for letter in letters[:3]:
+        assert [each.id for each in await deadletters.beside(each_store, letter)] == of_one
+    assert await deadletters.beside(each_store, letters[4]) == [letters[4]]
+    # A stream with room for two of them takes none
+    assert await deadletters.redrive(each_store, "inbound", [of_one], max_len=7) == [Redriven("full")] * 3
+    assert await dead(each_store) == letters
+    # And put back they are one turn, in their order, though nothing makes them wait for each other
+    await deadletters.redrive(each_store, "inbound", [of_one], max_len=MANY)
+    [again] = (await turns.take(5, 100, 1)).grants
+    assert bodies(again) == ["0", "1", "2"]
 
 
 async def test_two_who_put_back_the_same_letters_put_each_back_once(each_store: Store) -> None:

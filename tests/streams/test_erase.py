@@ -337,7 +337,7 @@ async def test_what_is_put_back_from_the_dead_while_somebody_is_erased_stays_dea
     await everything(each_store, ANA)
     [letter] = await ids(each_store, "inbound.dead")
     await Traces(each_store, a_topology(), ANA, lambda _what, _more: None).tombstone()
-    assert [each.outcome for each in await redrive(each_store, "inbound", [letter], max_len=100)] == ["gone"]
+    assert [each.outcome for each in await redrive(each_store, "inbound", [[letter]], max_len=100)] == ["gone"]
 
 
 async def test_again_it_finds_nothing_and_of_strangers_neither(each_store: Store) -> None:

@@ -92,6 +92,11 @@ def test_a_body_that_is_no_json_is_text(they) -> None:
 TEXTS = st.text(st.sampled_from("0123456789+-(). añxz@/_:\n"), max_size=60)
 
 
+def test_a_trace_stays_one_though_some_of_it_looks_like_a_number(they) -> None:
+    trace = b"00-01a22d5a814ecf999051454655870c69-b8ec0e43ac77b4cd-01"
+    assert they.fields({"key": b"+59171111111", "trace": trace})["trace"] == trace
+
+
 @given(TEXTS, st.from_regex(r"[2-8]\d{10}", fullmatch=True))
 def test_no_number_survives_whatever_stands_around_it(around, number) -> None:
     they = Pseudonyms(b"a secret")

@@ -18,19 +18,20 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from clinic import ANA, EVA, LUIS, Clinic
-from conftest import Server
+from conftest import Server, emptied
 from msgspec.structs import replace
 from pipeline import CAUCE, pipeline
 from protocol import redis_ms
 from waiting import until
 
 from processors.inference.handler import reply
-from streams import cli_replay, runs, topology
+from streams import cli_replay, deadletters, runs, topology
 from streams.changes import Changes
-from streams.commands import lab
+from streams.commands import lab, transfer
 from streams.commands.lab import Asked
 from streams.commands.report import Form
 from streams.connection import Store
+from streams.deadletters import Wanted
 from streams.effects import Turn
 from streams.errors import Bury, ConfigurationError
 from streams.handlers import find
@@ -229,9 +230,44 @@ async def test_dead_letters_are_tried_again_where_they_stood(clinic: Clinic) -> 
     outcome = await clinic.replay(dead=True)
     assert outcome.texts() == ["veneno"]
     assert outcome.texts("then") == [clinic.topology.texts.failure]
+    # What succeeds by now is no regression, neither alone nor among all that was said
+    assert (outcome.verdicts, outcome.status) == (["mended"], 0)
+    whole = await clinic.replay()
+    assert (whole["summary"]["verdicts"], whole.status) == ({"same": 3, "mended": 1}, 0)
+    # What still fails is
+    clinic.handler("raise Bury('still')")
+    still = await clinic.replay(dead=True, changes=MINE)
+    assert (still.verdicts, still.status) == (["failed"], 1)
+    assert (await clinic.replay(dead=True, changes=MINE, form={"tolerate": 1})).status == 0
     # Also where retention has left nothing but the letter
     await clinic.store.command("DEL", "inbound")
     assert (await clinic.replay(dead=True)).texts() == ["veneno"]
+
+
+async def test_what_was_put_back_is_replayed_as_what_came_back(clinic: Clinic) -> None:
+    # Given a message that was buried without a word, and answered when it was put back
+    mended = asyncio.Event()
+
+    async def poisoned(turn: Turn) -> Any:
+        if not mended.is_set():
+            raise Bury("poison")
+        return await reply.handle(turn)
+
+    async with clinic.open(replace(reply, handle=poisoned, buried=None)):
+        first = await clinic.say(ANA, "Hola")
+        mended.set()
+        [letter] = [each async for each in deadletters.letters(clinic.store, "inbound", Wanted())]
+        [became] = await deadletters.redrive(clinic.store, "inbound", [[letter.id]], max_len=1000)
+        await until(clinic.silent)
+    # Then it is there once, and as it was; also in a file
+    file = clinic.folder / "some.jsonl"
+    await transfer.export(clinic.place, Asked(), file, pseudonyms=False)
+    for asked in ({}, {"file": str(file)}):
+        outcome = await clinic.replay(**asked)
+        assert [(row["turn"], row["verdict"]) for row in outcome["rows"]] == [(became.detail, "same")]
+        assert (outcome["redriven"], outcome.status) == (1, 0)
+    # But for a range that ends before it came back
+    assert (await clinic.replay(until=first)).verdicts == ["mended"]
 
 
 async def test_what_was_answered_a_day_late_is_the_same_turn_again(clinic: Clinic) -> None:
@@ -275,6 +311,25 @@ async def test_a_range_that_held_nothing_is_read_again(clinic: Clinic) -> None:
     async with clinic.open(replace(reply, handle=bury)):
         await clinic.say(ANA, "veneno")
     assert (await clinic.replay(dead=True, anew=False)).texts() == ["veneno"]
+
+
+async def test_where_there_is_nothing_to_replay_a_test_has_not_passed(clinic: Clinic, capsys) -> None:
+    async def told(**asked: Any) -> tuple[int, str]:
+        outcome = await clinic.replay(**asked)
+        [line] = capsys.readouterr().err.splitlines()
+        return outcome.status, line
+
+    async with clinic.open():
+        await clinic.say(ANA, "Hola")
+    for asked in ({"since": "3h", "until": "2h"}, {"people": (LUIS,)}):
+        status, line = await told(**asked)
+        assert (status, "nothing was replayed: there is nothing in this range" in line) == (3, True)
+    status, line = await told(dead=True)
+    assert (status, "group inference has buried nothing in this range" in line) == (3, True)
+    # Nor where nobody had been answered yet, however much is tolerated
+    last = await clinic.write(ANA, "¿Y?")
+    said = await told(since=last, form={"tolerate": 5})
+    assert said == (3, "nothing was replayed: 1 message not answered yet, left out")
 
 
 async def test_a_range_is_told_by_people_times_and_ids(clinic: Clinic) -> None:
@@ -342,6 +397,8 @@ async def test_state_that_nobody_can_retell_begins_empty_or_is_made_by_the_handl
     outcome = await clinic.replay(since=last, changes=MINE)
     assert outcome.texts() == ["1"]
     assert outcome["missing"] == ["own"]
+    with pytest.raises(ConfigurationError, match="nobody knows what mine:handle found of its own then"):
+        await clinic.replay(since=last, changes=MINE, history="original")
     again = await clinic.replay(since=last, changes=MINE, history="rerun")
     assert again.verdicts == ["same"]
     assert again["missing"] == []
@@ -482,7 +539,7 @@ async def test_what_a_group_that_came_late_took_together_is_one_turn_again(clini
     assert [json.loads(text)["said"] for text in outcome.texts()] == [3]
 
 
-async def test_in_several_shards_as_in_one(clinic: Clinic, any_server: Server) -> None:
+async def test_in_several_shards_as_in_one(clinic: Clinic, any_server: Server, capsys) -> None:
     config = clinic.folder / "streams.toml"
     config.write_text("shards = 3\n" + config.read_text())
     stores = Stores.open(any_server.url, shards=3)
@@ -496,7 +553,24 @@ async def test_in_several_shards_as_in_one(clinic: Clinic, any_server: Server) -
                     await clinic.say(person, "Gracias")
     outcome = await clinic.replay()
     assert outcome.verdicts == ["same"] * 6
-    await stores.close()
+    # And where it is imported into one
+    file = clinic.folder / "some.jsonl"
+    await transfer.export(clinic.place, Asked(), file, pseudonyms=False)
+    one = emptied(any_server)
+    config.write_text(config.read_text().removeprefix("shards = 3\n"))
+    await transfer.bring(clinic.place, file, yes=True)
+    assert "could not keep" not in capsys.readouterr().out
+    assert (await clinic.replay()).verdicts == ["same"] * 6
+    for each in (*stores, one):
+        await each.close()
+
+
+async def test_what_a_handler_is_told_can_be_tried_and_what_a_replay_goes_by(clinic: Clinic) -> None:
+    async with clinic.open():
+        await clinic.say(ANA, "1")
+    clinic.handler("return answer(str(turn.resources is not None))", lifespan="opened")
+    for sets in (["inference.temperature=0"], ["groups.inference.deadline=9"]):
+        assert (await clinic.replay(changes={**MINE, "sets": sets, "model": "echo"})).texts() == ["True"]
 
 
 @pytest.mark.parametrize(
@@ -514,6 +588,19 @@ async def test_in_several_shards_as_in_one(clinic: Clinic, any_server: Server) -
         ({}, {"sets": ["shards.x=0"]}, "'shards' is no table"),
         ({}, {"handler": "mine:handel"}, "mine has no 'handel'; did you mean 'handle'"),
         ({}, {"handler": "mine"}, "is not of the form 'module:function'"),
+        (
+            {},
+            {"sets": ["groups.inference.debounce = 5"]},
+            "would try nothing: which messages were one turn stays as it was",
+        ),
+        (
+            {},
+            {**MINE, "prompt": "streams.toml"},
+            "--prompt streams.toml would try nothing: mine:handle has no `lifespan`",
+        ),
+        ({}, {**MINE, "model": "other"}, "--model other would try nothing"),
+        ({}, {**MINE, "sets": ["inference.temperature=0"]}, "--set inference.temperature=0 would try nothing"),
+        ({}, {**MINE, "sets": ["groups.egress.deadline=9"]}, "--set groups.egress.deadline=9 would try nothing"),
     ],
 )
 async def test_what_cannot_be_is_one_sentence(clinic: Clinic, asked, changes, why) -> None:

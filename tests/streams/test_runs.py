@@ -12,7 +12,8 @@ import pytest
 from streams import runs
 from streams.effects import Write
 from streams.errors import ConfigurationError
-from streams.runs import Input, Output, Planned, Result, Run
+from streams.replayed import WANTED, Input, Output, Planned, Result
+from streams.runs import Run
 
 
 def entry(key: str, ms: int, trace: str = "", mark: int = 0) -> Input:
@@ -90,9 +91,18 @@ def test_an_output_is_of_the_turn_that_its_id_names_or_else_its_trace(tmp_path: 
 
 def test_what_was_taken_twice_is_there_once_and_stays_wanted(tmp_path: Path) -> None:
     run = Run(tmp_path, "x")
-    run.add_inputs([entry("+1", 1, mark=runs.WANTED)])
+    run.add_inputs([entry("+1", 1, mark=WANTED)])
     run.add_inputs([entry("+1", 1), entry("+1", 2)])
-    assert [(each.ms, each.mark) for each in run.inputs("+1")] == [(1, runs.WANTED), (2, 0)]
+    assert [(each.ms, each.mark) for each in run.inputs("+1")] == [(1, WANTED), (2, 0)]
+    run.close()
+
+
+def test_everything_is_in_the_order_of_the_log_though_it_was_read_shard_by_shard(tmp_path: Path) -> None:
+    run = Run(tmp_path, "x")
+    for shard in (("+1", 1, 5), ("+2", 2, 3)):
+        run.add_inputs([entry(shard[0], ms) for ms in shard[1:]])
+        run.add_outputs([Output("outbound", ms + 1, 0, shard[0], "reply", b"{}") for ms in shard[1:]])
+    assert [each.ms for each in run.everything()] == [1, 2, 3, 5, 2, 3, 4, 6]
     run.close()
 
 

@@ -51,6 +51,29 @@ async def test_on_a_terminal_what_has_changed_is_a_table(clinic: Clinic, capsys,
     assert ANA not in out
 
 
+async def test_a_long_reply_is_one_line_cut_at_the_terminals_edge_that_shows_what_has_changed(
+    clinic: Clinic, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    long = " ".join(f"pera{n}" for n in range(30)) + " rojo\ny azul " + " ".join(f"uva{n}" for n in range(30))
+    async with clinic.open():
+        await clinic.say(ANA, long)
+        await clinic.say(LUIS, "sí")
+    clinic.handler("return answer(' '.join(said).replace('rojo', 'verde').replace('sí', 'no'))")
+    changes = Changes(handler="mine:handle")
+    capsys.readouterr()
+    page = clinic.folder / "report.html"
+    await lab.replay(clinic.place, Asked(changes=changes), Form(html=page), anew=True)
+    [_, first, second, *_] = lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 100 for line in lines[:3])
+    assert re.search(r"\+591…111 +pera0 pera1 .*… +….*pera29 rojo .*… +….*pera29 verde .*… +changed$", first.rstrip())
+    assert re.search(r"\+591…222 +sí +sí +no +changed$", second.rstrip())
+    # Whole in a page and for machines
+    assert page.read_text().count("uva29") == 3
+    await lab.replay(clinic.place, Asked(changes=changes), Form(as_json=True), anew=True)
+    assert capsys.readouterr().out.count("uva29") >= 3
+
+
 async def test_of_a_turn_that_failed_the_reason_stands_there_whatever_is_said_beside_its_burial(
     clinic: Clinic, capsys, monkeypatch
 ) -> None:
@@ -116,3 +139,5 @@ def test_what_a_turn_came_to_in_a_word() -> None:
     assert compare.verdict([], [one]) == "new"
     assert compare.verdict([one], []) == "missing"
     assert compare.verdict([one], [one], "ValueError") == "failed"
+    assert compare.verdict([one], [one], "ValueError", buried=True) == "failed"
+    assert compare.verdict([one], [two], buried=True) == compare.verdict([], [], buried=True) == "mended"

@@ -96,9 +96,17 @@ async def test_where_nobody_counts_it_says_how_to_switch_it_on(store: Store, sho
     assert "no group counts under analytics" in out
 
 
+async def test_a_group_that_counts_nothing_is_said_to_be_one(store: Store, shown: Any) -> None:
+    await a_consumer(store)
+    out, err, status = await shown("stats", "g")
+    assert (err, status) == ("", 0)
+    assert "nothing was counted in this time; what else may be: analytics" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["analitycs"], "no group counts under 'analitycs'; did you mean 'analytics'?; there are: analytics, g"),
         (["--since", "soon"], "since 'soon' is no time: write 2h, 7d"),
         (["--by", "dya"], "by 'dya' is not accepted; write minute, hour or day; did you mean 'day'?"),
         (["gg"], "no group counts under 'gg'; did you mean 'g'?; there are: analytics, g"),

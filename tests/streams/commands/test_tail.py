@@ -6,10 +6,13 @@ import asyncio
 import json
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from conftest import Server
+from protocol import redis_ms
 from waiting import until
 
 from streams import topology
@@ -34,7 +37,8 @@ async def followed(
     form = tail.Form(as_json=True, full=True, streams=names)
     which = tail.Wanted.of(wanted.get("user"), wanted.get("types", ()), TOPOLOGY)
     async with asyncio.timeout(20):
-        await tail.follow(stores, names, since=since, count=count, form=form, wanted=which)
+        zone = wanted.get("zone")
+        await tail.follow(stores, names, since=since, count=count, form=form, wanted=which, zone=zone)
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -82,6 +86,23 @@ async def test_only_what_was_asked_for_is_shown_and_counted(store: Store, capsys
     assert ids(await followed(stores, capsys, 4, *both, user="591 123-45678")) == ["2-0", "3-0", "4-0", "5-0"]
     assert ids(await followed(stores, capsys, 3, *both, types=["audio", "image"])) == ["2-0", "4-0", "5-0"]
     assert ids(await followed(stores, capsys, 2, *both, user=ANA, types=["audio"])) == ["2-0", "5-0"]
+
+
+async def test_from_when_is_told_as_to_a_replay(store: Store, capsys) -> None:
+    now = await redis_ms(store)
+    hours = [f"{now - hours * 3_600_000}-0" for hours in (3, 2, 1)]
+    for id in hours:
+        await put(store, "inbound", id)
+    stores = Stores.alone(store)
+    assert ids(await followed(stores, capsys, 1, "inbound", since="90m")) == hours[2:]
+    assert ids(await followed(stores, capsys, 2, "inbound", since="150m")) == hours[1:]
+    # From a point in time, and after an entry
+    at = datetime.fromtimestamp((now - 5_400_000) / 1000, ZoneInfo("America/La_Paz")).strftime("%Y-%m-%dT%H:%M:%S")
+    assert ids(await followed(stores, capsys, 1, "inbound", since=at, zone=ZoneInfo("America/La_Paz"))) == hours[2:]
+    assert ids(await followed(stores, capsys, 2, "inbound", since=hours[1].removesuffix("-0"))) == hours[1:]
+    assert ids(await followed(stores, capsys, 1, "inbound", since=hours[1])) == hours[2:]
+    with pytest.raises(ConfigurationError, match="--from 'yesterday' is no time: write 2h, 7d"):
+        await followed(stores, capsys, 1, "inbound", since="yesterday")
 
 
 async def test_what_comes_later_is_shown_as_it_comes_wherever(any_server: Server, store: Store, capsys) -> None:
