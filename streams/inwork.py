@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import CoroutineType
 from typing import Any, Literal
 
 from streams import fate, log, metrics
@@ -71,6 +72,7 @@ class InWork:
         self._committer, self._journaled, self._calendar = committer, journaled, calendar
         self._freed, self._ended, self._due = handled, ended, due
         self._log = log.get(group.name)
+        self._loop = asyncio.get_running_loop()  # asked for once: it is a system call each time, until Python 3.12
         self._works: dict[str, _Work] = {}
         """By token, the oldest first."""
         self._alarm: asyncio.TimerHandle | None = None
@@ -86,8 +88,7 @@ class InWork:
 
     def start(self, grant: Grant) -> None:
         """Handle a turn, or bury it unhandled where it was started too often."""
-        loop = asyncio.get_running_loop()
-        work = self._works[grant.token] = _Work(grant, loop.time())
+        work = self._works[grant.token] = _Work(grant, self._loop.time())
         if grant.turn.attempt > 1:
             metrics.RETRIES.labels(self._group.name).inc()
         if burial := fate.before(grant.starts, self._group.attempts):
@@ -96,7 +97,11 @@ class InWork:
         grant.turn.resources = self._resources
         before = log.trace.set(grant.turn.messages[-1].trace)  # the handler's task takes it along
         try:
-            work.handling = asyncio.ensure_future(self._handler.handle(grant.turn))
+            handled = self._handler.handle(grant.turn)
+            if isinstance(handled, CoroutineType):
+                work.handling = self._loop.create_task(handled)
+            else:
+                work.handling = asyncio.ensure_future(handled)
             work.handling.add_done_callback(partial(self._handled, work))
         except Exception as error:  # it is no coroutine function, and said so at once
             self._close(work, None, error)
@@ -104,7 +109,7 @@ class InWork:
         finally:
             log.trace.reset(before)
         if self._alarm is None:
-            self._alarm = loop.call_at(work.began + self._group.deadline, self._overdue)
+            self._alarm = self._loop.call_at(work.began + self._group.deadline, self._overdue)
 
     def lose(self, token: str) -> None:
         """Our lease is gone, and not by our own commit: what we do about this turn no longer counts."""
@@ -151,10 +156,10 @@ class InWork:
     # A handler's end
 
     def _overdue(self) -> None:
-        loop, self._alarm = asyncio.get_running_loop(), None
+        self._alarm = None
         for work in self._works.values():
-            if (until := work.began + self._group.deadline) > loop.time():
-                self._alarm = loop.call_at(until, self._overdue)
+            if (until := work.began + self._group.deadline) > self._loop.time():
+                self._alarm = self._loop.call_at(until, self._overdue)
                 return
             self._give_up(work, "late")
 
@@ -162,7 +167,7 @@ class InWork:
         if work.handling is not None and not work.given_up:
             work.given_up = why
             work.handling.cancel()
-            asyncio.get_running_loop().call_later(CANCEL_GRACE, self._leave_behind, work)
+            self._loop.call_later(CANCEL_GRACE, self._leave_behind, work)
 
     def _leave_behind(self, work: _Work) -> None:
         if work.handling is not None:
@@ -233,7 +238,7 @@ class InWork:
         work.grant.turn.ahead = None  # it knows the turn, and a circle would wait for the collector
         del self._works[work.grant.token]
         self._free(work)
-        metrics.turn(self._group.name, how, asyncio.get_running_loop().time() - work.began)
+        metrics.turn(self._group.name, how, self._loop.time() - work.began)
         if not self._works:
             self._idle.set()
         self._ended(work.grant)

@@ -36,6 +36,7 @@ class Line(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, cast(asyncio.StreamWriter, writer).transport)
         self._before = cast(asyncio.Protocol, self._transport.get_protocol())
         self._hiredis = hiredis.Reader(protocolError=InvalidResponse, replyError=parser.parse_error)
+        self._loop = asyncio.get_running_loop()
         self._replies: list[Any] = []
         self._wanted = 0
         self._waiting: asyncio.Future[None] | None = None
@@ -62,7 +63,7 @@ class Line(asyncio.Protocol):
         # Packed in C: redis-py's own way, in Python, costs as much as all the rest of a call.
         self._transport.write(b"".join([hiredis.pack_command(tuple(command)) for command in commands]))  # type: ignore[arg-type]  # its stub
         self._wanted = len(commands)
-        self._waiting = asyncio.get_running_loop().create_future()
+        self._waiting = self._loop.create_future()
         try:
             await self._waiting
         finally:

@@ -50,7 +50,7 @@ EACH_MESSAGE = frozenset(
 )  # fmt: skip
 """Events of every message or turn: `info` of these is debug in production."""
 
-MOST_OF_THEM = 200
+MOST_OF_THEM = 50
 """Lines about them in a second; more nobody reads, and they would cost more than the messages.  Debug shows all."""
 
 SPOKEN = frozenset({"message", "text", "body", "content", "reply", "prompt", "caption"})

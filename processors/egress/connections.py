@@ -15,6 +15,7 @@ import ssl
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import cast
 
 import aiohappyeyeballs
@@ -56,7 +57,8 @@ class Connections:
         """
         self._url = url
         self._timeout, self._connect_timeout, self._idle = timeout, min(connect_timeout, timeout), idle
-        self._clock = clock
+        self._loop = asyncio.get_running_loop()  # asked for once: it is a system call each time, until Python 3.12
+        self._now = clock or self._loop.time
         self._head = f"POST {url.raw_path_qs} HTTP/1.1\r\nhost: {url.host_port_subcomponent}\r\n".encode("ascii")
         self._head += _lines(_authorized(url) | dict(headers))
         self._tls = ssl.create_default_context() if url.scheme == "https" else None
@@ -78,10 +80,9 @@ class Connections:
             ValueError: a header cannot be written; nothing was sent.
         """
         head = b"%b%bcontent-length: %d\r\n\r\n" % (self._head, _lines(headers), len(body))
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._timeout
+        until = self._loop.time() + self._timeout
         connection = (None if anew else self._pooled()) or await self._connected()
-        alarm = loop.call_at(until, connection.expire)
+        alarm = self._loop.call_at(until, connection.expire)
         try:
             answer = await connection.exchange(head + body)
         finally:
@@ -99,9 +100,6 @@ class Connections:
         while self._pool:
             self._pool.pop()[0].abort()
 
-    def _now(self) -> float:
-        return self._clock() if self._clock else asyncio.get_running_loop().time()
-
     def _pooled(self) -> _Connection | None:
         while self._pool:
             connection, since = self._pool.pop()
@@ -113,7 +111,7 @@ class Connections:
     def _keep(self, connection: _Connection) -> None:
         self._pool.append((connection, self._now()))
         if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(self._idle, self._drop_idle)
+            self._sweep = self._loop.call_later(self._idle, self._drop_idle)
 
     def _drop_idle(self) -> None:
         self._sweep = None
@@ -121,16 +119,17 @@ class Connections:
             self._pool.popleft()[0].abort()
         if self._pool:
             wait = self._pool[0][1] + self._idle - self._now()
-            self._sweep = asyncio.get_running_loop().call_later(wait, self._drop_idle)
+            self._sweep = self._loop.call_later(wait, self._drop_idle)
 
     async def _connected(self) -> _Connection:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         try:
             async with asyncio.timeout(self._connect_timeout):
                 found = await loop.getaddrinfo(self._url.raw_host, self._url.port, type=socket.SOCK_STREAM)
                 sock = await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=_SECOND_ADDRESS)
                 name = self._url.raw_host if self._tls else None
-                made = await loop.create_connection(_Connection, sock=sock, ssl=self._tls, server_hostname=name)
+                new = partial(_Connection, loop)
+                made = await loop.create_connection(new, sock=sock, ssl=self._tls, server_hostname=name)
         except (OSError, UnicodeError, RuntimeError) as error:  # uvloop raises a RuntimeError for a socket it lost
             raise Unreached from error
         return made[1]
@@ -139,7 +138,8 @@ class Connections:
 class _Connection(asyncio.Protocol):
     """One connection, and at most one exchange over it."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._transport: asyncio.Transport
         self._waiting: asyncio.Future[Answer] | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -158,7 +158,7 @@ class _Connection(asyncio.Protocol):
 
     async def exchange(self, request: bytes) -> Answer:
         """Send these bytes and wait for the answer.  Raises as `Connections.post`."""
-        waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[Answer] = self._loop.create_future()
         self._waiting = waiting
         self._transport.write(request)
         try:
