@@ -20,6 +20,7 @@ from streams.line import Argument
 from streams.logbook import Head, Logged, line_of
 from streams.pseudonyms import Pseudonyms
 from streams.scripts import script
+from streams.sieve import INBOUND
 from streams.stores import Stores
 
 _CARRY = script(__file__, "carry.lua")
@@ -102,9 +103,11 @@ class Carrier:
         return appended
 
     async def _batch(self, store: Store, stream: str, number: int, flat: list[Argument]) -> int:
-        keys = [store.keys.stream(stream), store.keys.of("carried", f"{self._name}:{stream}")]
+        marker = store.keys.of("carried", f"{self._name}:{stream}")
+        keys = [store.keys.stream(stream), marker, store.keys.of("digest")]
+        index = store.keys.of("index") + ":" if stream == INBOUND else ""
         most = self._max_len[stream]
-        done = int(await store.run(_CARRY, keys, [number, MARKED_MS, most, int(self._keep_ids), *flat]))
+        done = int(await store.run(_CARRY, keys, [number, MARKED_MS, most, int(self._keep_ids), index, *flat]))
         if done < 0:
             raise Full(
                 f"{stream} would have more than its max_len of {most:,} entries; the same command goes on from here"

@@ -15,6 +15,7 @@ import msgspec
 
 from streams.connection import Store
 from streams.scripts import script
+from streams.sieve import INBOUND
 
 _REDRIVE = script(__file__, "redrive.lua")
 
@@ -147,6 +148,7 @@ async def redrive(
     """
     keys = store.keys
     told = {"redriven": keys.of("redriven", stream) + ":", "told_ms": int(told_seconds * 1000)}
+    told["index"] = keys.of("index") + ":" if stream == INBOUND else ""
     reply = await store.run(
         _REDRIVE,
         [
@@ -155,6 +157,7 @@ async def redrive(
             keys.of("groups"),
             keys.of("redrive", secrets.token_hex(8)),
             keys.of("erased"),
+            keys.of("digest"),
         ],
         [_pack({"name": stream, "max_len": max_len, "keep_ms": ANSWER_MS, "ids": ids, **told})],
     )

@@ -1,7 +1,8 @@
 -- redrive: put dead letters back onto their stream, each once, for the group that buried it and no other.
 --
--- KEYS  1 dead stream  2 stream  3 groups  4 what this call was answered  5 erased
--- ARGV  1 msgpack: {name of the stream, max_len, keep_ms, redriven = prefix, told_ms, ids = {id of a dead letter, …}}
+-- KEYS  1 dead stream  2 stream  3 groups  4 what this call was answered  5 erased  6 digest (the key of our hashes)
+-- ARGV  1 msgpack: {name of the stream, max_len, keep_ms, redriven = prefix, told_ms, ids = {id of a dead letter, …},
+--         index = prefix, or '' for a stream without}
 -- Returns for each id {'done', id of the new entry}; or, nothing done for it, {'gone'}: it is not there (any more), or about to go,
 --   {'full'}: the stream is at its max_len, {'nobody', group}: no such group reads the stream, and a message for it would
 --   be settled unseen by all others, {'foreign'}: it has not the form of what we bury.
@@ -17,6 +18,8 @@ if before then return cmsgpack.unpack(before) end
 
 -- with boxes.lua
 -- with erased.lua
+-- with index.lua
+local digest = a.index ~= '' and redis.call('GET', KEYS[6])
 
 local HEADER = {'origin', 'group', 'reason', 'attempts', 'first_ms', 'last_ms'}
 local OURS = {['for'] = true, origin = true} -- what an earlier redrive added
@@ -65,6 +68,7 @@ local function redrive(id)
     end
   end
   local entry = redis.call('XADD', stream, '*', 'for', header.group, 'origin', first, unpack(fields))
+  if digest then list(digest, entry, fields) end
   redis.call('XDEL', dead, id)
   if a.told_ms > 0 then
     redis.pcall('RPUSH', a.redriven .. first, entry)
@@ -79,5 +83,6 @@ for i, id in ipairs(a.ids) do
   answer[i] = redrive(id)
   any = any or answer[i][1] == 'done'
 end
+append_lines(a.index, stream)
 if any then redis.call('SET', answered, cmsgpack.pack(answer), 'PX', a.keep_ms) end
 return answer
