@@ -3,10 +3,10 @@
 -- KEYS  1 digest (the key of our hashes)  2 waiting  3 groups, then whatever the arguments point to
 -- ARGV  1 msgpack: {digest, mark_ms, door = prefix, bells = prefix, durable, waits = whether anybody does,
 --         streams = {{index in KEYS, name, max_len, whether streams.toml has a reader, whether it takes nothing new
---         now}, …}}
+--         now}, …}, index = prefix}
 --       2 msgpack: a list of requests, each a list of messages, each {index of its stream in ARGV 1, index of its mark in
 --         KEYS, digest of its text, call, fields, nil or {ms, bell, ticket, group = {key, cursor, box, due, hints, bell}
---         of who answers, in KEYS, or nil}}
+--         of who answers, in KEYS, or nil}, nil or its id, under which it is listed}
 -- Returns {'ok', of each request: the name of the stream that is full, or a list of
 --         {'new' | 'duplicate' | 'reused', entry id}}
 --       | {'digest', value}: hash with this key and call again | {'refused', why}; both: nothing was done.
@@ -44,7 +44,7 @@ local function unread(stream)
   return true
 end
 
-local STREAM, MARK, TEXT, CALL, FIELDS, WAIT = 1, 2, 3, 4, 5, 6
+local STREAM, MARK, TEXT, CALL, FIELDS, WAIT, ID = 1, 2, 3, 4, 5, 6, 7
 local marks = {} -- by their index in KEYS: what they say; false for nothing
 -- The entry, the text and the call of the message that left this mark; nil where there is none.
 local function known(index)
@@ -83,6 +83,7 @@ local function judge(request)
 end
 
 -- with boxes.lua
+-- with index.lua
 
 local function ring(bell, ...)
   redis.call('XADD', bell, 'MAXLEN', '~', 1000, '*', ...)
@@ -133,6 +134,12 @@ local function repeated(index)
   redis.pcall('SET', KEYS[index], marks[index], 'KEEPTTL')
 end
 
+local listed -- the stream of which there are lines
+local function done(reply)
+  if listed then append_lines(head.index, listed) end
+  return reply
+end
+
 local writing = false
 local function may_write()
   if not writing then
@@ -158,6 +165,10 @@ local function append(message)
   local mark = entry .. '|' .. message[TEXT] .. '|' .. message[CALL]
   redis.call('SET', KEYS[message[MARK]], mark, 'PX', head.mark_ms)
   marks[message[MARK]] = mark
+  if message[ID] then
+    list(head.digest, entry, message[FIELDS], message[ID])
+    listed = stream.key
+  end
   return entry
 end
 
@@ -169,7 +180,7 @@ for r, request in ipairs(cmsgpack.unpack(ARGV[2])) do
       local verdict = verdicts[i]
       if not verdict then
         local entry, refused = append(message)
-        if refused then return refused end
+        if refused then return done(refused) end
         verdict = {'new', entry}
         verdicts[i] = verdict
         if message[WAIT] then wait(message, verdict[2]) end
@@ -177,7 +188,7 @@ for r, request in ipairs(cmsgpack.unpack(ARGV[2])) do
         verdict[2] = verdicts[verdict[2]][2]
       elseif verdict[1] == 'duplicate' and message[WAIT] and unanswered(verdict[2], message[WAIT].group) then
         local refused = may_write()
-        if refused then return refused end
+        if refused then return done(refused) end
         wait(message, verdict[2])
         hurry(verdict[2], message[WAIT].group)
       end
@@ -189,6 +200,6 @@ end
 -- A WAIT behind us waits for our own writes only; what was here already may have reached no replica yet.
 if head.durable then
   local refused = may_write()
-  if refused then return refused end
+  if refused then return done(refused) end
 end
-return results
+return done(results)

@@ -88,6 +88,8 @@ class Message(msgspec.Struct, array_like=True):
     call: str
     fields: list[str]
     wait: dict[str, Any] | None = None
+    listed: str | None = None
+    """Its id, where the index has entries of its stream."""
 
 
 class _Request(msgspec.Struct):
@@ -244,6 +246,7 @@ class Appender:
                     marks.digest(self.digest, arrival.text),
                     f"{request.call}.{number}",
                     _fields(arrival),
+                    listed=arrival.message_id if arrival.stream == INBOUND else None,
                 )
                 if arrival.waiter:
                     message.wait = msgspec.structs.asdict(arrival.waiter) | self._answering(arrival, place)
@@ -254,6 +257,7 @@ class Appender:
             "mark_ms": SCARCE_MARK_MS if self.pressure.scarce else MARK_MS,
             "door": names.of("door") + ":",
             "bells": names.of("bell") + ":",
+            "index": names.of("index") + ":",
             "durable": self._durability.command is not None,
             "waits": any(arrival.waiter for request in batch for arrival in request.arrivals),
             "streams": [[index[names.stream(name)], name, *self._limits(name)] for name in streams],

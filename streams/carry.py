@@ -24,6 +24,7 @@ from streams.logbook import Head, Logged, line_of
 from streams.pseudonyms import Pseudonyms
 from streams.replayed import Label
 from streams.scripts import script
+from streams.sieve import INBOUND
 from streams.stores import Stores
 from streams.topology import suggest
 
@@ -159,9 +160,11 @@ class Carrier:
         return Carried(appended, before, anew if self._keep_ids else 0)
 
     async def _batch(self, store: Store, stream: str, number: int, flat: list[Argument]) -> tuple[int, int]:
-        keys = [store.keys.stream(stream), store.keys.of("carried", f"{self._name}:{stream}")]
+        marker = store.keys.of("carried", f"{self._name}:{stream}")
+        keys = [store.keys.stream(stream), marker, store.keys.of("digest")]
+        index = store.keys.of("index") + ":" if stream == INBOUND else ""
         most = self._max_len[stream]
-        done, anew = await store.run(_CARRY, keys, [number, MARKED_MS, most, int(self._keep_ids), *flat])
+        done, anew = await store.run(_CARRY, keys, [number, MARKED_MS, most, int(self._keep_ids), index, *flat])
         if done < 0:
             raise Full(
                 f"{stream} would have more than its max_len of {most:,} entries; the same command goes on from here"

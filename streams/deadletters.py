@@ -15,6 +15,7 @@ import msgspec
 
 from streams.connection import Store
 from streams.scripts import script
+from streams.sieve import INBOUND
 
 _REDRIVE = script(__file__, "redrive.lua")
 
@@ -186,6 +187,7 @@ async def redrive(
         "redriven": keys.of("redriven", stream) + ":",
         "letters": keys.of("redriven", f"{stream}.dead") + ":",
         "told_ms": int(told_seconds * 1000),
+        "index": keys.of("index") + ":" if stream == INBOUND else "",
     }
     reply = await store.run(
         _REDRIVE,
@@ -195,6 +197,7 @@ async def redrive(
             keys.of("groups"),
             keys.of("redrive", secrets.token_hex(8)),
             keys.of("erased"),
+            keys.of("digest"),
         ],
         [_pack({"name": stream, "max_len": max_len, "keep_ms": ANSWER_MS, "turns": turns, **told})],
     )

@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from streams import disk, log, rewriting
+from streams import disk, index, log, rewriting
 from streams.connection import Store
 from streams.effects import Elsewhere, Handler
 from streams.errors import CauceError, ConfigurationError, Partly
@@ -168,6 +168,7 @@ class Erasure:
             deleted, working = await traces.wipe(key, list(await traces.whose(key, last)))
             found[streams[key]] += deleted
             in_work += working
+        await index.forget(store, person)
         found.update(await traces.scattered(tombstone.last))
         found["turns_in_work"] += in_work
         if in_work and forgets:

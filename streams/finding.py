@@ -2,7 +2,8 @@
 A message found by what somebody knows of it: an entry's id, WhatsApp's, the sender's own, a webhook-id, a trace id.
 
 By its mark where the person is known or the id tells (wamids.py), which takes as long whatever lies in the streams;
-else the streams are looked through, the newest first.  Says where it has looked in vain.
+else around the time that an id of ours says, and in the index; what that does not tell of is looked through, the newest
+first.  Says where it has looked in vain.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
 from streams import journals, marks, wamids, wire
 from streams.connection import Entry, Store, entries, order
 from streams.errors import CauceError
+from streams.index import ASKEW_MS, Index
 from streams.receipts import META
 from streams.sieve import INBOUND, STATUSES, body, sift, text
 from streams.stores import Stores
@@ -28,9 +31,6 @@ ENTRY = re.compile(r"\d{12,15}-\d{1,20}")
 
 _WEBHOOK = re.compile(r"reply_(\d+-\d+)(?:\.s(\d+))?(?:\.\d+)?(?:\.p\d+)?")
 _TRACE = re.compile(r"(?:00-)?([0-9a-f]{32})(?:-[0-9a-f]{16}-[0-9a-f]{2})?")
-
-ASKEW_MS = 60_000
-"""By so much an ingress's clock may differ from Redis's, and a message may have waited for Redis."""
 
 Look = Callable[[int], None]
 """Called with how many entries were looked through since the last call."""
@@ -48,14 +48,41 @@ class Place(msgspec.Struct, frozen=True):
     id: str
 
 
+class _Sought(NamedTuple):
+    """A name, and how an entry has it."""
+
+    name: str
+    field: str
+    stands: str
+    """How it stands in the field."""
+    is_it: Callable[[Entry], bool]
+    made_ms: int | None
+    """When it says that it was made."""
+
+
+def _trace(id: str) -> _Sought:
+    return _Sought(id, "trace", id, lambda row: id in text(row[1], "trace"), wire.trace_ms(id))
+
+
+def _message(id: str) -> _Sought:
+    stands = msgspec.json.encode(id).decode()
+    return _Sought(id, "body", stands, lambda row: body(row[1]).get("message_id") == id, marks.made_ms(id))
+
+
+def _before(index: Index) -> str:
+    """Up to where a stream has to be looked through: what is behind it is in the index."""
+    return f"({index.since}" if index.since else "+"
+
+
 class Finder:
-    """Finds messages of one bot."""
+    """Finds what one question is about."""
 
     def __init__(self, stores: Stores, topology: Topology, look: Look = lambda _: None) -> None:
         self._stores = stores
         self._topology = topology
         self._look = look
         self._looked: list[str] = []
+        self._indexes: dict[int, Index] = {}
 
     async def message(self, id: str, persons: Sequence[str] = ()) -> Place:
         """
@@ -75,8 +102,7 @@ class Finder:
             number = int(reply[2] or 0)
             found = await self._entry(reply[1], [shards[number]] if number < len(shards) else [], INBOUND)
         elif trace := _TRACE.fullmatch(id):
-            made_ms = wire.trace_ms(trace[1])
-            found = await self._sought([INBOUND], trace[1], lambda _: True, field="trace", made_ms=made_ms)
+            found = await self._sought([INBOUND], _trace(trace[1]))
         else:
             found = await self._named(id, persons)
         if found is None:
@@ -90,16 +116,33 @@ class Finder:
         Raises:
             Unavailable: Redis cannot be reached.
         """
-        store = self._stores.of(person)
-        key = store.keys.stream(INBOUND)
-        async for slice in sift(store, key, [person], first=str(since_ms), field="key", back=True, enough=count):
-            self._look(slice.looked)
-            for id, fields in entries(slice.found):
-                if text(fields, "key") == person and count > 0 and not text(fields, "origin"):
-                    count -= 1
-                    yield Place(store, INBOUND, id)
+        async for store, (id, fields) in self._theirs(person, since_ms, count):
+            if text(fields, "key") == person and count > 0 and not text(fields, "origin"):
+                count -= 1
+                yield Place(store, INBOUND, id)
             if count <= 0:
                 return
+
+    async def _theirs(self, person: str, since_ms: int, enough: int) -> AsyncIterator[tuple[Store, Entry]]:
+        """What may be somebody's, the newest first: what is listed, then what lies before that."""
+        store = self._stores.of(person)
+        index = await self._index(store)
+        async for row in index.rows(person, since_ms):
+            yield store, row
+        key, last = store.keys.stream(INBOUND), _before(index)
+        async for slice in sift(
+            store, key, [person], first=str(since_ms), last=last, field="key", back=True, enough=enough
+        ):
+            self._look(slice.looked)
+            for row in entries(slice.found):
+                yield store, row
+
+    async def _index(self, store: Store) -> Index:
+        """Read once: a name that is no message's may be a person's."""
+        shard = store.keys.shard
+        if shard not in self._indexes:
+            self._indexes[shard] = await Index.open(store, self._topology)
+        return self._indexes[shard]
 
     async def is_person(self, id: str) -> bool:
         """Whether there is a conversation of somebody of this name, so that no message's id is meant."""
@@ -132,13 +175,8 @@ class Finder:
         for person in dict.fromkeys(persons):
             if (found := await self._marked(id, person)) is not None:
                 return found
-        name = msgspec.json.encode(id).decode()
-
-        def is_it(row: Entry) -> bool:
-            return body(row[1]).get("message_id") == id
-
         streams = [stream for stream in (INBOUND, STATUSES) if stream in self._topology.streams]
-        return await self._sought(streams, name, is_it, field="body", made_ms=marks.made_ms(id))
+        return await self._sought(streams, _message(id))
 
     async def _marked(self, id: str, person: str) -> Place | None:
         """By the mark of a message from somebody, or of what Meta said of one to them."""
@@ -154,36 +192,43 @@ class Finder:
                 return Place(store, stream, mark.entry)
         return None
 
-    async def _sought(
-        self, streams: Sequence[str], name: str, is_it: Callable[[Entry], bool], *, field: str, made_ms: int | None
-    ) -> Place | None:
-        """Around the time at which it says that it was made, if it does; then among all."""
-        if made_ms is not None:
-            around = str(max(0, made_ms - ASKEW_MS)), str(made_ms + ASKEW_MS)
-            if found := await self._through([INBOUND], name, is_it, field=field, within=around):
+    async def _sought(self, streams: Sequence[str], what: _Sought) -> Place | None:
+        """Around the time at which it says that it was made; then in the index, and in what that leaves out."""
+        if what.made_ms is not None:
+            first, last = str(max(0, what.made_ms - ASKEW_MS)), str(what.made_ms + ASKEW_MS)
+            ranges = [(store, first, last) for store in self._stores]
+            if found := await self._through(INBOUND, what, ranges, "around its time"):
                 return found
-        return await self._through(streams, name, is_it, field=field, within=("-", "+"))
+        indexes = [await self._index(store) for store in self._stores]
+        for store, index in zip(self._stores, indexes, strict=True):
+            async for row in index.rows(what.name):
+                if what.is_it(row):
+                    return Place(store, INBOUND, row[0])
+        older = ""
+        if all(index.since for index in indexes):
+            self._looked.append(f"in the index of {INBOUND}")
+            older = "before that"
+        for stream in streams:
+            ends = [_before(index) if stream == INBOUND else "+" for index in indexes]
+            ranges = [(store, "-", end) for store, end in zip(self._stores, ends, strict=True)]
+            if found := await self._through(stream, what, ranges, older if stream == INBOUND else ""):
+                return found
+        return None
 
     async def _through(
-        self,
-        streams: Sequence[str],
-        name: str,
-        is_it: Callable[[Entry], bool],
-        *,
-        field: str,
-        within: tuple[str, str],
+        self, stream: str, what: _Sought, ranges: Sequence[tuple[Store, str, str]], where: str
     ) -> Place | None:
-        for stream in streams:
-            looked = 0
-            for store in self._stores:
-                key, (first, last) = store.keys.stream(stream), within
-                async for slice in sift(store, key, [name], first=first, last=last, field=field, back=True):
-                    self._look(slice.looked)
-                    looked += slice.looked
-                    for row in entries(slice.found):
-                        if is_it(row):
-                            return Place(store, stream, row[0])
-            self._looked.append(f"through the {looked:,} entries of {stream}")
+        looked = 0
+        for store, first, last in ranges:
+            key = store.keys.stream(stream)
+            async for slice in sift(store, key, [what.stands], first=first, last=last, field=what.field, back=True):
+                self._look(slice.looked)
+                looked += slice.looked
+                for row in entries(slice.found):
+                    if what.is_it(row):
+                        return Place(store, stream, row[0])
+        if looked or not where:
+            self._looked.append(f"through the {looked:,} entries of {stream} {where}".rstrip())
         return None
 
     async def cut(self) -> str:

@@ -36,6 +36,7 @@ TABLE: dict[str, Kind] = {
     "paused": Kind("paused:<user>", "string", "ingress, settle", "`handoff.pause`, renewed by each message", True),
     "own": Kind("own:<group>:<key>", "string", "settle", "as the group's handler says", True),
     "seen": Kind("seen:<digest>", "string", "append", "8 days; 1 h where Redis is nearly full", False),
+    "index": Kind("index:<span>", "string", "append, redrive, import", "8 days; as long as its stream", False),
     "digest": Kind("digest", "string", "ingress", "for good; one key", False),
     "waiting": Kind("waiting:<stream>", "hash", "append", "until settled; while a request may wait", False),
     "door": Kind("door:<entry>", "hash", "settle, claim", "`wait.keep`", True),

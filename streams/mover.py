@@ -38,6 +38,7 @@ COUNTS = ("tally", "distinct")
 
 LEFT_BEHIND = (
     "group", "waiting", "bell", "model", "test", "redrive", "redriven", "digest", "groups", "erased", "anew", "breaker",
+    "index",
 )  # fmt: skip
 """Kinds of which nothing is left where no shard is any more: what is needed of them is written anew."""
 
@@ -242,9 +243,11 @@ class Mover:
                 ])  # fmt: skip
 
     async def _arrive(self, store: Store) -> None:
-        """Marks, doors and counts take their own names."""
-        start = keys_of(store.keys, "moving", b"")
+        """Marks, doors and counts take their own names; the index tells of entries that may lie elsewhere now."""
+        start, index = keys_of(store.keys, "moving", b""), keys_of(store.keys, "index", b"")
         async for names in store.scan(_pattern(store.keys)):
+            if stale := [name for name in names if name.startswith(index)]:
+                await store.command("UNLINK", *stale)
             for name in (name for name in names if name.startswith(start)):
                 kind, _, rest = name[len(start) :].partition(b":")
                 if kind in (b"door", b"seen"):

@@ -1,10 +1,11 @@
 -- redrive: put dead letters back onto their stream, each once, for the group that buried it and no other.
 --
--- KEYS  1 dead stream  2 stream  3 groups  4 what this call was answered  5 erased
+-- KEYS  1 dead stream  2 stream  3 groups  4 what this call was answered  5 erased  6 digest (the key of our hashes)
 -- ARGV  1 msgpack: {name of the stream, max_len, keep_ms, redriven = prefix by entry, letters = prefix by letter, told_ms,
---       turns = {{id of a dead letter, …}, …}}
+--       turns = {{id of a dead letter, …}, …}, index = prefix, or '' for a stream without}
 -- Returns for each id, in their order, {'done', id of the new entry}; or, nothing done for it, {'gone'}: it is not there
---   (any more), or about to go, {'full'}: its turn does not fit into the stream's max_len, {'nobody', group}: no such group reads the stream, and a message for it would
+--   (any more), or about to go, {'full'}: its turn does not fit into the stream's max_len, {'nobody', group}: no such group
+--   reads the stream, and a message for it would
 --   be settled unseen by all others, {'foreign'}: it has not the form of what we bury.
 --
 -- A script, because "is it still there?", "back on the stream" and "no longer dead" must be one act.  The same call again
@@ -18,6 +19,8 @@ if before then return cmsgpack.unpack(before) end
 
 -- with boxes.lua
 -- with erased.lua
+-- with index.lua
+local digest = a.index ~= '' and redis.call('GET', KEYS[6])
 
 local HEADER = {'origin', 'group', 'reason', 'attempts', 'first_ms', 'last_ms'}
 local OURS = {['for'] = true, origin = true} -- what an earlier redrive added
@@ -71,6 +74,7 @@ local function redrive(id, fits)
     end
   end
   local entry = redis.call('XADD', stream, '*', 'for', header.group, 'origin', first, unpack(fields))
+  if digest then list(digest, entry, fields) end
   redis.call('XDEL', dead, id)
   if a.told_ms > 0 then
     tell(a.redriven .. first, entry)
@@ -89,5 +93,6 @@ for _, ids in ipairs(a.turns) do
     any = any or answer[#answer][1] == 'done'
   end
 end
+append_lines(a.index, stream)
 if any then redis.call('SET', answered, cmsgpack.pack(answer), 'PX', a.keep_ms) end
 return answer

@@ -23,6 +23,9 @@ local function holds(flat)
   end
 end
 
+-- XREVRANGE up to an id below the stream's first one steps over the whole stream.
+if a.back and #redis.call('XRANGE', KEYS[1], a.to, at, 'COUNT', 1) == 0 then return {0, '', 0, {}} end
+
 while looked < a.most and #found < a.enough and bytes < a.bytes do
   local asked = math.min(PAGE, a.most - looked)
   local command = a.back and 'XREVRANGE' or 'XRANGE'

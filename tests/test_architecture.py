@@ -20,7 +20,7 @@ FLOORS = {
     "pseudonyms buckets timings",
     # 1: Redis's verbs, and what every process says and counts
     1: "line routes connection stores lag watch turns batches endings handlers log metrics survey bell doors layout "
-    "outage memory groups backlog pulse traces rewriting disk sieve journals runs compare tallies",
+    "outage memory groups backlog pulse traces rewriting disk sieve journals runs compare tallies index",
     # 2: the runtime
     2: "worker inwork room process committer housekeeping retention deadletters mover replay erase stories receipts "
     "finding probe watchdog garbage embedded anew logbook sandbox gathering planning carry analytics",

@@ -207,7 +207,7 @@ async def what_is_not_known(whole: Pipeline, operator: Operator) -> None:
     for part in (
         "nothing is known of",
         "for its mark",
-        "entries of inbound",
+        "in the index of inbound",
         "entries of statuses",
         "goes back to",
         "7 days",

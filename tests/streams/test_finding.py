@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from streams import finding, marks, topology, wire
-from streams.connection import Store
+from streams.connection import Store, info
+from streams.sieve import sift
 from streams.stores import Stores
 
 HOUR_MS = 3_600_000
@@ -72,3 +73,15 @@ def test_a_trace_is_one_of_w3c_and_tells_its_time(monkeypatch: pytest.MonkeyPatc
     assert len(made) == 100
     assert all(wire.trace_from(trace) == trace for trace in made)
     assert {wire.trace_ms(trace[3:35]) for trace in made} == {NOON_MS}
+
+
+async def test_what_would_be_older_than_the_stream_is_not_looked_for_backwards(each_store: Store) -> None:
+    # Given that Redis, asked for the last of what comes before the first entry, steps over all of them
+    for number in range(3):
+        await each_store.command("XADD", "inbound", f"{NOON_MS + number}-0", "key", "+1")
+    await each_store.command("CONFIG", "RESETSTAT")
+    # When such a time is asked for
+    slices = [each async for each in sift(each_store, "inbound", ["x"], last=f"({NOON_MS}-0", back=True)]
+    # Then it is not asked for that
+    assert [(each.looked, each.more) for each in slices] == [(0, False)]
+    assert "cmdstat_xrevrange" not in info(await each_store.command("INFO", "commandstats"))

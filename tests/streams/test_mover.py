@@ -22,6 +22,7 @@ from streams.connection import Store, entries, order
 from streams.doors import Doors
 from streams.effects import Effects, Output, Tally, Turn, Write, handler
 from streams.errors import Bury, ConfigurationError, Unavailable
+from streams.index import Index
 from streams.keys import TABLE, shard_of
 from streams.mover import Mover
 from streams.stores import Stores
@@ -197,8 +198,9 @@ async def test_everybody_is_found_again_wherever_they_were_moved(each_server: Se
         bot = await moved(bot, each_server, shards)
     # Then nothing of anybody is lost, in whatever order
     assert await bot.all() == before
-    # But the journals, which tell of entries by ids that may be others' now
+    # But journals and index, which tell of entries by ids that may be others' now
     assert not [store for store in bot.stores if await store.command("EXISTS", store.keys.group("journal", "g"))]
+    assert not [store for store in bot.stores if (await Index.open(store, TOPOLOGY)).since]
     # And who repeats a message is known
     await bot.known("hola")
     # And nothing is done twice, and what is new is answered
