@@ -183,7 +183,7 @@ async def test_a_letter_that_is_put_back_is_found_when_what_it_was_has_gone(each
     await each_store.command("XTRIM", "inbound", "MAXLEN", 0)
     await say(each_store, arrival(LUIS, "l1"))
     # When it is put back
-    [done] = await deadletters.redrive(each_store, "inbound", [letter.id], max_len=100)
+    [done] = await deadletters.redrive(each_store, "inbound", [[letter.id]], max_len=100)
     # Then whoever asks for it is told of that
     asked = Asked(each_store, a_topology())
     assert await asked.message("a1") == await asked.message(STRANGERS) == done.detail
@@ -197,7 +197,8 @@ async def test_what_is_imported_is_listed(each_store: Store, keep_ids: bool) -> 
     id = f"{int(known.partition('-')[0]) + 1}-0"
     fields = {"key": ANA.encode(), "body": b'{"message_id":"a2"}', "trace": f"00-{STRANGERS}-1-01".encode()}
     carrier = Carrier(Stores.alone(each_store), "file", {"inbound": 100}, keep_ids=keep_ids)
-    assert await carrier.append([Logged("inbound", id, fields)], lambda _: None) == 1
+    carried = await carrier.append([Logged("inbound", id, fields)], lambda _: None)
+    assert carried.appended == 1
     [(imported, _)] = await each_store.command("XREVRANGE", "inbound", "+", "-", "COUNT", 1)
     asked = Asked(each_store)
     assert await asked.message("a2") == await asked.message(STRANGERS) == imported.decode()
