@@ -25,6 +25,7 @@ from streams import marks, metrics, wire
 from streams import topology as pipeline
 from streams.connection import Store
 from streams.errors import CauceError, Unavailable
+from streams.index import line as index_line
 from streams.scripts import script
 from streams.topology import Topology
 
@@ -90,6 +91,8 @@ class Message(msgspec.Struct, array_like=True):
     wait: dict[str, Any] | None = None
     listed: str | None = None
     """Its id, where the index has entries of its stream."""
+    line: str = ""
+    """What the index says of it then."""
 
 
 class _Request(msgspec.Struct):
@@ -235,7 +238,7 @@ class Appender:
                 index[key] = len(keys)
             return index[key]
 
-        requests = []
+        requests, now_ms = [], int(time.time() * 1000)
         for request in batch:
             packed = []
             for number, arrival in enumerate(request.arrivals):
@@ -248,6 +251,8 @@ class Appender:
                     _fields(arrival),
                     listed=arrival.message_id if arrival.stream == INBOUND else None,
                 )
+                if message.listed:
+                    message.line = index_line(self.digest, arrival.key, arrival.message_id, arrival.trace, now_ms)
                 if arrival.waiter:
                     message.wait = msgspec.structs.asdict(arrival.waiter) | self._answering(arrival, place)
                 packed.append(message)
@@ -258,6 +263,7 @@ class Appender:
             "door": names.of("door") + ":",
             "bells": names.of("bell") + ":",
             "index": names.of("index") + ":",
+            "now_ms": now_ms,
             "durable": self._durability.command is not None,
             "waits": any(arrival.waiter for request in batch for arrival in request.arrivals),
             "streams": [[index[names.stream(name)], name, *self._limits(name)] for name in streams],

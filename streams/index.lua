@@ -8,9 +8,17 @@ local function id_in(body)
   return sound and type(told) == 'table' and type(told.message_id) == 'string' and told.message_id or nil
 end
 
+local function ms_of_entry(entry) return tonumber(string.match(entry, '^%d+')) end
+
+local function add_line(at_ms, entry, names) -- what stands behind its id
+  local part = math.floor(at_ms / SPAN_MS)
+  lines[part] = lines[part] or {}
+  table.insert(lines[part], entry .. names .. '\n')
+end
+
 -- message_id: nil where only its body says it.
 local function list(key, entry, flat, message_id)
-  local at_ms, line = tonumber(string.match(entry, '^%d+')), {entry}
+  local at_ms, line = ms_of_entry(entry), {''}
   local function under(name, made)
     local made_ms = made and tonumber(made, 16)
     if not made_ms or math.abs(made_ms - at_ms) > ASKEW_MS then
@@ -26,9 +34,7 @@ local function list(key, entry, flat, message_id)
     local hex = #message_id == 28 and string.match(message_id, '^msg_([0-9a-f]+)$')
     under(message_id, hex and string.sub(hex, 1, 12))
   end
-  local part = math.floor(at_ms / SPAN_MS)
-  lines[part] = lines[part] or {}
-  table.insert(lines[part], table.concat(line, ' ') .. '\n')
+  add_line(at_ms, entry, table.concat(line, ' '))
 end
 
 -- What was listed, in one write for each part, behind all others: that it fails is no reason to refuse an entry.

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
 
+from streams import marks, wire
 from streams.connection import Entry, Store, entries, order
 from streams.scripts import script
 from streams.sieve import INBOUND
@@ -92,6 +93,16 @@ class Index:
                 for reply in await self._store.pipeline(asked[start : start + SLICE]):
                     for row in entries(reply if isinstance(reply, list) else []):
                         yield row
+
+
+def line(digest: bytes, person: str, message_id: str, trace: str, now_ms: int) -> str:
+    """What is said behind an entry's id, as index.lua does; `now_ms`: by our clock, where that differs little."""
+    names, near = [person], ASKEW_MS // 2
+    if abs(wire.trace_ms(trace[3:35]) - now_ms) > near:
+        names.append(trace[3:35])
+    if (made := marks.made_ms(message_id)) is None or abs(made - now_ms) > near:
+        names.append(message_id)
+    return b"".join([_mark(digest, name) for name in names]).decode()
 
 
 async def forget(store: Store, name: str) -> None:

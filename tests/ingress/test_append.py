@@ -36,12 +36,12 @@ async def scripts_run(store: Store) -> int:
 
 
 async def test_an_entry_is_readable_in_redis(each_store: Store) -> None:
-    front = Appender(each_store, a_topology())
-    [one] = await front.append([arrival("m1", "¡Hola!", trace="00-1-2-01", received_ms=1728123456789)])
+    front, trace = Appender(each_store, a_topology()), "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    [one] = await front.append([arrival("m1", "¡Hola!", trace=trace, received_ms=1728123456789)])
     assert one.outcome == "new"
     assert await entries(each_store) == [
         {
-            "key": "+1", "type": "text", "body": '"¡Hola!"', "v": "1", "trace": "00-1-2-01",
+            "key": "+1", "type": "text", "body": '"¡Hola!"', "v": "1", "trace": trace,
             "received": "1728123456789",
         }
     ]  # fmt: skip

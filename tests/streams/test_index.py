@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -95,6 +96,25 @@ async def test_a_foreign_trace_a_person_and_an_id_are_found_with_nothing_looked_
         with pytest.raises(finding.Unknown, match=r"in the index of inbound"):
             await asked.message(unknown)
         assert sum(asked.looked) == 0
+
+
+@pytest.mark.parametrize("ahead_s", [0, 40, -40])
+async def test_a_line_says_the_same_whether_the_ingress_or_redis_makes_it(
+    each_store: Store, monkeypatch: pytest.MonkeyPatch, ahead_s: int
+) -> None:
+    # Given an ingress whose clock is right, for which it makes the lines, or is not
+    real = time.time
+    monkeypatch.setattr("ingress.append.time.time", lambda: real() + ahead_s)
+    # When a message comes whose names tell no time, and one whose trace and id do
+    made = marks.made(int(real() * 1000))
+    await say(each_store, arrival(ANA, "a1", STRANGERS), arrival(LUIS, made, wire.new_trace()[3:35]))
+    # Then the first is listed under all three, the second under its person alone
+    key = await each_store.command("GET", "digest")
+    digests = [
+        [hashlib.sha1(key + name.encode()).hexdigest()[:8] for name in names]  # noqa: S324 - as Redis has it
+        for names in ([ANA, STRANGERS, "a1"], [LUIS])
+    ]
+    assert [line.split()[1:] for line in await lines(each_store)] == digests
 
 
 async def test_what_was_there_before_the_index_is_looked_for_in_the_stream_as_ever(store: Store) -> None:
