@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
+from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
@@ -122,6 +123,10 @@ class Appender:
         self._writing: asyncio.Task[None] | None = None
         self.pressure = Pressure(store, topology)
 
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()  # asked for once: it is a system call each time, until Python 3.12
+
     def takes(self, stream: str) -> bool:
         """Whether streams.toml has it."""
         return stream in self._topology.streams
@@ -142,7 +147,7 @@ class Appender:
     def appending(self, arrivals: Sequence[Arrival]) -> asyncio.Future[list[Appended]]:
         """The same at once, with the room that there was when it was last looked at."""
         size = sum(len(arrival.body) + 500 for arrival in arrivals)
-        done: asyncio.Future[list[Appended]] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[list[Appended]] = self._loop.create_future()
         self._calls += 1
         self._waiting.append(_Request(arrivals, f"{self._name}{self._calls:x}", done, size))
         if self._writing is None:

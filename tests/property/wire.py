@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ingress import append, waiting
-from streams import doors, rewriting, sieve, traces, turns, watch
+from streams import doors, index, rewriting, sieve, traces, turns, watch
 from streams.connection import Argument, Store
 from streams.errors import Unavailable
 from streams.scripts import Script
@@ -76,7 +76,7 @@ class Network:
             "sweep": watch._SWEEP, "claim": doors._CLAIM, "release": doors._RELEASE,
             "append": append._APPEND, "withdraw": waiting._WITHDRAW,
             "erase": traces._ERASE, "sift": sieve._SIFT, "wipe": traces._WIPE,
-            "copy": rewriting._COPY, "swap": rewriting._SWAP,
+            "copy": rewriting._COPY, "swap": rewriting._SWAP, "unlist": index._UNLIST,
         }  # fmt: skip
         self.names = {script.sha: name for name, script in scripts.items()}
 
