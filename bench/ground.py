@@ -28,13 +28,19 @@ def cut(slots: Sequence[int]) -> list[range]:
 class Server:
     """One redis-server, which lives until its process is killed."""
 
-    def __init__(self, folder: Path, *, clustered: bool) -> None:
+    def __init__(self, folder: Path, *, clustered: bool, under: Sequence[str] = ()) -> None:
+        """
+        Args:
+            under: the command that runs it, such as Valgrind's.
+        """
+        self.pid = 0
+        self._under = under
         [self.port] = free_ports(bus=clustered)
         self.log = folder / f"{self.port}.log"
-        self._folder = folder / str(self.port)
+        self.folder = folder / str(self.port)
         self._options = {
             "port": str(self.port),
-            "dir": str(self._folder),
+            "dir": str(self.folder),
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
@@ -47,12 +53,15 @@ class Server:
         binary = shutil.which("redis-server")
         if binary is None:
             raise SystemExit("bench: no redis-server on the PATH: apt-get install -y redis-server")
-        self._folder.mkdir()
+        self.folder.mkdir()
         words = [word for name, value in self._options.items() for word in (f"--{name}", value)]
         with self.log.open("wb") as log:
-            return subprocess.Popen(
-                [binary, *words], cwd=self._folder, env={"PATH": os.environ.get("PATH", "")}, stdout=log, stderr=log
-            )
+            process = subprocess.Popen(
+                [*self._under, binary, *words],
+                cwd=self.folder, env={"PATH": os.environ.get("PATH", "")}, stdout=log, stderr=log,
+            )  # fmt: skip
+        self.pid = process.pid
+        return process
 
     def ask(self, *words: str) -> bytes:
         """A command's answer, as redis-cli prints it."""
@@ -69,11 +78,12 @@ class Ground:
     """
     Args:
         masters: of a cluster; 0 is one server that is none.
+        under: the command that runs each.
     """
 
-    def __init__(self, folder: Path, masters: int = 0) -> None:
+    def __init__(self, folder: Path, masters: int = 0, under: Sequence[str] = ()) -> None:
         self.clustered = masters > 0
-        self.servers = [Server(folder, clustered=self.clustered) for _ in range(masters or 1)]
+        self.servers = [Server(folder, clustered=self.clustered, under=under) for _ in range(masters or 1)]
 
     @property
     def url(self) -> str:

@@ -35,10 +35,10 @@ PATIENCE = 300
 class Stage:
     """A system that runs."""
 
-    def __init__(self, system: System, folder: Path, latency: float, masters: int) -> None:
+    def __init__(self, system: System, folder: Path, latency: float, masters: int, under: Sequence[str]) -> None:
         self.system, self.folder = system, folder
         self.port, self.sink_port = free_port(), free_port()
-        self.ground = Ground(folder, masters)
+        self.ground = Ground(folder, masters, under)
         self.url = f"http://127.0.0.1:{self.port}/chat"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self._sink: subprocess.Popen[bytes] | None = None
@@ -216,17 +216,20 @@ def _children(pid: int) -> list[int]:
 
 
 @contextlib.asynccontextmanager
-async def staged(system: System, *, latency: float = 0.0, masters: int = 0, **changed: Any) -> AsyncIterator[Stage]:
+async def staged(
+    system: System, *, latency: float = 0.0, masters: int = 0, under: Sequence[str] = (), **changed: Any
+) -> AsyncIterator[Stage]:
     """
     A fresh stage with Redis, the sink and the ingress up.
 
     Args:
         masters: of a Redis Cluster; 0 is one server that is none.
+        under: the command that runs each server of Redis, such as Valgrind's.
         changed: of streams.toml, see `ours_as_configured`.
     """
     folder = Path(tempfile.mkdtemp(prefix="cauce-bench-"))
     ours_as_configured(folder, **changed)
-    stage = Stage(system, folder, latency, masters)
+    stage = Stage(system, folder, latency, masters, under)
     try:
         await stage.start_ground()
         stage.start("ingress")
