@@ -15,7 +15,7 @@ import ssl
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import cast
 
 import aiohappyeyeballs
@@ -57,14 +57,21 @@ class Connections:
         """
         self._url = url
         self._timeout, self._connect_timeout, self._idle = timeout, min(connect_timeout, timeout), idle
-        self._loop = asyncio.get_running_loop()  # asked for once: it is a system call each time, until Python 3.12
-        self._now = clock or self._loop.time
+        self._clock = clock
         self._head = f"POST {url.raw_path_qs} HTTP/1.1\r\nhost: {url.host_port_subcomponent}\r\n".encode("ascii")
         self._head += _lines(_authorized(url) | dict(headers))
         self._tls = ssl.create_default_context() if url.scheme == "https" else None
         self._pool: deque[tuple[_Connection, float]] = deque()
         """Unused ones, and since when; the last one used is the last."""
         self._sweep: asyncio.TimerHandle | None = None
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()  # asked for once: it is a system call each time, until Python 3.12
+
+    @cached_property
+    def _now(self) -> Callable[[], float]:
+        return self._clock or self._loop.time
 
     async def post(self, body: bytes, headers: Mapping[str, str], *, anew: bool = False) -> Answer:
         """

@@ -188,3 +188,8 @@ async def test_a_name_that_leads_nowhere_was_not_reached() -> None:
         with pytest.raises(Unreached) as caught:
             await to.post(b"{}", {})
     assert isinstance(caught.value.__cause__, socket.gaierror)
+
+
+def test_they_are_made_where_no_loop_runs_as_a_check_before_the_start_does() -> None:
+    with closing(Connections(URL("http://n8n.invalid/webhook"), {}, timeout=5, connect_timeout=5, idle=4)):
+        pass
