@@ -73,6 +73,7 @@ async def each_has_a_story_of_their_own(stores: Stores) -> None:
     for person, entry in entries.items():
         told = await ask(stores, "m1", user=person)
         # One request brought all of them under one trace, and yet each is told its own reply
+        assert (await ask(stores, told.trace, user=person)).entry == entry
         assert (told.entry, told.person) == (entry, person)
         assert kinds(told) == ["received", "appended", "taken", "thought", "committed", "replied"]
         [reply] = [step.facts["id"] for step in told.steps if step.kind == "replied"]
