@@ -78,8 +78,8 @@ def _before(index: Index) -> str:
 
 
 def _begins(fields: dict[str, bytes]) -> bool:
-    """What was put back is told with what it was; what was carried here has only a new id, if it has an origin."""
-    return not text(fields, "origin") or "replayed" in fields
+    """What was put back, for a group, is told with what it was; what was carried here has but a new id."""
+    return not text(fields, "origin") or "for" not in fields
 
 
 class Finder:

@@ -103,7 +103,7 @@ async def test_whose_it_is_tells_which_of_two_shards_is_meant(any_server: Server
 
 
 async def test_what_was_carried_here_is_among_a_persons_messages_and_what_was_put_back_is_not(store: Store) -> None:
-    for number, more in enumerate(([], ["origin", "1-0"], ["origin", "2-0", "replayed", "1"])):
+    for number, more in enumerate(([], ["origin", "1-0", "for", "g"], ["origin", "2-0", "replayed", "1"])):
         await store.command("XADD", "inbound", f"{NOON_MS + number}-0", "key", "+1", "body", "{}", *more)
     finder = finding.Finder(Stores.alone(store), topology.parse({"groups": {}}))
     found = [place.id async for place in finder.of("+1", since_ms=0, count=9)]
