@@ -125,7 +125,7 @@ class Erasure:
         for person in [*others, self._person]:
             digest = await self._one(person, forgets)
         self._delete_replays()
-        await self._on_disk([*others, self._person])
+        await self._on_disk()
         receipt = self._receipt("incomplete" if self._left else "erased", digest[:16])
         _log.info(
             "person.erased", digest=receipt.digest, status=receipt.status,
@@ -198,12 +198,14 @@ class Erasure:
                     self._look(f"{name}, written anew", entries)
                     self._note(self._rewritten, name)
 
-    async def _on_disk(self, people: list[str]) -> None:
-        for store in {self._stores.of(person).keys.shard: self._stores.of(person) for person in people}.values():
-            told = await disk.rewrite(store, self._within)
+    async def _on_disk(self) -> None:
+        # All of them: where a person's keys lay before they were moved, the files hold them still.
+        servers = await self._stores.servers()
+        for told in await asyncio.gather(*(disk.rewrite(store, self._within) for store in servers)):
             for name in told.rewritten:
                 self._note(self._rewritten, name)
-            self._left += told.left
+            for why in told.left:
+                self._note(self._left, why)
             if told.replicas:
                 self._note(
                     self._notes, f"{told.replicas} replicas hold it on their disks until they rewrite their own files"

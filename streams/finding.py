@@ -60,8 +60,11 @@ class _Sought(NamedTuple):
     """When it says that it was made."""
 
 
-def _trace(id: str) -> _Sought:
-    return _Sought(id, "trace", id, lambda row: id in text(row[1], "trace"), wire.trace_ms(id))
+def _trace(id: str, persons: Sequence[str]) -> _Sought:
+    def is_it(row: Entry) -> bool:
+        return id in text(row[1], "trace") and (not persons or text(row[1], "key") in persons)
+
+    return _Sought(id, "trace", id, is_it, wire.trace_ms(id))
 
 
 def _message(id: str) -> _Sought:
@@ -72,6 +75,11 @@ def _message(id: str) -> _Sought:
 def _before(index: Index) -> str:
     """Up to where a stream has to be looked through: what is behind it is in the index."""
     return f"({index.since}" if index.since else "+"
+
+
+def _begins(fields: dict[str, bytes]) -> bool:
+    """What was put back, for a group, is told with what it was; what was carried here has but a new id."""
+    return not text(fields, "origin") or "for" not in fields
 
 
 class Finder:
@@ -95,14 +103,14 @@ class Finder:
             Unavailable: Redis cannot be reached.
         """
         self._looked = []
-        if ENTRY.fullmatch(id):
-            found = await self._entry(id, list(self._stores))
+        if ENTRY.fullmatch(id):  # which two shards may have given out
+            found = await self._entry(id, [self._stores.of(person) for person in persons] or list(self._stores))
         elif reply := _WEBHOOK.fullmatch(id):
             shards = list(self._stores)
             number = int(reply[2] or 0)
             found = await self._entry(reply[1], [shards[number]] if number < len(shards) else [], INBOUND)
         elif trace := _TRACE.fullmatch(id):
-            found = await self._sought([INBOUND], _trace(trace[1]))
+            found = await self._sought([INBOUND], _trace(trace[1], persons))
         else:
             found = await self._named(id, persons)
         if found is None:
@@ -117,7 +125,7 @@ class Finder:
             Unavailable: Redis cannot be reached.
         """
         async for store, (id, fields) in self._theirs(person, since_ms, count):
-            if text(fields, "key") == person and count > 0 and not text(fields, "origin"):
+            if text(fields, "key") == person and count > 0 and _begins(fields):
                 count -= 1
                 yield Place(store, INBOUND, id)
             if count <= 0:
@@ -205,7 +213,7 @@ class Finder:
                 if what.is_it(row):
                     return Place(store, INBOUND, row[0])
         older = ""
-        if all(index.since for index in indexes):
+        if any(index.since for index in indexes):
             self._looked.append(f"in the index of {INBOUND}")
             older = "before that"
         for stream in streams:

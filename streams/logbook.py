@@ -61,7 +61,8 @@ class Logged(NamedTuple):
     def input(self, group: Group, mark: int = 0) -> Input:
         ms, seq = self.at
         return Input(
-            key=self.id if group.order == "none" else self.key,
+            # Of two shards two entries may have one id, but not of one person.
+            key=f"{self.id} {self.key}" if group.order == "none" else self.key,
             ms=ms,
             seq=seq,
             person=self.key,

@@ -24,7 +24,7 @@ class Input(NamedTuple):
     """An entry that the group read."""
 
     key: str
-    """The turn's: the person, or where the group has no order the entry itself."""
+    """The turn's: the person, or where the group has no order the entry itself, by its id and its person."""
     ms: int
     seq: int
     person: str

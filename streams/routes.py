@@ -273,6 +273,11 @@ class Cluster:
         """The way to the slot of a key."""
         return _Slot(self, slot_of(key))
 
+    def masters(self) -> list[Route]:
+        """The way to each, as they were told last."""
+        first = {node: slots[0] for slots, node in self._owners.items()}
+        return [_Slot(self, slot) for slot in first.values()]
+
     async def owner(self, slot: int) -> Connections:
         """Connections to the master of a slot.  Raises redis.ConnectionError: nobody has it."""
         async with self._looking:

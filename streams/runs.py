@@ -22,7 +22,7 @@ from streams.errors import ConfigurationError
 from streams.pastturns import Id
 from streams.replayed import WAITING, Ended, Input, Output, Planned, Result
 
-FORM = 4
+FORM = 5
 """Of the tables; a run of another form is begun anew."""
 
 KEPT_DAYS = 7
@@ -57,15 +57,21 @@ create index if not exists due on turns (at_ms, number) where done = 0;
 _RESOLVING = (
     "update outputs set turn_key = (select key from inputs where key = outputs.key and ms = cut_ms and seq = cut_seq) "
     "where cut_ms is not null",
-    "update outputs set turn_key = (select key from inputs where key = cut_ms || '-' || cut_seq) "
+    "update outputs set turn_key = (select key from inputs where key = cut_ms || '-' || cut_seq || ' ' || outputs.key) "
+    "where turn_key is null and cut_ms is not null",
+    "update outputs set turn_key = (select min(key) from inputs where key > cut_ms || '-' || cut_seq || ' ' "
+    "and key < cut_ms || '-' || cut_seq || '!' and outputs.trace in (trace, '')) "
     "where turn_key is null and cut_ms is not null",
 )
-# … else by the trace, which it has from the last entry of its turn.
+# … else by the trace, which it has from the last entry of its turn: of its own key, for one request brings several.
 _BY_TRACE = (
     "create index if not exists traces on inputs (trace, ms, seq)",
-    "update outputs set (turn_key, cut_ms, cut_seq) = (select key, ms, seq from inputs where trace = outputs.trace "
-    "and (ms, seq) <= (outputs.ms, outputs.seq) order by ms desc, seq desc limit 1) "
-    "where turn_key is null and trace != ''",
+    *(
+        "update outputs set (turn_key, cut_ms, cut_seq) = (select key, ms, seq from inputs where trace = outputs.trace "  # noqa: S608 - ours
+        f"{own} and (ms, seq) <= (outputs.ms, outputs.seq) order by ms desc, seq desc limit 1) "
+        "where turn_key is null and trace != ''"
+        for own in ("and key = outputs.key", "")
+    ),
 )
 
 

@@ -68,12 +68,12 @@ class Sandbox:
         """A turn of the past, as its handler is given it."""
         return Turn(
             group=self.group.name,
-            key=key,
+            key=inputs[-1].id if self.group.order == "none" else key,
             messages=[message(each) for each in inputs],
             state={kind: state.get(kind) for kind in self.handler.recall},
             resources=self.resources,
             now_ms=began_ms,
-            shard=shard_of(key, self._shards) if self._shards > 1 else None,
+            shard=shard_of(inputs[-1].person, self._shards) if self._shards > 1 else None,
         )
 
     async def handle(self, turn: Turn, state: State) -> Became:

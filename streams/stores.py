@@ -46,13 +46,31 @@ class Stores(Each[Store]):
     """A store for each shard."""
 
     def __init__(
-        self, all: Sequence[Store], layout: Store, close: Callable[[], Awaitable[None]], *, clustered: bool = False
+        self,
+        all: Sequence[Store],
+        layout: Store,
+        close: Callable[[], Awaitable[None]],
+        masters: Callable[[], Awaitable[list[Store]]] | None = None,
     ) -> None:
         super().__init__(all)
         self.layout = layout
         """Where the key lies that tells how the others do."""
         self.close = close
-        self.clustered = clustered
+        self._masters = masters
+        """Of a cluster."""
+
+    @property
+    def clustered(self) -> bool:
+        return self._masters is not None
+
+    async def servers(self) -> list[Store]:
+        """
+        One of each server: of a cluster's masters also those where keys of ours lay once.
+
+        Raises:
+            Unavailable: the cluster cannot be reached.
+        """
+        return [self.first] if self._masters is None else await self._masters()
 
     @classmethod
     def open(cls, url: str, *, namespace: str = "", shards: int = 1, patience: float = 5.0) -> Stores:
@@ -73,7 +91,15 @@ class Stores(Each[Store]):
             return Store(ways.to(keys.of("layout")), keys, patience, outage)
 
         each = [replace(plain, shard=shard, tag=str(shard) if tagged else "") for shard in range(shards)]
-        return cls([store(keys) for keys in each], store(plain), ways.close, clustered=ways.clustered)
+        stores = [store(keys) for keys in each]
+        if not isinstance(ways, routes.Cluster):
+            return cls(stores, store(plain), ways.close)
+
+        async def masters() -> list[Store]:
+            await store(plain).ping()  # who cannot be reached is waited for
+            return [Store(way, plain, patience, outage) for way in ways.masters()]
+
+        return cls(stores, store(plain), ways.close, masters)
 
     @classmethod
     def alone(cls, store: Store) -> Stores:

@@ -49,13 +49,14 @@ class Teller:
         fields = await entry(store, stream, id)
         if fields is None:
             return stream, id, ""
-        if origin := text(fields, "origin"):
+        if (origin := text(fields, "origin")) and "for" in fields:  # put back; what was carried here begins its own
             return stream, origin, id
         if stream == STATUSES:
             found = await receipts.about(store, self.topology, id, fields)
             stream, id, fields = found or (stream, id, fields)
         answered = answers(body(fields).get("id")) if stream != INBOUND else None
-        if answered and await entry(store, INBOUND, answered):
+        asked = await entry(store, INBOUND, answered) if answered else None
+        if answered and asked and text(asked, "key") == text(fields, "key"):
             return INBOUND, answered, ""
         return stream, id, ""
 

@@ -203,6 +203,7 @@ class Cluster:
         for master in self.masters if replicas else ():
             until(lambda m=master: "state=online" in m.ask("INFO", "replication"), "no replica online")  # type: ignore[misc]
         self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.masters)
+        self.folder = ground.folder
 
     @property
     def nodes(self) -> list[Node]:

@@ -157,13 +157,15 @@ def _row(run: Run, turn: Planned, result: Result, then: list[Said], now: list[Sa
         return text if form.full else form.mask.text(text)
 
     changed = result.verdict == "changed" and then and now
+    inputs = list(run.inputs(turn.key, turn.first, turn.last))
+    person = inputs[0].person
     return Row(
         turn=f"{turn.last[0]}-{turn.last[1]}",
-        person=turn.key if form.full else form.mask.person(turn.key),
+        person=person if form.full else form.mask.person(person),
         at=datetime.fromtimestamp(turn.at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         verdict=result.verdict,
         why=hidden(result.why),
-        said=[hidden(compare.words_of(each.body)) for each in run.inputs(turn.key, turn.first, turn.last)],
+        said=[hidden(compare.words_of(each.body)) for each in inputs],
         then=[_plain(each, form) for each in then],
         now=[_plain(each, form) for each in now],
         words=[(piece.kind, piece.text) for piece in compare.words(hidden(then[0].text), hidden(now[0].text))]

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import Server, sometimes
-from pipeline import Pipeline, archive_tables, pipeline
+from conftest import Server, binary, sometimes
+from deployments import Cluster, Ground
+from pipeline import Pipeline, Redis, archive_tables, pipeline
 from postgres import Postgres
 from waiting import until
-
-from streams.connection import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(170)]
 
@@ -34,21 +33,24 @@ async def chatter(whole: Pipeline, start: int, count: int) -> None:
         await asyncio.gather(*said)
 
 
-async def entries(store: Store, stream: str) -> Counter[str]:
-    """Ground truth: what lies on a stream, each once."""
-    found = await store.command("XRANGE", store.keys.stream(stream), "-", "+")
-    return Counter(id.decode() for id, _ in found)
+async def entries(whole: Pipeline, stream: str) -> Counter[tuple[int, str]]:
+    """Ground truth: what lies on a stream of each shard, each once."""
+    found: Counter[tuple[int, str]] = Counter()
+    for store in whole.stores:
+        rows = await store.command("XRANGE", store.keys.stream(stream), "-", "+")
+        found.update((store.keys.shard, id.decode()) for id, _ in rows)
+    return found
 
 
-def rows(database: str | Path, table: str) -> Counter[str]:
-    sql = f"SELECT entry FROM {table}"  # noqa: S608 - of a test
+def rows(database: str | Path, table: str) -> Counter[tuple[int, str]]:
+    sql = f"SELECT shard, entry FROM {table}"  # noqa: S608 - of a test
     if isinstance(database, Path):
         with sqlite3.connect(database) as lite:
             found = lite.execute(sql).fetchall()
         lite.close()
-        return Counter(entry for (entry,) in found)
+        return Counter(found)
     with psycopg.connect(database) as connection:
-        return Counter(entry for (entry,) in connection.execute(sql.encode()))
+        return Counter(connection.execute(sql.encode()).fetchall())
 
 
 def counted(database: str | Path) -> tuple[int, int]:
@@ -69,12 +71,12 @@ async def all_of_it(whole: Pipeline, database: str | Path) -> None:
     """Wait until the archive has as many rows as the streams have entries; then they are the same."""
 
     async def there() -> bool:
-        lengths = [await whole.store.command("XLEN", whole.store.keys.stream(name)) for name in ("inbound", "outbound")]
-        return lengths == [rows(database, table).total() for table in ("messages", "replies")]
+        said = [(await entries(whole, name)).total() for name in ("inbound", "outbound")]
+        return said == [rows(database, table).total() for table in ("messages", "replies")]
 
     await until(there, within=60)
-    assert rows(database, "messages") == await entries(whole.store, "inbound")
-    assert rows(database, "replies") == await entries(whole.store, "outbound")
+    assert rows(database, "messages") == await entries(whole, "inbound")
+    assert rows(database, "replies") == await entries(whole, "outbound")
     assert counted(database) == (rows(database, "messages").total(), rows(database, "replies").total())
 
 
@@ -86,8 +88,21 @@ async def test_workers_killed_in_the_middle_lose_and_double_nothing(
     environment = {"DATA_DIR": str(tmp_path), "RATE_LIMIT_PER_MINUTE": "0"}
     if database == "postgres":
         where = environment["DATABASE_URL"] = request.getfixturevalue("postgres").empty()
+    await workers_killed(own_server, where, **environment)
+
+
+async def test_nor_do_they_on_a_cluster(tmp_path: Path) -> None:
+    with Ground(binary("redis-server")) as ground:
+        cluster = Cluster(ground, "appendonly yes", replicas=False)
+        environment = {"DATA_DIR": str(tmp_path), "RATE_LIMIT_PER_MINUTE": "0"}
+        where = tmp_path / "archive.db"
+        await workers_killed(cluster, where, placement="shards = 6", **environment)
+        assert all(node.ask("DBSIZE") for node in cluster.masters)
+
+
+async def workers_killed(redis: Redis, where: str | Path, placement: str = "", **environment: str) -> None:
     async with pipeline(
-        own_server, "ingress", "inference", *GROUPS, streams=archive_tables(*GROUPS), **environment
+        redis, "ingress", "inference", *GROUPS, streams=archive_tables(*GROUPS), placement=placement, **environment
     ) as whole:
         for number in range(EACH):
             load = asyncio.create_task(chatter(whole, number, 1))

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
-from conftest import Server, sometimes
+from conftest import Server, binary, sometimes
+from deployments import Cluster, Ground
 from pipeline import Pipeline, pipeline
 from waiting import until
 
@@ -71,13 +72,13 @@ async def quiet(whole: Pipeline) -> bool:
     return all(view.lag == view.pending == 0 for view in views.values())
 
 
-async def dumped(whole: Pipeline, server: Server) -> bytes:
-    """All that Redis holds, in memory, in a snapshot made now, and on its disk."""
+async def dumped(whole: Pipeline, server: Server | Cluster) -> bytes:
+    """All that Redis holds, in memory, in snapshots made now, and on its disks."""
     found = []
     for store in whole.stores:
         names = await store.command("KEYS", "*")
         found += [*names, *[await store.command("DUMP", name) or b"" for name in names]]
-    await whole.store.command("SAVE")
+        await store.command("SAVE")
     return b"\n".join([*found, *(path.read_bytes() for path in server.folder.rglob("*") if path.is_file())])
 
 
@@ -85,16 +86,27 @@ async def dumped(whole: Pipeline, server: Server) -> bytes:
 async def test_while_she_writes_and_workers_die(each_binary: str, shards: int) -> None:
     server = Server(each_binary, "--appendonly", "yes", "--appendfsync", "everysec")
     try:
-        async with pipeline(
-            server, *PROCESSES, placement=f"shards = {shards}",
-            MODEL="echo?latency=0.2", RATE_LIMIT_PER_MINUTE="0", DEBOUNCE="0.1",
-        ) as whole:  # fmt: skip
-            await erased_again_and_again(whole, server)
+        await erased_from(server, shards)
     finally:
         server.stop()
 
 
-async def erased_again_and_again(whole: Pipeline, server: Server) -> None:
+async def test_so_it_is_on_a_cluster() -> None:
+    with Ground(binary("redis-server")) as ground:
+        cluster = Cluster(ground, "appendonly yes", "rdbcompression no", replicas=False)
+        await erased_from(cluster, 6)
+        assert all(node.ask("DBSIZE") for node in cluster.masters)
+
+
+async def erased_from(server: Server | Cluster, shards: int) -> None:
+    async with pipeline(
+        server, *PROCESSES, placement=f"shards = {shards}",
+        MODEL="echo?latency=0.2", RATE_LIMIT_PER_MINUTE="0", DEBOUNCE="0.1",
+    ) as whole:  # fmt: skip
+        await erased_again_and_again(whole, server)
+
+
+async def erased_again_and_again(whole: Pipeline, server: Server | Cluster) -> None:
     ana, *others = writers = [Writer(whole, person) for person in (ANA, *OTHERS)]
     writing = [asyncio.create_task(writer.go_on()) for writer in writers]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import tomllib
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server
+from conftest import Server, binary
+from deployments import Cluster, Ground
 from protocol import bodies, end, ids, redis_ms
 
 from streams import topology
@@ -127,7 +129,7 @@ async def everything(store: Store, person: str) -> None:
     await store.command("SET", f"own:dropped:{person}", words, "EX", 60)
 
 
-def contents(server: Server) -> bytes:
+def contents(server: Server | Cluster) -> bytes:
     """All that the server has on its disk."""
     files = [path for path in server.folder.rglob("*") if path.is_file()]
     return b"".join(path.read_bytes() for path in files)
@@ -175,6 +177,37 @@ async def test_nothing_is_left_of_a_person_not_a_byte(on_disk: Server) -> None:
         "own": 2, "door": 1, "requests_waiting": 0,
     }  # fmt: skip
     await store.close()
+
+
+@pytest.mark.slow
+async def test_no_master_of_a_cluster_keeps_what_has_moved_on() -> None:
+    with Ground(binary("redis-server")) as ground:
+        cluster = Cluster(ground, "appendonly yes", "rdbcompression no", replicas=False)
+        stores = Stores.open(cluster.url, shards=4)
+        store = stores.of(ANA)
+        # Given what she wrote, and what was said of her under another number, which another master has
+        other = next(
+            name for name in (f"+5215591{number:04}" for number in range(99))
+            if cluster.owner(stores.of(name).keys.stream("inbound")) is not cluster.owner(store.keys.stream("inbound"))
+        )  # fmt: skip
+        await say(store, ANA, "secreto de Ana", wa_id=other[1:])
+        await say(stores.of(other), other, "secreto de Ana", "statuses")
+        # And that her slot has moved since
+        was = cluster.owner(store.keys.stream("inbound"))
+        await asyncio.to_thread(cluster.move, store.keys.stream("inbound"))
+        assert of_ana(contents(cluster)) != []
+        # When she is erased
+        told = Settings(data_dir=Path("/nowhere"))
+        receipt = await Erasure(stores, a_topology(), told, ANA, heard=0).run()
+        # Then nothing of her is left on any disk, nor is her other number
+        assert (receipt.status, receipt.left) == ("erased", [])
+        assert (receipt.counts["inbound"], receipt.counts["statuses"]) == (1, 1)
+        for node in cluster.masters:
+            assert node.ask("SAVE") == "OK"
+        data = contents(cluster)
+        assert (of_ana(data), other[1:].encode() in data) == ([], False)
+        assert cluster.owner(store.keys.stream("inbound")) is not was
+        await stores.close()
 
 
 async def test_nobody_else_loses_anything(each_store: Store) -> None:
@@ -373,9 +406,9 @@ async def test_cut_off_after_any_step_the_same_again_ends_it(each_store: Store) 
         await each_store.command("FLUSHALL")
         await everything(each_store, LUIS)
         await everything(each_store, ANA)
-        cut = Cut(each_store, steps)
+        cut: Any = Cut(each_store, steps)
         try:
-            await Erasure(cut, a_topology(), Settings(data_dir=Path("/nowhere")), ANA, heard=0).run()
+            await Erasure(Stores.alone(cut), a_topology(), Settings(data_dir=Path("/nowhere")), ANA, heard=0).run()
         except Died:
             pass
         else:
@@ -397,9 +430,6 @@ class Cut:
 
     def __init__(self, store: Store, calls: int) -> None:
         self._store, self._left = store, calls
-
-    def of(self, _person: str) -> Any:
-        return self
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._store, name)

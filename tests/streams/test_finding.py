@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from conftest import Server, emptied
 
 from streams import finding, marks, topology, wire
 from streams.connection import Store, info
@@ -85,3 +86,25 @@ async def test_what_would_be_older_than_the_stream_is_not_looked_for_backwards(e
     # Then it is not asked for that
     assert [(each.looked, each.more) for each in slices] == [(0, False)]
     assert "cmdstat_xrevrange" not in info(await each_store.command("INFO", "commandstats"))
+
+
+async def test_whose_it_is_tells_which_of_two_shards_is_meant(any_server: Server) -> None:
+    # Given two people of two shards, whose messages have one id, and a shard where nobody has written
+    await emptied(any_server).close()
+    stores, top = Stores.open(any_server.url, shards=3), topology.parse({"groups": {}})
+    people = [next(name for name in map(str, range(99)) if stores.of(name) is store) for store in stores][:2]
+    for person in people:
+        key = stores.of(person).keys.stream("inbound")
+        await stores.of(person).command("XADD", key, f"{NOON_MS}-0", "key", person, "body", "{}")
+    finder = finding.Finder(stores, top)
+    for person in people:
+        assert (await finder.message(f"{NOON_MS}-0", [person])).store is stores.of(person)
+    await stores.close()
+
+
+async def test_what_was_carried_here_is_among_a_persons_messages_and_what_was_put_back_is_not(store: Store) -> None:
+    for number, more in enumerate(([], ["origin", "1-0", "for", "g"], ["origin", "2-0", "replayed", "1"])):
+        await store.command("XADD", "inbound", f"{NOON_MS + number}-0", "key", "+1", "body", "{}", *more)
+    finder = finding.Finder(Stores.alone(store), topology.parse({"groups": {}}))
+    found = [place.id async for place in finder.of("+1", since_ms=0, count=9)]
+    assert found == [f"{NOON_MS + 2}-0", f"{NOON_MS}-0"]

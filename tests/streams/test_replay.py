@@ -565,6 +565,31 @@ async def test_in_several_shards_as_in_one(clinic: Clinic, any_server: Server, c
         await each.close()
 
 
+async def test_what_two_shards_gave_one_id_is_two_turns_of_a_group_without_order(
+    clinic: Clinic, any_server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given three people of three shards, to whose messages Redis gave the same id
+    clinic.handler("return answer(said[0])")
+    config = clinic.folder / "streams.toml"
+    table = '[groups.counting]\nreads = "inbound"\nwrites = ["outbound"]\norder = "none"\nhandler = "mine:handle"\n'
+    config.write_text(f"shards = 3\n{config.read_text()}\n{table}")
+    clinic.topology = topology.load(config).debounced(0)
+    stores = Stores.open(any_server.url, shards=3)
+    people = [next(name for name in map(str, range(99)) if stores.of(name) is store) for store in stores]
+    at = f"{await redis_ms(clinic.store)}-0"
+    for clinic.store, person in zip(stores, people, strict=True):
+        await clinic.write(person, person, at=at)
+        async with clinic.open(find(clinic.topology.group("counting"), clinic.topology), "counting"):
+            pass
+    # Then each is replayed, and none is lost in a file
+    outcome = await clinic.replay(group="counting")
+    assert outcome.texts() == [row["person"] for row in outcome["rows"]]
+    assert sorted(outcome.texts()) == sorted(people)
+    await transfer.export(clinic.place, Asked(group="counting"), clinic.folder / "some.jsonl", pseudonyms=False)
+    assert "3 entries" in capsys.readouterr().out
+    await stores.close()
+
+
 async def test_what_a_handler_is_told_can_be_tried_and_what_a_replay_goes_by(clinic: Clinic) -> None:
     async with clinic.open():
         await clinic.say(ANA, "1")

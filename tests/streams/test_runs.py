@@ -64,8 +64,9 @@ def test_state_ends_when_its_time_is_over_by_the_clock_of_the_log(tmp_path: Path
 
 def test_an_output_is_of_the_turn_that_its_id_names_or_else_its_trace(tmp_path: Path) -> None:
     run = Run(tmp_path, "x")
+    run.add_inputs([entry("+3", 4, "d"), entry("+4", 3, "d")])
     run.add_inputs(
-        [entry("+1", 1, "a"), entry("+1", 2, "b"), entry("+1", 8, "b"), entry("+2", 2, "c"), entry("5-0", 5)]
+        [entry("+1", 1, "a"), entry("+1", 2, "b"), entry("+1", 8, "b"), entry("+2", 2, "c"), entry("5-0 +2", 5)]
     )
     run.add_outputs(
         [
@@ -74,17 +75,19 @@ def test_an_output_is_of_the_turn_that_its_id_names_or_else_its_trace(tmp_path: 
             Output("other", 7, 0, "?", "x", b"by trace, the last that had come", trace="b"),
             Output("other", 7, 0, "?", "x", b"of an entry that is a turn of its own", cut=(5, 0)),
             Output("other", 7, 0, "+1", "x", b"an id that is none of ours", trace="a", cut=(99, 0)),
+            Output("other", 7, 0, "+4", "x", b"of one of several people of one request", trace="d", cut=(2, 9)),
             Output("other", 7, 0, "+1", "x", b"of nobody", trace="zzz"),
         ]
     )
     run.index()
-    found = {each.body.decode(): (key, each.cut) for key in ("+1", "+2", "5-0") for each in run.outputs(key)}
+    found = {each.body.decode(): (key, each.cut) for key in ("+1", "+2", "+4", "5-0 +2") for each in run.outputs(key)}
     assert found == {
         "by id": ("+1", (2, 0)),
         "of another of the same id": ("+2", (2, 0)),
         "by trace, the last that had come": ("+1", (2, 0)),
-        "of an entry that is a turn of its own": ("5-0", (5, 0)),
+        "of an entry that is a turn of its own": ("5-0 +2", (5, 0)),
         "an id that is none of ours": ("+1", (1, 0)),
+        "of one of several people of one request": ("+4", (3, 0)),
     }
     run.close()
 

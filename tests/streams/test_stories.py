@@ -19,6 +19,7 @@ from streams.effects import Effects, Handler, Output, Turn
 from streams.errors import Retry
 from streams.finding import Unknown
 from streams.stores import Stores
+from streams.stories import Teller
 from streams.timeline import Timeline
 from streams.topology import Topology
 from streams.turns import Turns
@@ -73,6 +74,7 @@ async def each_has_a_story_of_their_own(stores: Stores) -> None:
     for person, entry in entries.items():
         told = await ask(stores, "m1", user=person)
         # One request brought all of them under one trace, and yet each is told its own reply
+        assert (await ask(stores, told.trace, user=person)).entry == entry
         assert (told.entry, told.person) == (entry, person)
         assert kinds(told) == ["received", "appended", "taken", "thought", "committed", "replied"]
         [reply] = [step.facts["id"] for step in told.steps if step.kind == "replied"]
@@ -128,6 +130,21 @@ async def test_of_what_was_replayed_it_is_told_that_nobody_handles_it(store: Sto
     assert kinds(told) == ["appended"]
     [gap] = told.gaps
     assert "it is of a replay or an import, which only groups with `replay = true` handle" in gap
+
+
+async def test_what_was_carried_here_under_a_new_id_has_a_story_of_its_own(store: Store) -> None:
+    # Given two whose messages had one id in two shards, carried to a server where the second has another
+    for id, person, more in (("100-0", "+591", ()), ("100-1", "+592", ("origin", "100-0"))):
+        for stream, told in (("inbound", Inbound(user_id=person, message_id="m1", text="Hola")), ("outbound", None)):
+            body = wire.encode(told or {"id": "reply_100-0", "in_reply_to": ["m1"]})
+            fields = ("key", person, "type", "text", "body", body, "v", "1", "replayed", "1", *more)
+            await store.command("XADD", stream, id, *fields)
+    stores = Stores.alone(store)
+    for id, person in (("100-0", "+591"), ("100-1", "+592")):
+        found = await Teller(stores, a_topology()).tell(store, "inbound", id)
+        assert (found.entry, found.person, kinds(found)) == (id, person, ["appended"])
+    # And nobody's reply is told as another's
+    assert (await Teller(stores, a_topology()).tell(store, "outbound", "100-1")).person == "+592"
 
 
 async def test_what_a_message_waits_for_is_told(each_store: Store) -> None:
