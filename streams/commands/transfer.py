@@ -14,6 +14,7 @@ from streams.carry import Carried, Carrier
 from streams.commands import entry
 from streams.commands.entry import Place
 from streams.commands.lab import Asked, Lab
+from streams.commands.report import NOTHING
 from streams.commands.steps import Steps
 from streams.errors import ConfigurationError
 from streams.groups import counted
@@ -27,6 +28,9 @@ from streams.topology import Topology, suggest
 async def export(place: Place, asked: Asked, path: Path, *, pseudonyms: bool) -> int:
     """
     Write what a replay of this range needs.
+
+    Returns:
+        the exit status: 3 where there is nothing; then no file is written.
 
     Raises:
         ConfigurationError, Unavailable.
@@ -47,8 +51,17 @@ async def export(place: Place, asked: Asked, path: Path, *, pseudonyms: bool) ->
             begins_ms=cut["begins_ms"],
             pseudonyms=pseudonyms,
         )
+        if next(_all(run, lab), None) is None:
+            sys.stderr.write(f"nothing of {lab.group.reads} is in this range; {path} was not written\n")
+            return NOTHING
+        invented = Pseudonyms() if pseudonyms else None
+        if invented is not None:
+            with steps.counting("learning the names") as step:
+                for logged in _all(run, lab):
+                    invented.learn(logged.fields)
+                    step(1)
         with steps.counting("writing") as step:
-            count = carry.write(path, head, _all(run, lab), Pseudonyms() if pseudonyms else None, step)
+            count = carry.write(path, head, _all(run, lab), invented, step)
     finally:
         run.remove()
     sys.stdout.write(f"{counted(count)} of {counted(cut['of'], 'person', 'people')} in {path}\n")
