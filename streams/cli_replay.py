@@ -54,7 +54,9 @@ Into = Annotated[
     typer.Option("--into", metavar="STREAM", help="Append the range to this stream, marked, and replay nothing."),
 ]
 Resume = Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run, or show it again.")]
-Anew = Annotated[bool, typer.Option("--anew", help="Begin from the start, though the same run was cut off.")]
+Anew = Annotated[
+    bool, typer.Option("--anew", help="Begin from the start, though it was cut off (with --into: or through).")
+]
 Tolerate = Annotated[int, typer.Option("--tolerate", min=0, metavar="N", help="So many may come out otherwise.")]
 Rows = Annotated[int, typer.Option("--rows", min=0, metavar="N", help="Rows of the table.")]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the whole as one page.")]
@@ -111,7 +113,7 @@ def replay(
     )  # fmt: skip
     lab.check(asked, into=into, resume=resume)
     if into:
-        raise typer.Exit(entry.run(transfer.into(context.obj, asked, into, yes=yes)))
+        raise typer.Exit(entry.run(transfer.into(context.obj, asked, into, yes=yes, anew=anew)))
     if resume:
         asked = lab.of_run(context.obj, resume)
     raise typer.Exit(entry.run(lab.replay(context.obj, asked, form, resume=resume, anew=anew)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from streams import carry, logbook, planning, runs
@@ -138,9 +139,12 @@ def _told(became: Carried, name: str) -> Iterator[str]:
         )
 
 
-async def into(place: Place, asked: Asked, stream: str, *, yes: bool) -> int:
+async def into(place: Place, asked: Asked, stream: str, *, yes: bool, anew: bool = False) -> int:
     """
-    Append a range of the group's stream to another, for a new group to read.
+    Append a range of the group's stream to another, for a new group to read: once, where its two ends are fixed.
+
+    Args:
+        anew: once more, though all of it was appended before.
 
     Returns:
         the exit status: 1 where somebody says no.
@@ -152,12 +156,14 @@ async def into(place: Place, asked: Asked, stream: str, *, yes: bool) -> int:
     _known(stream, lab.topology, "--into")
     if stream == lab.group.reads:
         raise ConfigurationError(f"--into {stream!r} is the stream that it comes from; name another")
-    for group in lab.topology.readers(stream):
-        if not group.replay:
-            steps.say(f"group {group.name} reads {stream} and has no `replay = true`: it settles all this unseen")
+    for group in (each for each in lab.topology.readers(stream) if not each.replay):
+        steps.say(f"group {group.name} reads {stream} and has no `replay = true`: it settles all this unseen")
     run = Run(lab.folder, lab.name)
     try:
-        if run.told("planned") is None or run.told("ended"):
+        if not anew and run.told("ended") and lab.same_always(run):
+            sys.stdout.write(_appended_before(run, stream))
+            return 0
+        if anew or run.told("planned") is None or run.told("ended"):
             run.begin_anew()
             run.tell("token", secrets.token_hex(8))
             await lab.gather(run, steps)
@@ -178,6 +184,12 @@ async def into(place: Place, asked: Asked, stream: str, *, yes: bool) -> int:
         run.close()
     sys.stdout.write(f"{counted(became.appended)} appended to {stream}\n")
     return 0
+
+
+def _appended_before(run: Run, stream: str) -> str:
+    since = datetime.fromtimestamp(run.told("planned")).strftime("%d.%m. %H:%M")
+    told = f"all {run.length():,} of this range were appended on {since}; --anew appends them once more"
+    return f"{counted(0)} appended to {stream}: {told}\n"
 
 
 def _renamed(run: Run, stream: str) -> Iterator[Logged]:
