@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -20,7 +19,7 @@ from streams.connection import Store
 from streams.errors import CauceError, ConfigurationError
 from streams.keys import shard_of
 from streams.line import Argument
-from streams.logbook import Head, Logged, line_of
+from streams.logbook import ID, Head, Logged, line_of
 from streams.pseudonyms import Pseudonyms
 from streams.replayed import Label
 from streams.scripts import script
@@ -41,8 +40,6 @@ _KEPT = ("key", "type", "body", "v", "trace", "origin", "turn")
 
 KNOWN = (*_KEPT, "received", "now", "door", "for", "replayed", "group", "reason", "attempts", "first_ms", "last_ms")
 """Fields that an entry, or a dead letter, may have in a file."""
-
-_ID = re.compile(r"(?!0+-0+$)\d{1,15}-\d{1,18}")
 
 Step = Callable[[int], None]
 
@@ -87,7 +84,7 @@ def fault(logged: Logged, streams: Collection[str]) -> str:
     """
     if logged.stream not in streams:
         return f"stream {logged.stream!r} is none of those that the first line names: {', '.join(streams)}"
-    if not _ID.fullmatch(logged.id):
+    if not ID.fullmatch(logged.id):  # a dead letter's `origin`
         return f"id {logged.id!r} is none; write <milliseconds>-<number>, such as 1759708800000-0"
     for name in logged.fields:
         if name not in KNOWN:
@@ -106,7 +103,7 @@ def _illegible(logged: Logged) -> str:
             text = value.decode()
         except UnicodeDecodeError:
             return f"{name} is no UTF-8"
-        if name == "origin" and not _ID.fullmatch(text):
+        if name == "origin" and not ID.fullmatch(text):
             return f"origin {text!r} is no entry's id"
         if name == "turn" and Label.read(text) is None:
             return f"turn {text!r} is none; write <group> <id of its last entry> <milliseconds of its end>"

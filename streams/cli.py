@@ -379,20 +379,7 @@ def breaker_close(context: typer.Context) -> None:
 
 def main() -> None:
     """The entry point: whatever we raise on purpose is one line on standard error and exit status 2."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read our output (`| head`) has seen enough.
-        sys.stderr.close()
-        sys.exit(141)
-    except BaseException as error:
-        expected = entry.expected(error)
-        if expected is None:
-            raise
-        sys.stderr.write(f"cauce: {expected}\n")
-        sys.exit(2)
+    sys.exit(entry.exit_status(app))
 
 
 if __name__ == "__main__":

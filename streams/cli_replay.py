@@ -54,9 +54,19 @@ Into = Annotated[
     typer.Option("--into", metavar="STREAM", help="Append the range to this stream, marked, and replay nothing."),
 ]
 Resume = Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run, or show it again.")]
-Anew = Annotated[bool, typer.Option("--anew", help="Begin from the start, though the same run was cut off.")]
+Anew = Annotated[
+    bool, typer.Option("--anew", help="Begin from the start, though it was cut off (with --into: or through).")
+]
 Tolerate = Annotated[int, typer.Option("--tolerate", min=0, metavar="N", help="So many may come out otherwise.")]
 Rows = Annotated[int, typer.Option("--rows", min=0, metavar="N", help="Rows of the table.")]
+
+
+def _first_argument(group: str | None) -> None:
+    if group is not None:
+        raise ConfigurationError(f"the group is the first argument: cauce replay {group}")
+
+
+Misplaced = Annotated[str | None, typer.Option("--group", hidden=True, callback=_first_argument, expose_value=False)]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the whole as one page.")]
 
 
@@ -93,6 +103,7 @@ def replay(
     as_json: Json = False,
     full: Full = False,
     yes: Yes = False,
+    misplaced: Misplaced = None,
 ) -> None:
     """
     Answer again what was said, in a sandbox, and compare.
@@ -111,9 +122,8 @@ def replay(
     )  # fmt: skip
     lab.check(asked, into=into, resume=resume)
     if into:
-        raise typer.Exit(entry.run(transfer.into(context.obj, asked, into, yes=yes)))
-    if resume:
-        asked = lab.of_run(context.obj, resume)
+        raise typer.Exit(entry.run(transfer.into(context.obj, asked, into, yes=yes, anew=anew)))
+    asked = lab.of_run(context.obj, resume) if resume else asked
     raise typer.Exit(entry.run(lab.replay(context.obj, asked, form, resume=resume, anew=anew)))
 
 

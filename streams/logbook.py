@@ -10,6 +10,7 @@ import base64
 import binascii
 import gzip
 import json
+import re
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,9 @@ SLICE = 500
 
 FORM = 1
 """Of a file."""
+
+ID = re.compile(r"(?!0+-0+$)\d{1,15}-\d{1,18}")
+"""Of an entry, as a file may have it."""
 
 _OWN = ("key", "type", "body", "v", "trace")
 """What an entry is; other fields say what became of it, and are kept beside."""
@@ -243,7 +247,8 @@ def logged_of(line: bytes) -> Logged:
     try:
         raw = {name: bytes(value) for name, value in _line.decode(line).items()}
         stream, id = msgspec.json.decode(raw.pop("stream"), type=str), msgspec.json.decode(raw.pop("id"), type=str)
-        order(id)
+        if not ID.fullmatch(id):
+            raise ValueError(f"id {id!r} is none; write <milliseconds>-<number>, such as 1759708800000-0")
         return Logged(stream, id, {name: _read(name, value) for name, value in raw.items()})
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing") from error

@@ -67,6 +67,11 @@ def moment(text: str, now: float, zone: tzinfo | None = None) -> float:
         return date(text, zone)
 
 
+def fixed(text: str) -> bool:
+    """Whether it is the same time whenever it is said: a date or an entry's id, and not "2h" (ago) or `now`."""
+    return text != "now" and not _DURATION.fullmatch(text.strip())
+
+
 def edge(option: str, text: str, now: float, zone: tzinfo | None) -> str:
     """
     Where a range of entries begins or ends: "2h" (ago), a date, `now` and `start` as milliseconds; an entry's id as it

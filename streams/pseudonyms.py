@@ -2,8 +2,8 @@
 People taken out of the log, and others put in their place: the same person is the same invented one everywhere.
 
 Keyed by a secret that nobody keeps, so nothing leads back.  Knows where Meta's and our own JSON name people, and what
-numbers, ids and addresses look like in a text.  What somebody says of themselves in other words stays: a text is a
-text.  Pure.
+numbers, ids and addresses look like in a text.  A full name is found in everybody's texts, a single one in those of
+whose it is: Rosa is also a colour.  What somebody says of themselves in other words stays: a text is a text.  Pure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import base64
 import hashlib
 import re
 import secrets
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -38,7 +39,13 @@ _TEXT = re.compile(
 _OURS = re.compile(r"(?:reply|typing)_\d+-\d+(?:\.s\d+)?(?:\.\d+)?|msg_[0-9a-f]{24}|made-[0-9a-f]{24}")
 """Ids that we made of nothing of anybody's."""
 _PHONE = re.compile(r"[+(]{0,2}\d(?:[ .()-]{0,3}\d){6,14}")
-_WORD = re.compile(r"[^\W\d_]{2,}")
+_LETTER = r"(?:[^\W\d_][\u0300-\u036f]*)"  # an accent may be a character of its own
+_WORD = re.compile(_LETTER + "{2,}")
+_SAID = re.compile(_LETTER + "+")
+_BETWEEN = re.compile(r"[\s.,'’*~_-]{1,3}")
+"""What may stand between two words of one name; WhatsApp's bold and italics are such marks."""
+_MOST_WORDS = 8
+"""Of a name; what is longer is found by its first."""
 
 _NAMES = frozenset(
     {"name", "formatted_name", "first_name", "last_name", "middle_name", "username", "address", "street", "filename"}
@@ -57,10 +64,10 @@ _INVENTED = (
     "Mara Milo Mina Nadia Nilo Nora Noa Olga Omar Otto Paz Petra Quim Rita Roque Sara Silas Tania Teo Ugo Vera"
 ).split()
 _COMMON = frozenset(
-    "con del las los por para que una uno mis sus the and como pero todo toda todos nada hola gracias bien muy mal más "
-    "hoy ayer soy son está este esta eso esa día dos tres".split()
+    "con del las los por para que una uno mis sus the and como pero todo toda todos nada hola gracias bien muy mal mas "
+    "hoy ayer soy son este esta eso esa dia dos tres".split()
 )
-"""Words that are part of some people's names on WhatsApp, and of what everybody says."""
+"""Words that are part of some people's names on WhatsApp, and of what everybody says; folded."""
 
 
 class Pseudonyms:
@@ -77,15 +84,28 @@ class Pseudonyms:
         self._taken: set[str] = set()
         self._called: dict[str, str] = {}
         """Key → what that person is called, so that their name is found in what is said as well."""
+        self._full: set[int] = set()
+        """Of each full name a hash: so many bytes a name, however long it is."""
+        self._longest: dict[str, int] = {}
+        """First word of a full name → how many words the longest has that begins so."""
+
+    def learn(self, fields: Mapping[str, bytes]) -> None:
+        """The full names in an entry's fields; given all entries first, they are found in what was said before them."""
+        self._learn(_decoded(fields.get("body", b"")))
+
+    def _learn(self, plain: Any) -> None:
+        for name in _full_names(plain):
+            words = tuple(map(_folded, _SAID.findall(name)))[:_MOST_WORDS]
+            if len(words) > 1 and not all(len(word) < 3 or word in _COMMON for word in words):
+                self._full.add(hash(words))
+                self._longest[words[0]] = max(len(words), self._longest.get(words[0], 0))
 
     def fields(self, fields: Mapping[str, bytes]) -> dict[str, bytes]:
         """An entry's fields."""
         key = fields.get("key", b"").decode(errors="replace")
         body = fields.get("body", b"")
-        try:
-            plain = msgspec.json.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            plain = None
+        plain = _decoded(body)
+        self._learn(plain)
         if isinstance(plain, dict) and isinstance(plain.get("name"), str):
             self._called[key] = plain["name"]
         named = self._called.get(key, "")
@@ -120,12 +140,12 @@ class Pseudonyms:
         if name in PERSON_FIELDS:
             return self.person(value)
         if name in _NAMES:
-            return self.text(self.name(value), "")
+            return _TEXT.sub(self._found, self.name(value))
         if name in _IDS:
             return self.message_id(value)
         if name == "timestamp" and re.fullmatch(r"\d{10}", value):
             return value
-        return self.text(value, "" if name in _STRUCTURE else named)
+        return _TEXT.sub(self._found, value) if name in _STRUCTURE else self.text(value, named)
 
     def person(self, key: str) -> str:
         """A person's id: a number, one of Meta's, or whatever a sender calls them."""
@@ -172,8 +192,36 @@ class Pseudonyms:
             named: what the person is called of whom it is.
         """
         text = _TEXT.sub(self._found, text)
-        names = _names_in(named)
-        return names.sub(lambda word: self._called_instead(word[0]), text) if names else text
+        own = _names_in(named)
+        if not own and not self._full:
+            return text
+        done, at = [], 0
+        for start, end in self._named(text, own):
+            done += [text[at:start], self.name(text[start:end])]
+            at = end
+        return "".join([*done, text[at:]])
+
+    def _named(self, text: str, own: frozenset[str]) -> Iterator[tuple[int, int]]:
+        """Where a text names somebody: a full name that the file knows, or a word of one's own."""
+        said = [(_folded(word[0]), *word.span()) for word in _SAID.finditer(text)]
+        past = 0
+        for number, (word, start, end) in enumerate(said):
+            if number < past:
+                continue
+            if count := self._full_name(text, said[number : number + self._longest.get(word, 0)]):
+                past = number + count
+                yield start, said[past - 1][2]
+            elif word in own and not re.search(r"\w", text[max(start - 1, 0) : start] + text[end : end + 1]):
+                yield start, end
+
+    def _full_name(self, text: str, said: list[tuple[str, int, int]]) -> int:
+        """Of how many of these words the longest full name is with which they begin; 0 where they begin with none."""
+        for count in range(len(said), 1, -1):
+            words, starts, ends = zip(*said[:count], strict=True)
+            gaps = zip(ends, starts[1:], strict=False)
+            if hash(words) in self._full and all(_BETWEEN.fullmatch(text[end:start]) for end, start in gaps):
+                return count
+        return 0
 
     def _found(self, match: re.Match[str]) -> str:
         found = match[0]
@@ -193,7 +241,7 @@ class Pseudonyms:
         return "wamid." + base64.b64encode(bytes.fromhex(self._digest(id))[:27]).decode()
 
     def _called_instead(self, word: str) -> str:
-        made = _INVENTED[int(self._digest(word.lower())[:8], 16) % len(_INVENTED)]
+        made = _INVENTED[int(self._digest(_folded(word))[:8], 16) % len(_INVENTED)]
         return made if word[0].isupper() else made.lower()
 
     def _digits(self, of: str, count: int) -> str:
@@ -204,8 +252,45 @@ class Pseudonyms:
 
 
 @lru_cache(maxsize=4096)
-def _names_in(named: str) -> re.Pattern[str] | None:
+def _names_in(named: str) -> frozenset[str]:
     """The words of a name that would tell whose it is, wherever they stand."""
-    words = {word for word in _WORD.findall(named) if len(word) > 2 and word.lower() not in _COMMON}
-    alternatives = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
-    return re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)", re.IGNORECASE) if words else None
+    words = frozenset(map(_folded, _WORD.findall(named)))
+    return frozenset(word for word in words if len(word) > 2 and word not in _COMMON)
+
+
+@lru_cache(maxsize=16384)
+def _folded(word: str) -> str:
+    """Without regard to case and accents."""
+    if word.isascii():
+        return word.lower()
+    return "".join(each for each in unicodedata.normalize("NFKD", word.casefold()) if not unicodedata.combining(each))
+
+
+def _decoded(body: bytes) -> Any:
+    """None where it is no JSON."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _full_names(body: Any) -> Iterator[str]:
+    """What senders are called, and whom the cards that they send name."""
+    if not isinstance(body, dict):
+        return
+    if isinstance(body.get("name"), str):
+        yield body["name"]
+    yield from _on_cards(body.get("content"))
+
+
+def _on_cards(content: Any) -> Iterator[str]:
+    if isinstance(content, list):
+        for each in content:
+            yield from _on_cards(each)
+    elif isinstance(content, dict):
+        parts = [each for part in ("first_name", "last_name") if isinstance(each := content.get(part), str)]
+        yield " ".join(parts)
+        if isinstance(content.get("formatted_name"), str):
+            yield content["formatted_name"]
+        for each in content.values():
+            yield from _on_cards(each)

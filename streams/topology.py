@@ -148,7 +148,11 @@ def read(path: Path, *, content: Path | str | None = None) -> dict[str, Any]:
         raise ConfigurationError(
             f"{path}: no such file; run this in the folder of your streams.toml or pass --config"
         ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: is no UTF-8 (byte {error.start + 1}); save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: {error}") from error
 
 

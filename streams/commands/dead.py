@@ -168,18 +168,23 @@ async def show_list(desk: Desk, which: Which, *, count: int, form: Form) -> int:
         for letter in sorted(found, key=lambda each: order(each.id))[-count:]:
             sys.stdout.write(_line(letter, form) + "\n")
         none = none and not found
+    _refuse_unknown_group(desk, which, none=none)
     if none and not form.as_json:
         sys.stderr.write("no dead letters\n")
-    _say_of_the_group(desk, which, none=none)
     return 0
 
 
-def _say_of_the_group(desk: Desk, which: Which, *, none: bool) -> None:
-    """A group that was taken out of streams.toml may have left letters; where none are, its name may be a slip."""
+def _refuse_unknown_group(desk: Desk, which: Which, *, none: bool) -> None:
+    """
+    A group that was taken out of streams.toml may have left letters; where none are, its name is a slip.
+
+    Raises:
+        ConfigurationError: it is; says which there are.
+    """
     groups = desk.topology.groups
     if none and which.group is not None and which.group not in groups:
         near = suggest(which.group, groups)
-        sys.stderr.write(f"there is no group {which.group!r}{near}; there are: {', '.join(groups)}\n")
+        raise ConfigurationError(f"there is no group {which.group!r}{near}; there are: {', '.join(groups)}")
 
 
 async def _first(count: int, letters: AsyncIterator[Letter]) -> list[Letter]:
@@ -301,7 +306,7 @@ async def act(desk: Desk, verb: Verb, which: Which, how: How) -> int:
         if how.dry_run:
             sys.stdout.write(_line(letter, how.form) + "\n")
     total = sum(map(len, meant.values()))
-    _say_of_the_group(desk, which, none=not total)
+    _refuse_unknown_group(desk, which, none=not total)
     if how.dry_run:
         sys.stderr.write(f"{total} would be {verb.done}; nothing was done\n")
         return 0

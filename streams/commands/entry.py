@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from streams import embedded, people, topology
 from streams import settings as environment
@@ -27,6 +28,8 @@ ACCEPTED = "CAUCE_STREAMS"
 Names a copy of streams.toml as whoever supervises us has accepted it: one of us that dies is started again with that,
 whatever somebody is writing there now.
 """
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 _YES = ("y", "yes", "s", "si", "sí")
 
@@ -181,3 +184,45 @@ def expected(error: BaseException) -> CauceError | None:
         found = [expected(each) for each in error.exceptions]
         return found[0] if all(found) else None
     return error if isinstance(error, CauceError) else None
+
+
+def exit_status(app: Callable[[], None]) -> int:
+    """
+    Run the command line to its end, and say of what we raise on purpose one line.
+
+    Raises:
+        SystemExit: the command's own status.
+        BaseException: a bug.
+    """
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # else a full disk is first met where nobody can say so any more
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output (`| head`) has seen enough.
+        sys.stderr.close()
+        return 141
+    except BaseException as error:
+        if _unwritten(error):
+            _leave_the_output()
+            sys.stderr.write(f"cauce: the output cannot be written ({error.strerror})\n")
+            return os.EX_IOERR
+        if (told := expected(error)) is None:
+            raise
+        sys.stderr.write(f"cauce: {told}\n")
+    return 2
+
+
+def _unwritten(error: BaseException) -> TypeGuard[OSError]:
+    """Whether it is of standard output: what we write elsewhere has a name, or an error of its own."""
+    return isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None
+
+
+def _leave_the_output() -> None:
+    """What is still to be written would fail once more when Python ends, and that would be the exit status."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

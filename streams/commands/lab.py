@@ -24,11 +24,12 @@ from streams.commands import entry, report
 from streams.commands.entry import Place
 from streams.commands.report import Facts, Form
 from streams.commands.steps import Steps
+from streams.connection import order
 from streams.effects import Handler
 from streams.errors import ConfigurationError
 from streams.gathering import Gathering, Range
 from streams.logbook import File
-from streams.moments import edge
+from streams.moments import edge, fixed
 from streams.replay import Replay
 from streams.runs import Run
 from streams.sandbox import Sandbox
@@ -52,6 +53,10 @@ class Asked(msgspec.Struct, kw_only=True, frozen=True):
     changes: Changes = Changes()
     history: History = "replayed"
     speed: float | None = None
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.blake2b(msgspec.json.encode(parts, enc_hook=str), digest_size=5).hexdigest()
 
 
 class Lab:
@@ -83,15 +88,30 @@ class Lab:
     def name(self) -> str:
         """The same for the same question, so that asking it again goes on where it was cut off."""
         settings = self.settings
+        redis = settings.redis_url.reveal() if settings.redis_url else ""
+        if self.into is not None:
+            # No handler, window or model has a part in what is appended, so a change of them makes no other run of it.
+            chosen = replace(self.asked, group=None)
+            parts: list[Any] = [
+                chosen, self.into, self.group.name, self.group.reads, self.file.head.name if self.file else "", redis,
+                settings.namespace, settings.timezone,
+            ]  # fmt: skip
+            return _digest(parts)
         prompt = settings.system_prompt_file
         said = prompt.read_bytes() if prompt and prompt.is_file() else b""
-        redis = settings.redis_url.reveal() if settings.redis_url else ""
-        parts: list[Any] = [
-            self.asked, self.into, self.file.head.name if self.file else "", replace(self.topology, path=Path()), said,
+        parts = [
+            self.asked, self.file.head.name if self.file else "", replace(self.topology, path=Path()), said,
             redis, settings.namespace, settings.model, settings.model_url, settings.timezone,
             settings.session_expire_time,
         ]  # fmt: skip
-        return hashlib.blake2b(msgspec.json.encode(parts, enc_hook=str), digest_size=5).hexdigest()
+        return _digest(parts)
+
+    def same_always(self, run: Run) -> bool:
+        """Whether this question means the same entries whenever it is asked: its range ends are fixed, and past."""
+        edges = (self.asked.since, self.asked.until)
+        if self.asked.dead or any(not fixed(edge) if edge else self.file is None for edge in edges):
+            return False
+        return self.file is not None or order(self.range_of(run).last)[0] < run.told("planned") * 1000
 
     @property
     def silence_ms(self) -> int | None:

@@ -50,7 +50,7 @@ async def drop(stores: Stores, topology: Topology, stream: str, group: str, *, y
         yes: do not ask.
 
     Raises:
-        ConfigurationError: it reads another stream, is consumed, or whoever was asked said no.
+        ConfigurationError: there is none, it reads another stream, is consumed, or whoever was asked said no.
         Unavailable: Redis cannot be reached.
     """
     known = {each.name: each for each in await groups.roll(stores, topology)}
@@ -66,11 +66,13 @@ async def drop(stores: Stores, topology: Topology, stream: str, group: str, *, y
     if found and not yes and not await entry.agreed(question):
         raise ConfigurationError("nothing was dropped")
     try:
-        await groups.drop(stores, stream, group, forced=forced)
+        left = await groups.drop(stores, stream, group, forced=forced)
     except groups.Consumed as error:
         raise ConfigurationError(_alive(group, error.workers)) from error
-    lost = f"dropped; it had not settled {groups.counted(behind)}" if found else f"there is no group {group!r}"
-    sys.stdout.write(lost + ("" if found else suggest(group, known)) + "\n")
+    if not found and not left:
+        there = ", ".join(name for name, each in known.items() if each.stream == stream) or "none"
+        raise ConfigurationError(f"there is no group {group!r} of {stream}{suggest(group, known)}; there are: {there}")
+    sys.stdout.write(f"dropped; it had not settled {groups.counted(behind)}\n" if found else "its rest was dropped\n")
     if group in topology.groups:
         begins = topology.groups[group].from_
         sys.stdout.write(f"it stands in streams.toml: its next worker makes it anew, from = {begins!r}\n")

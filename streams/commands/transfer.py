@@ -7,6 +7,7 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from streams import carry, logbook, planning, runs
@@ -14,6 +15,7 @@ from streams.carry import Carried, Carrier
 from streams.commands import entry
 from streams.commands.entry import Place
 from streams.commands.lab import Asked, Lab
+from streams.commands.report import NOTHING
 from streams.commands.steps import Steps
 from streams.errors import ConfigurationError
 from streams.groups import counted
@@ -27,6 +29,9 @@ from streams.topology import Topology, suggest
 async def export(place: Place, asked: Asked, path: Path, *, pseudonyms: bool) -> int:
     """
     Write what a replay of this range needs.
+
+    Returns:
+        the exit status: 3 where there is nothing; then no file is written.
 
     Raises:
         ConfigurationError, Unavailable.
@@ -47,8 +52,17 @@ async def export(place: Place, asked: Asked, path: Path, *, pseudonyms: bool) ->
             begins_ms=cut["begins_ms"],
             pseudonyms=pseudonyms,
         )
+        if next(_all(run, lab), None) is None:
+            sys.stderr.write(f"nothing of {lab.group.reads} is in this range; {path} was not written\n")
+            return NOTHING
+        invented = Pseudonyms() if pseudonyms else None
+        if invented is not None:
+            with steps.counting("learning the names") as step:
+                for logged in _all(run, lab):
+                    invented.learn(logged.fields)
+                    step(1)
         with steps.counting("writing") as step:
-            count = carry.write(path, head, _all(run, lab), Pseudonyms() if pseudonyms else None, step)
+            count = carry.write(path, head, _all(run, lab), invented, step)
     finally:
         run.remove()
     sys.stdout.write(f"{counted(count)} of {counted(cut['of'], 'person', 'people')} in {path}\n")
@@ -125,9 +139,12 @@ def _told(became: Carried, name: str) -> Iterator[str]:
         )
 
 
-async def into(place: Place, asked: Asked, stream: str, *, yes: bool) -> int:
+async def into(place: Place, asked: Asked, stream: str, *, yes: bool, anew: bool = False) -> int:
     """
-    Append a range of the group's stream to another, for a new group to read.
+    Append a range of the group's stream to another, for a new group to read: once, where its two ends are fixed.
+
+    Args:
+        anew: once more, though all of it was appended before.
 
     Returns:
         the exit status: 1 where somebody says no.
@@ -139,12 +156,14 @@ async def into(place: Place, asked: Asked, stream: str, *, yes: bool) -> int:
     _known(stream, lab.topology, "--into")
     if stream == lab.group.reads:
         raise ConfigurationError(f"--into {stream!r} is the stream that it comes from; name another")
-    for group in lab.topology.readers(stream):
-        if not group.replay:
-            steps.say(f"group {group.name} reads {stream} and has no `replay = true`: it settles all this unseen")
+    for group in (each for each in lab.topology.readers(stream) if not each.replay):
+        steps.say(f"group {group.name} reads {stream} and has no `replay = true`: it settles all this unseen")
     run = Run(lab.folder, lab.name)
     try:
-        if run.told("planned") is None or run.told("ended"):
+        if not anew and run.told("ended") and lab.same_always(run):
+            sys.stdout.write(_appended_before(run, stream))
+            return 0
+        if anew or run.told("planned") is None or run.told("ended"):
             run.begin_anew()
             run.tell("token", secrets.token_hex(8))
             await lab.gather(run, steps)
@@ -165,6 +184,12 @@ async def into(place: Place, asked: Asked, stream: str, *, yes: bool) -> int:
         run.close()
     sys.stdout.write(f"{counted(became.appended)} appended to {stream}\n")
     return 0
+
+
+def _appended_before(run: Run, stream: str) -> str:
+    since = datetime.fromtimestamp(run.told("planned")).strftime("%d.%m. %H:%M")
+    told = f"all {run.length():,} of this range were appended on {since}; --anew appends them once more"
+    return f"{counted(0)} appended to {stream}: {told}\n"
 
 
 def _renamed(run: Run, stream: str) -> Iterator[Logged]:

@@ -196,6 +196,15 @@ async def test_what_was_one_turn_is_one_wherever_it_is_carried(clinic: Clinic, a
     await store.close()
 
 
+async def test_of_nobody_no_file_is_written(clinic: Clinic, capsys) -> None:
+    async with clinic.open():
+        await clinic.say(ANA, "Hola")
+    file = clinic.folder / "nobody.jsonl"
+    assert await transfer.export(clinic.place, Asked(people=("nobody",)), file, pseudonyms=False) == 3
+    assert "nothing of inbound is in this range" in capsys.readouterr().err
+    assert not file.exists()
+
+
 async def test_dead_letters_are_carried_too(clinic: Clinic, capsys) -> None:
     async def poisoned(turn: Any) -> Any:
         raise Bury("poison")
@@ -222,9 +231,17 @@ async def test_a_range_goes_into_another_stream_for_a_group_of_its_own(clinic: C
     [(_, was)] = entries(await clinic.store.command("XRANGE", "inbound", first, first))
     [(_, now)] = entries(await clinic.store.command("XRANGE", "trial", "-", "+"))
     assert now == {**was, "replayed": b"1", "origin": first.encode()}
-    # What was asked again is another time; nobody to say yes is a no
+    # What is asked again of a range that is past is there already, also after a change of the table that was warned of
+    with (clinic.folder / "streams.toml").open("a") as file:
+        file.write("replay = true\n")
     assert await transfer.into(clinic.place, Asked(since=first, until=first), "trial", yes=True) == 0
-    assert await clinic.store.command("XLEN", "trial") == 2
+    assert "0 entries appended to trial: all 1 of this range were appended" in capsys.readouterr().out
+    assert await clinic.store.command("XLEN", "trial") == 1
+    # Unless it is to be there once more, or the range is another each time
+    assert await transfer.into(clinic.place, Asked(since=first, until=first), "trial", yes=True, anew=True) == 0
+    for length in (4, 6):
+        assert await transfer.into(clinic.place, Asked(since=first), "trial", yes=True) == 0
+        assert await clinic.store.command("XLEN", "trial") == length
     for stream, why in (("inbound", "the stream that it comes from"), ("trail", "did you mean 'trial'")):
         with pytest.raises(ConfigurationError, match=why):
             await transfer.into(clinic.place, Asked(), stream, yes=True)
@@ -291,7 +308,8 @@ def a_file(clinic: Clinic, *lines: dict[str, Any] | str) -> Path:
         ({"stream": None}, "line 3 is no entry: stream is missing"),
         ({"stream": "statuses"}, "stream 'statuses' is none of those that the first line names: inbound, outbound"),
         ({"id": None}, "id is missing"),
-        ({"id": "5-x"}, "line 3 is no entry: "),
+        ({"id": "5-x"}, "line 3 is no entry: id '5-x' is none; write <milliseconds>-<number>"),
+        ({"id": "abc-0"}, "id 'abc-0' is none; write <milliseconds>-<number>"),
         ({"id": "0-0"}, "id '0-0' is none; write <milliseconds>-<number>"),
         ({"id": "99999999999999999999-0"}, "id '99999999999999999999-0' is none"),
         ({"stream": "inbound.dead"}, "id '' is none"),

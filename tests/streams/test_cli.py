@@ -299,7 +299,7 @@ async def test_dead_letters_are_listed_with_their_reason(cauce, any_server, stor
     # Of a group that there is not, it is said which there are
     for words in (("list",), ("redrive", "--yes"), ("drop", "--dry-run")):
         slip = cauce("dead", *words, "--group", "inferrence", REDIS_URL=any_server.url)
-        assert "there is no group 'inferrence'; did you mean 'inference'?; there are: " in slip.stderr
+        assert_one_line(slip, "there is no group 'inferrence'; did you mean 'inference'?; there are: ")
 
 
 async def test_a_dead_letter_is_shown_whole_and_its_body_byte_for_byte(cauce, any_server, store) -> None:
@@ -631,8 +631,31 @@ async def test_a_group_is_listed_and_dropped_once_somebody_has_said_yes(cauce, a
     assert (asked.returncode, "dropped; it had not settled 1 entry" in asked.stdout) == (0, True)
     assert not await store.command("HEXISTS", "groups", "archive")
     again = cauce("group", "drop", "inbound", "archive", "--yes", **here)
-    assert (again.returncode, again.stdout) == (0, "there is no group 'archive'\n")
+    assert_one_line(again, "there is no group 'archive' of inbound; there are: inference")
     assert_one_line(cauce("group", "drop", "inbund", "archive", "--yes", **here), "did you mean 'inbound'?")
+
+
+@pytest.mark.parametrize("command", [("group", "list"), ("status", "--json"), ("--help",)], ids=" ".join)
+def test_a_full_disk_under_the_output_is_one_line(any_server, tmp_path, command) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "streams.cli", *command], env={**os.environ, "REDIS_URL": any_server.url},
+            cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (
+        74, "cauce: the output cannot be written (No space left on device)\n",
+    )  # fmt: skip
+
+
+def test_a_configuration_that_is_no_text_is_one_line_with_its_name(cauce, tmp_path) -> None:
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "latin.toml").write_bytes("# configuración".encode("latin-1"))
+    assert_one_line(cauce("--config", "folder.toml", "status"), "folder.toml: cannot be read (Is a directory)")
+    assert_one_line(cauce("--config", "latin.toml", "status"), "latin.toml: is no UTF-8 (byte 14)")
+
+
+def test_a_group_given_to_a_replay_as_an_option_is_told_where_it_goes(cauce) -> None:
+    assert_one_line(cauce("replay", "--group", "egress"), "the group is the first argument: cauce replay egress")
 
 
 async def test_a_group_with_a_live_worker_is_dropped_only_by_force(cauce, any_server, store) -> None:

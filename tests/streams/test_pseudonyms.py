@@ -61,6 +61,30 @@ def test_everywhere_in_a_message_and_its_reply(they) -> None:
         assert gone not in whole
 
 
+def test_a_full_name_is_found_in_everybodys_texts_in_capitals_and_without_accents(they) -> None:
+    # Given a contact card of Petronila, and a sender José Núñez, both learnt before what is said
+    card = {"user_id": ANA, "name": "Ana", "content": {"contacts": [{"name": {"formatted_name": "Petronila Mamani"}}]}}
+    jose = {"user_id": "+59172222222", "name": "José Núñez"}
+    for body in (card, jose):
+        they.learn({"key": body["user_id"].encode(), "body": json.dumps(body).encode()})
+    shown = done(they, **card)["content"]["contacts"][0]["name"]["formatted_name"]
+    # Then their names are the same invented ones in a reply and in somebody else's text
+    assert done(they, user_id=ANA, message="[contacto: Petronila Mamani]")["message"] == f"[contacto: {shown}]"
+    said = "te paso el contacto de *PETRONILA*  mamani, o de Jose Nun\u0303ez"
+    other = done(they, key="+59173333333", text=said)["text"]
+    called = done(they, **jose)["name"]
+    assert other.endswith(f", o de {called}")
+    assert "mamani" not in other.lower()
+    # And a single word of them in somebody else's text stays, as do two that are no name
+    for kept in ("San José queda lejos, mamani", "José y Núñez", "Petronila. Adiós, Mamani"):
+        assert done(they, key="+59173333333", text=kept)["text"] == kept
+
+
+def test_what_everybody_says_is_no_name_though_somebody_is_called_so(they) -> None:
+    they.learn({"key": b"+1", "body": json.dumps({"name": "Muy Bien"}).encode()})
+    assert they.text("muy bien, gracias", "") == "muy bien, gracias"
+
+
 def test_what_is_nobodys_stays(they) -> None:
     for text in (
         "el 2025-10-07 a las 15:00",
