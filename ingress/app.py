@@ -114,7 +114,7 @@ def _routes(
         Route("/chat/{user_id}/pause", guard("operator", chat.pause), methods=["POST"]),
         Route("/chat/{user_id}/resume", guard("operator", chat.resume), methods=["POST"]),
         Route("/chat/{user_id}", guard("operator", erasing.delete), methods=["DELETE"]),
-        Route("/timeline/{id:path}", guard("operator", Timelines(stores, topology).read)),
+        Route("/timeline/{id:path}", guard("operator", Timelines(stores, topology, settings.zone).read)),
         Route("/model/info", guard("operator", operations.model)),
         Route("/metrics", guard("operator", operations.metrics)),
         Route("/analytics", guard("operator", Analytics(stores, topology, settings).show)),

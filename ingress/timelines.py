@@ -6,6 +6,7 @@ Knows how people and times may be written, and what is hidden.  Finding and tell
 
 from __future__ import annotations
 
+from datetime import tzinfo
 from typing import Any
 
 import msgspec
@@ -43,7 +44,11 @@ class Question(msgspec.Struct, frozen=True):
 
 
 async def ask(
-    stores: Stores, topology: Topology, question: Question, look: finding.Look = lambda _: None
+    stores: Stores,
+    topology: Topology,
+    question: Question,
+    look: finding.Look = lambda _: None,
+    zone: tzinfo | None = None,
 ) -> Timeline | list[Timeline]:
     """
     Raises:
@@ -62,6 +67,7 @@ async def ask(
         since_seconds=question.since_seconds,
         count=question.count,
         look=look,
+        zone=zone,
     )
 
 
@@ -90,9 +96,10 @@ def plain(told: Timeline | list[Timeline], *, full: bool, mask: Mask) -> Any:
 class Timelines:
     """Tells stories over HTTP."""
 
-    def __init__(self, stores: Stores, topology: Topology) -> None:
+    def __init__(self, stores: Stores, topology: Topology, zone: tzinfo | None) -> None:
         self._stores = stores
         self._topology = topology
+        self._zone = zone
         self._mask = Mask()
 
     async def read(self, request: Request) -> Response:
@@ -104,7 +111,7 @@ class Timelines:
             raise Refused(400, "invalid_field", f"an id has at most {LONGEST} characters")
         try:
             question = Question(id, query.get("user"), _since(query.get("since")), _count(query.get("n")))
-            told = await ask(self._stores, self._topology, question)
+            told = await ask(self._stores, self._topology, question, zone=self._zone)
         except Unusable as wrong:
             raise Refused(400, "invalid_field", f"`user` {wrong}") from None
         except Unknown as unknown:

@@ -244,11 +244,10 @@ def tail(
 
     names = list(dict.fromkeys(tail.stream_of(name, context.obj.topology) for name in streams))
     wanted = tail.Wanted.of(user, types or (), context.obj.topology)
-    form = tail.Form(as_json=as_json, full=full, colour=tail.on_a_terminal(), streams=names)
-    zone = context.obj.settings.zone
+    colour, zone = tail.on_a_terminal(), context.obj.settings.zone
+    form = tail.Form(as_json=as_json, full=full, colour=colour, streams=names, zone=zone)
     entry.ask(
-        context.obj,
-        lambda stores: tail.follow(stores, names, since=since, zone=zone, count=count, form=form, wanted=wanted),
+        context.obj, lambda stores: tail.follow(stores, names, since=since, count=count, form=form, wanted=wanted)
     )
 
 
@@ -274,8 +273,8 @@ def trace(
     """
     from streams.commands import trace
 
-    asked = trace.Asked(id=id, user=user, since=since, count=count, as_json=as_json, full=full)
-    topology = context.obj.topology
+    topology, zone = context.obj.topology, context.obj.settings.zone
+    asked = trace.Asked(id=id, user=user, since=since, count=count, as_json=as_json, full=full, zone=zone)
     raise typer.Exit(entry.ask(context.obj, lambda stores: trace.show(topology, stores, asked)))
 
 

@@ -42,7 +42,7 @@ def dead_list(
     from streams.commands import dead, tail
 
     which = dead.Which(stream=stream, group=group, reason=reason, person=person, since=since, until=until)
-    form = tail.Form(as_json=as_json, full=full)
+    form = tail.Form(as_json=as_json, full=full, zone=context.obj.settings.zone)
     _dead(context, stream, lambda desk: dead.show_list(desk, which, count=count, form=form))
 
 
@@ -58,7 +58,7 @@ def dead_show(
     """Show one dead letter whole.  Exit status 1: it is not there."""
     from streams.commands import dead, tail
 
-    form = tail.Form(as_json=as_json, full=full)
+    form = tail.Form(as_json=as_json, full=full, zone=context.obj.settings.zone)
     _dead(context, stream, lambda desk: dead.show(desk, id, form=form, raw=raw))
 
 
@@ -96,7 +96,7 @@ def dead_act(
         ids=ids or [], stream=stream, group=group, reason=reason, person=person, since=since, until=until,
         everything=everything,
     )  # fmt: skip
-    how = dead.How(form=tail.Form(as_json=as_json, full=full), dry_run=dry_run, yes=yes)
+    how = dead.How(form=tail.Form(as_json=as_json, full=full, zone=context.obj.settings.zone), dry_run=dry_run, yes=yes)
     verb = dead.VERBS[str(context.info_name)]
     _dead(context, stream, lambda desk: dead.act(desk, verb, which, how))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime
+from datetime import tzinfo
 from typing import NamedTuple
 
 import msgspec
@@ -19,6 +19,7 @@ from streams import journals, marks, wamids, wire
 from streams.connection import Entry, Store, entries, order
 from streams.errors import CauceError
 from streams.index import ASKEW_MS, Index
+from streams.moments import local
 from streams.receipts import META
 from streams.sieve import INBOUND, STATUSES, body, sift, text
 from streams.stores import Stores
@@ -60,16 +61,20 @@ class _Sought(NamedTuple):
     """When it says that it was made."""
 
 
-def _trace(id: str, persons: Sequence[str]) -> _Sought:
+def _trace(id: str, user: str | None) -> _Sought:
     def is_it(row: Entry) -> bool:
-        return id in text(row[1], "trace") and (not persons or text(row[1], "key") in persons)
+        return id in text(row[1], "trace") and user in (None, text(row[1], "key"))
 
     return _Sought(id, "trace", id, is_it, wire.trace_ms(id))
 
 
-def _message(id: str) -> _Sought:
+def _message(id: str, user: str | None) -> _Sought:
     stands = msgspec.json.encode(id).decode()
-    return _Sought(id, "body", stands, lambda row: body(row[1]).get("message_id") == id, marks.made_ms(id))
+
+    def is_it(row: Entry) -> bool:
+        return body(row[1]).get("message_id") == id and user in (None, text(row[1], "key"))
+
+    return _Sought(id, "body", stands, is_it, marks.made_ms(id))
 
 
 def _before(index: Index) -> str:
@@ -85,34 +90,39 @@ def _begins(fields: dict[str, bytes]) -> bool:
 class Finder:
     """Finds what one question is about."""
 
-    def __init__(self, stores: Stores, topology: Topology, look: Look = lambda _: None) -> None:
+    def __init__(
+        self, stores: Stores, topology: Topology, look: Look = lambda _: None, zone: tzinfo | None = None
+    ) -> None:
         self._stores = stores
         self._topology = topology
         self._look = look
+        self._zone = zone
         self._looked: list[str] = []
         self._indexes: dict[int, Index] = {}
+        self.ambiguous = False
+        """What was found last is of one of several people who have sent this id."""
 
-    async def message(self, id: str, persons: Sequence[str] = ()) -> Place:
+    async def message(self, id: str, user: str | None = None) -> Place:
         """
         Args:
             id: of an entry, WhatsApp's, the sender's, a webhook-id, a trace id.
-            persons: whose it may be; empty: whose the id says it is, or anybody's.
+            user: whose it is; None: whose the id says it is, or anybody's.
 
         Raises:
             Unknown: nothing is known of it.
             Unavailable: Redis cannot be reached.
         """
-        self._looked = []
+        self._looked, self.ambiguous = [], False
         if ENTRY.fullmatch(id):  # which two shards may have given out
-            found = await self._entry(id, [self._stores.of(person) for person in persons] or list(self._stores))
+            found = await self._entry(id, [self._stores.of(user)] if user else list(self._stores))
         elif reply := _WEBHOOK.fullmatch(id):
             shards = list(self._stores)
             number = int(reply[2] or 0)
             found = await self._entry(reply[1], [shards[number]] if number < len(shards) else [], INBOUND)
         elif trace := _TRACE.fullmatch(id):
-            found = await self._sought([INBOUND], _trace(trace[1], persons))
+            found = await self._sought([INBOUND], _trace(trace[1], user))
         else:
-            found = await self._named(id, persons)
+            found = await self._named(id, user)
         if found is None:
             raise Unknown(f"nothing is known of {id!r}: looked {'; '.join(self._looked)}. {await self.cut()}")
         return found
@@ -174,17 +184,18 @@ class Finder:
                         return Place(store, name, id)
         return None
 
-    async def _named(self, id: str, persons: Sequence[str]) -> Place | None:
-        if not persons and (digits := wamids.number(id)):
+    async def _named(self, id: str, user: str | None) -> Place | None:
+        persons: Sequence[str] = () if user is None else (user,)
+        if user is None and (digits := wamids.number(id)):
             persons = (f"+{digits}", digits)
         if persons:
-            whose = "as one of this person's" if len(set(persons)) == 1 else "by the number in it"
+            whose = "as one of this person's" if user is not None else "by the number in it"
             self._looked.append(f"for its mark, {whose}")
         for person in dict.fromkeys(persons):
             if (found := await self._marked(id, person)) is not None:
                 return found
         streams = [stream for stream in (INBOUND, STATUSES) if stream in self._topology.streams]
-        return await self._sought(streams, _message(id))
+        return await self._sought(streams, _message(id, user))
 
     async def _marked(self, id: str, person: str) -> Place | None:
         """By the mark of a message from somebody, or of what Meta said of one to them."""
@@ -208,10 +219,8 @@ class Finder:
             if found := await self._through(INBOUND, what, ranges, "around its time"):
                 return found
         indexes = [await self._index(store) for store in self._stores]
-        for store, index in zip(self._stores, indexes, strict=True):
-            async for row in index.rows(what.name):
-                if what.is_it(row):
-                    return Place(store, INBOUND, row[0])
+        if found := await self._listed(what, indexes):
+            return found
         older = ""
         if any(index.since for index in indexes):
             self._looked.append(f"in the index of {INBOUND}")
@@ -222,6 +231,22 @@ class Finder:
             if found := await self._through(stream, what, ranges, older if stream == INBOUND else ""):
                 return found
         return None
+
+    async def _listed(self, what: _Sought, indexes: Sequence[Index]) -> Place | None:
+        """The newest; of a name that is not of one request it is said whether others have used it as well."""
+        newest: Place | None = None
+        people: set[str] = set()
+        for store, index in zip(self._stores, indexes, strict=True):
+            async for row in index.rows(what.name):
+                if not what.is_it(row):
+                    continue
+                people.add(text(row[1], "key"))
+                if newest is None or order(newest.id) < order(row[0]):
+                    newest = Place(store, INBOUND, row[0])
+                if what.field == "trace" or len(people) > 1:
+                    break
+        self.ambiguous = len(people) > 1 and what.field != "trace"
+        return newest
 
     async def _through(
         self, stream: str, what: _Sought, ranges: Sequence[tuple[Store, str, str]], where: str
@@ -245,8 +270,8 @@ class Finder:
         begins = []
         for store in self._stores:
             rows = await store.command("XRANGE", store.keys.stream(INBOUND), "-", "+", "COUNT", 1)
-            begins += [order(row[0].decode())[0] / 1000 for row in rows]
-        since = f"goes back to {datetime.fromtimestamp(min(begins)):%Y-%m-%d %H:%M:%S}" if begins else "is empty"
+            begins += [order(row[0].decode())[0] for row in rows]
+        since = f"goes back to {local(min(begins), self._zone):%Y-%m-%d %H:%M:%S}" if begins else "is empty"
         return (
             f"{INBOUND} {since}: what all groups have settled goes after {keep / 86400:g} days "
             f"([streams.{INBOUND}] keep), or sooner near max_len"
@@ -263,6 +288,7 @@ async def tell(
     since_seconds: float,
     count: int,
     look: Look = lambda _: None,
+    zone: tzinfo | None = None,
 ) -> Timeline | list[Timeline]:
     """
     The story of a message; of a person those of their latest messages, the newest first.
@@ -271,17 +297,16 @@ async def tell(
         user: whose message it is, where that is known.
         person: who `id` is, where it can be nothing but a person's.
         since_seconds, count: which of theirs.
+        zone: by whose clock an error tells times; None: this machine's.
 
     Raises:
         Unknown: nothing is known of it.
         Unavailable: Redis cannot be reached.
     """
-    finder, teller = Finder(stores, topology, look), Teller(stores, topology)
+    finder, teller = Finder(stores, topology, look, zone), Teller(stores, topology)
 
     async def theirs(person: str) -> list[Timeline]:
-        seconds, _ = await stores.first.command("TIME")
-        since_ms = max(0, int((int(seconds) - since_seconds) * 1000))
-        found = [place async for place in finder.of(person, since_ms=since_ms, count=count)]
+        found = [place async for place in finder.of(person, since_ms=await _ago(stores, since_seconds), count=count)]
         return [await teller.tell(place.store, place.stream, place.id) for place in found]
 
     if person is None and user is None and await finder.is_person(id):
@@ -291,9 +316,23 @@ async def tell(
             return told
         raise Unknown(f"{person} has sent nothing since then that {INBOUND} still has. {await finder.cut()}")
     try:
-        place = await finder.message(id, [user] if user else [])
+        place = await finder.message(id, user)
     except Unknown:
         if user is None and (told := await theirs(id)):
             return told
         raise
-    return await teller.tell(place.store, place.stream, place.id)
+    story = await teller.tell(place.store, place.stream, place.id)
+    return _hinted(story) if finder.ambiguous else story
+
+
+async def _ago(stores: Stores, seconds: float) -> int:
+    now, _ = await stores.first.command("TIME")
+    return max(0, int((int(now) - seconds) * 1000))
+
+
+def _hinted(story: Timeline) -> Timeline:
+    story.gaps.append(_OTHERS)
+    return story
+
+
+_OTHERS = "what other people have sent under this id, of which this is the newest: --user (over HTTP ?user=) says whose"

@@ -72,6 +72,16 @@ def fixed(text: str) -> bool:
     return text != "now" and not _DURATION.fullmatch(text.strip())
 
 
+def local(ms: float, zone: tzinfo | None) -> datetime:
+    """
+    When milliseconds of Redis were, by the clock by which `date` means what is typed.
+
+    Args:
+        zone: as `date` has it.
+    """
+    return datetime.fromtimestamp(ms / 1000, zone)
+
+
 def edge(option: str, text: str, now: float, zone: tzinfo | None) -> str:
     """
     Where a range of entries begins or ends: "2h" (ago), a date, `now` and `start` as milliseconds; an entry's id as it

@@ -256,15 +256,18 @@ def _status(status: Status) -> Step:
 
 def outcome_of(passage: Passage) -> Outcome:
     """What came of an entry in the end, as far as is known."""
-    if passage.redriven:
-        return outcome_of(passage.redriven[-1])
     if _was_delivered(passage):
         return "delivered"
-    heeded = [fare for fare in passage.fares if not fare.beside]
+    again = [each for each in passage.redriven if _decides(each)]
+    back = {fare.group: each for each in again for fare in each.fares}
+    heeded = [fare for fare in passage.fares if not fare.beside and fare.group not in back]
+    if again and not heeded:
+        return outcome_of(again[-1])
     if any(fare.standing.state != "settled" for fare in heeded):
         return "waiting"
     last = [fare.endings[-1] for fare in heeded if fare.endings]
     below = [outcome_of(output) for output in passage.outputs if output.type != "typing"]
+    below += map(outcome_of, back.values())
     buried = {letter.group for letter in passage.letters} & {fare.group for fare in heeded}
     if buried or any(ending.told.end == "buried" for ending in last):
         below.append("dead")
@@ -288,6 +291,13 @@ def _was_delivered(passage: Passage) -> bool:
     return passage.claimed or any(note.name in _DELIVERED for told in ends for note in told.notes)
 
 
+def _decides(again: Passage) -> bool:
+    """Whether what came back did so for a group that is waited for, and not for one beside it."""
+    # An entry that has gone does not say for whom it was; the journal of whoever had it does.
+    fares = again.fares if again.there else [fare for fare in again.fares if fare.endings] or again.fares
+    return any(not fare.beside for fare in fares)
+
+
 def _by_its_notes(passage: Passage, notes: set[str]) -> Outcome:
     if notes & _DELIVERED:
         return "delivered"
@@ -301,7 +311,8 @@ def _by_its_notes(passage: Passage, notes: set[str]) -> Outcome:
 
 def _took(root: Passage, outcome: Outcome) -> int | None:
     """Until what the outcome names: a group beside it, an archive or a new one, may settle the message days later."""
-    ends = [ending for passage in every(root) for fare in passage.fares for ending in fare.endings if ending.final]
+    heeded = [fare for passage in every(root) for fare in passage.fares if not fare.beside]
+    ends = [ending for fare in heeded for ending in fare.endings if ending.final]
     named = [ending for ending in ends if _brought(ending, outcome)]
     return max(ending.at_ms for ending in named or ends) - root.at_ms if ends else None
 

@@ -12,7 +12,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from itertools import chain, groupby
 from operator import attrgetter
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from streams.commands.tail import Form
 from streams.connection import Store, order
 from streams.deadletters import Letter, Redriven, Wanted
 from streams.errors import ConfigurationError
-from streams.moments import edge
+from streams.moments import edge, local
 from streams.stores import Stores
 from streams.topology import Topology, suggest
 
@@ -237,8 +237,8 @@ def _told(letter: Letter, form: Form) -> Iterator[tuple[str, str]]:
     yield "group", letter.group
     yield "reason", form.hide("reason", letter.reason)
     yield "attempts", letter.attempts
-    yield "first", _clock(letter.first_ms)
-    yield "last", _clock(letter.last_ms)
+    yield "first", _clock(letter.first_ms, form)
+    yield "last", _clock(letter.last_ms, form)
     yield "entry", letter.entry + (f", put back; at first {letter.origin}" if letter.origin != letter.entry else "")
     for name, value in letter.fields:
         if name not in (b"for", b"origin"):
@@ -246,8 +246,8 @@ def _told(letter: Letter, form: Form) -> Iterator[tuple[str, str]]:
             yield shown, form.hide(shown, value.decode(errors="replace"))
 
 
-def _clock(ms: str) -> str:
-    return datetime.fromtimestamp(int(ms) / 1000).strftime("%Y-%m-%d %H:%M:%S") if ms.isdigit() else "never started"
+def _clock(ms: str, form: Form) -> str:
+    return f"{local(int(ms), form.zone):%Y-%m-%d %H:%M:%S}" if ms.isdigit() else "never started"
 
 
 class Verb(msgspec.Struct, frozen=True):

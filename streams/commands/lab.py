@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from streams.effects import Handler
 from streams.errors import ConfigurationError
 from streams.gathering import Gathering, Range
 from streams.logbook import File
-from streams.moments import edge, fixed
+from streams.moments import edge, fixed, local
 from streams.replay import Replay
 from streams.runs import Run
 from streams.sandbox import Sandbox
@@ -273,7 +272,7 @@ async def replay(place: Place, asked: Asked, form: Form, *, resume: str | None =
             run.tell("asked", asked)
             await lab.gather(run, steps)
         elif not run.told("ended"):
-            counts, since = run.counts(), datetime.fromtimestamp(run.told("planned")).strftime("%d.%m. %H:%M")
+            counts, since = run.counts(), f"{local(run.told('planned') * 1000, place.settings.zone):%d.%m. %H:%M}"
             done = f"{counts['replayed']:,} of {counts['chosen']:,} turns are done"
             steps.say(f"run {run.name} of {since} goes on: {done} (--anew begins again)")
         await lab.go(run, steps)

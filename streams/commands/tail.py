@@ -15,7 +15,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from typing import Any
 
 import msgspec
@@ -24,7 +24,7 @@ from streams.commands import entry
 from streams.connection import Entry, Store, entries, order
 from streams.errors import ConfigurationError
 from streams.masking import Mask
-from streams.moments import edge
+from streams.moments import edge, local
 from streams.stores import Stores
 from streams.topology import Topology, suggest
 
@@ -47,6 +47,8 @@ class Form(msgspec.Struct, kw_only=True):
     colour: bool = False
     streams: Sequence[str] = ()
     """Told apart, where there are several."""
+    zone: tzinfo | None = None
+    """By whose clock times are shown, and dates meant; None: this machine's."""
 
     def entry(self, id: str, fields: dict[str, bytes], stream: str = "") -> str:
         plain: dict[str, Any] = {"id": id, **{name: value.decode(errors="replace") for name, value in fields.items()}}
@@ -66,7 +68,7 @@ class Form(msgspec.Struct, kw_only=True):
         return CONTROL.sub(" ", str(value if self.full else self.mask.field(name, value)))
 
     def _line(self, plain: dict[str, Any], stream: str) -> str:
-        at = datetime.fromtimestamp(int(plain["id"].partition("-")[0]) / 1000).strftime("%d.%m. %H:%M:%S")
+        at = local(int(plain["id"].partition("-")[0]), self.zone).strftime("%d.%m. %H:%M:%S")
         words = [(at, _DIM), (plain["id"], _DIM), (plain.get("key", ""), ""), (plain.get("type", ""), _CYAN)]
         if len(self.streams) > 1:
             number, width = self.streams.index(stream), max(map(len, self.streams))
@@ -165,7 +167,6 @@ async def follow(
     count: int | None,
     form: Form,
     wanted: Wanted,
-    zone: tzinfo | None = None,
 ) -> None:
     """
     Print entries as they come.
@@ -173,14 +174,14 @@ async def follow(
     Args:
         since: an entry's id (what comes after it), a time as `moments.edge` has it, or `$`, which is now.
         count: end after so many.
-        zone: in which a date is meant; None: this machine's.
+        form: with the zone in which a date is meant.
 
     Raises:
         ConfigurationError: `since` is none of these.
         Unavailable: Redis cannot be reached.
     """
     past = since not in ("$", "now")
-    first = await _behind(stores, since, zone) if past else "0-0"
+    first = await _behind(stores, since, form.zone) if past else "0-0"
     sources = [_Source(store, stream, first) for store in stores for stream in streams]
     left = count
     async with contextlib.aclosing(_everything(sources, past=past)) as everything:

@@ -97,7 +97,7 @@ class Looker:
                 past=meter.past(f"group {name}"),
             )  # fmt: skip
         return {
-            "at": datetime.now().strftime("%H:%M:%S"),
+            "at": datetime.now(self._settings.zone).strftime("%H:%M:%S"),
             "trouble": "",
             "redis": pulse.server,
             "streams": streams,

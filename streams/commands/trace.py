@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date, datetime, tzinfo
 from typing import Any
 
 import msgspec
@@ -23,7 +23,7 @@ from streams.commands.steps import Steps
 from streams.commands.tail import Form
 from streams.errors import ConfigurationError
 from streams.finding import Unknown
-from streams.moments import seconds, span
+from streams.moments import local, seconds, span
 from streams.stores import Stores
 from streams.timeline import Step, Timeline, folded
 from streams.topology import Topology
@@ -43,6 +43,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     count: int = 20
     as_json: bool = False
     full: bool = False
+    zone: tzinfo | None = None
+    """By whose clock times are told."""
 
 
 async def show(topology: Topology, stores: Stores, asked: Asked) -> int:
@@ -56,11 +58,11 @@ async def show(topology: Topology, stores: Stores, asked: Asked) -> int:
         ConfigurationError: a time or a person that is none.
         Unavailable: Redis cannot be reached.
     """
-    form = Form(full=asked.full)
+    form = Form(full=asked.full, zone=asked.zone)
     try:
         with Steps().counting("entries looked through") as look:
             question = timelines.Question(asked.id, asked.user, _seconds(asked.since), asked.count)
-            told = await timelines.ask(stores, topology, question, look)
+            told = await timelines.ask(stores, topology, question, look, asked.zone)
     except timelines.Unusable as wrong:
         raise ConfigurationError(str(wrong)) from None
     except Unknown as unknown:
@@ -97,9 +99,9 @@ def _print(told: Timeline, form: Form) -> None:
     console.print(head, soft_wrap=True)
     console.print(f"entry {told.entry} of {told.stream}, trace {told.trace or '–'}", highlight=False, soft_wrap=True)
     table = Table("time", "wait", "what", "where", "", box=None, header_style="dim", padding=(0, 2, 0, 0))
-    day = datetime.now().date()
+    day = datetime.now(form.zone).date()
     for step in told.steps:
-        at = datetime.fromtimestamp(step.at_ms / 1000)
+        at = local(step.at_ms, form.zone)
         table.add_row(_clock(at, day), *_row(step, form))
         day = at.date()
     console.print(table)
@@ -119,7 +121,7 @@ _FIRST = ("attempt", 1)
 
 def _fact(name: str, value: Any, form: Form) -> str:
     if name == "meta_ms":
-        return f"at {datetime.fromtimestamp(value / 1000):%H:%M:%S}"
+        return f"at {local(value, form.zone):%H:%M:%S}"
     if name.endswith("_ms") or name == "ms":
         return f"{_LABELS.get(name, name.removesuffix('_ms'))} {span(value)}"
     if isinstance(value, bool):
@@ -135,7 +137,7 @@ def _list(told: Sequence[Timeline], form: Form) -> Table:
         rest = [_fact(name, value, form) for name, value in line.items() if name in _FOLDED]
         outcome = Text(one.outcome, style=_COLOURS.get(one.outcome, ""))
         took = span(one.took_ms) if one.took_ms is not None else "–"
-        at = datetime.fromtimestamp(line["at_ms"] / 1000).strftime("%d.%m. %H:%M:%S")
+        at = local(line["at_ms"], form.zone).strftime("%d.%m. %H:%M:%S")
         table.add_row(at, outcome, took, one.entry, Text("  ".join([one.type, *rest])))
     return table
 

@@ -252,6 +252,25 @@ async def test_tail_shows_what_was_said_and_masks_who_said_it(cauce, any_server,
     assert (full["key"], full["body"]["message_id"]) == (NUMBER, "wamid.HBgLNTk=")
 
 
+async def test_times_are_shown_by_the_clock_by_which_they_are_typed(cauce, any_server, store) -> None:
+    # Given an entry and a letter of 10:17:36 UTC
+    at, fields = "1728123456789", ("key", NUMBER, "type", "text", "body", "{}")
+    await store.command("XADD", "inbound", f"{at}-0", *fields)
+    header = ("origin", f"{at}-0", "group", "inference", "reason", "no", "attempts", "1", "first_ms", at, "last_ms", at)
+    await store.command("XADD", "inbound.dead", f"{at}-7", *header, *fields)
+    there = {"REDIS_URL": any_server.url, "TIMEZONE": "Asia/Kolkata"}
+    # Then everything shows the time that it was in India
+    for words in (["tail", "inbound", "--from", "start", "-n", "1"], ["dead", "list"], ["dead", "show", f"{at}-7"],
+                  ["trace", f"{at}-0"], ["trace", NUMBER, "--since", "20y"]):  # fmt: skip
+        assert "15:47:36" in cauce(*words, **there).stdout, words
+    assert "goes back to 2024-10-05 15:47:36" in cauce("trace", "nothing", **there).stderr
+    # And from that time on it is found
+    for since in ("2024-10-05T15:47:36", at):
+        assert "15:47:36" in cauce("tail", "inbound", "--from", since, "-n", "1", **there).stdout
+    assert "15:47:36" in cauce("dead", "list", "--since", "2024-10-05T15:47:36", **there).stdout
+    assert cauce("dead", "list", "--since", "2024-10-05T15:47:37", **there).stdout == ""
+
+
 async def test_tail_follows_what_comes_after_it_started(cauce, any_server, store) -> None:
     await put(any_server, "inbound", wire.Inbound(user_id="web-1", message_id="m1", text="before"))
     entry = cauce("tail", "inbound", "--from", "start", "-n", "1", "--json", REDIS_URL=any_server.url).stdout

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from clinic import ANA, EVA, LUIS, Clinic
 from conftest import Server, emptied
@@ -436,6 +437,22 @@ async def test_a_run_that_was_cut_off_goes_on_where_it_stood(clinic: Clinic) -> 
     form = Form(as_json=True)
     assert await lab.replay(clinic.place, lab.of_run(clinic.place, outcome["run"]), form, resume=outcome["run"]) == 0
     assert done.read_text() == "1234"
+
+
+async def test_a_run_that_goes_on_says_since_when_by_the_clock_of_the_people(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with clinic.open():
+        await clinic.say(ANA, "1")
+    monkeypatch.setenv("TIMEZONE", "Asia/Kolkata")
+    run = runs.Run(clinic.folder / "data" / "replays", lab.Lab(clinic.place, Asked()).name)
+    run.begin_anew()
+    run.tell("asked", Asked())
+    run.tell("planned", 1728123456.789)
+    run.close()
+    with contextlib.suppress(msgspec.ValidationError):  # nothing was gathered that it could go on with
+        await lab.replay(clinic.place, Asked(), Form())
+    assert "of 05.10. 15:47 goes on" in capsys.readouterr().err
 
 
 async def test_of_two_who_ask_the_same_one_is_told_that_it_is_under_way(clinic: Clinic) -> None:

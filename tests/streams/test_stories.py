@@ -13,8 +13,8 @@ from waiting import until
 
 from ingress.append import Arrival
 from ingress.appenders import Appenders
-from streams import finding, wire
-from streams.connection import Store
+from streams import deadletters, finding, topology, wire
+from streams.connection import Store, order
 from streams.effects import Effects, Handler, Output, Turn
 from streams.errors import Retry
 from streams.finding import Unknown
@@ -80,6 +80,47 @@ async def each_has_a_story_of_their_own(stores: Stores) -> None:
         [reply] = [step.facts["id"] for step in told.steps if step.kind == "replied"]
         # Which leads back to it
         assert (await ask(stores, reply)).person == person
+        assert not told.gaps
+    # And who does not say whose is meant is told the newest, and that there are others
+    told = await ask(stores, "m1")
+    assert told.entry == max(entries.values(), key=order)
+    [gap] = told.gaps
+    assert "what other people have sent under this id" in gap
+    assert "--user" in gap
+    # But nobody is told another's, where the one that is meant has sent none
+    with pytest.raises(Unknown):
+        await ask(stores, "m1", user="+59170009999")
+
+
+async def test_a_redrive_for_a_group_beside_does_not_change_what_came_of_a_message(store: Store) -> None:
+    # Given a message that its group has buried, and so has another that only reads
+    top = topology.parse({
+        "streams": {"inbound": {}, "outbound": {}},
+        "groups": {
+            "g": {"reads": "inbound", "writes": ["outbound"], "handler": "nowhere:nothing"},
+            "poison": {"reads": "inbound", "handler": "nowhere:nothing"},
+        },
+    })  # fmt: skip
+    ours, side = (Turns(store, top, top.groups[name], Handler(handle=nothing)) for name in ("g", "poison"))
+    for turns in (ours, side):
+        await turns.open()
+    entry = await say(store, "+1")
+    await end(ours, (await ours.take(5, 100, 1)).grants[0], bury="no")
+    await end(side, (await side.take(5, 100, 1)).grants[0], bury="no")
+
+    async def told() -> Timeline:
+        return await Teller(Stores.alone(store), top).tell(store, "inbound", entry)
+
+    before = await told()
+    # When the other's letter is put back, and handled
+    [letter] = [each async for each in deadletters.letters(store, "inbound", deadletters.Wanted(group="poison"))]
+    await deadletters.redrive(store, "inbound", [[letter.id]], max_len=100, told_seconds=600)
+    assert (await told()).outcome == before.outcome == "dead"
+    await end(side, (await side.take(5, 100, 1)).grants[0])
+    # Then what came of the message, and when, is what it was
+    after = await told()
+    assert (after.outcome, after.took_ms) == (before.outcome, before.took_ms)
+    assert [kinds(each).count("redriven") for each in (before, after)] == [0, 1]
 
 
 async def test_each_person_of_one_request_has_a_story_of_their_own(each_server: Server) -> None:

@@ -147,6 +147,42 @@ def test_a_letter_that_was_put_back_goes_on_in_the_same_story() -> None:
     assert (told.outcome, folded(told)["redriven"]) == ("silent", 1)
 
 
+def test_what_came_back_for_a_group_beside_decides_nothing() -> None:
+    # Given a message that was answered, which a group beside has buried, and its letter that was put back
+    ours = a_fare(an_ending("inference", AT + 15))
+    sent = a_reply(a_fare(posted(AT + 40), group="egress"))
+    poison = a_fare(an_ending("poison", AT + 20, end="buried", why="no"), group="poison", beside=True)
+    letter = Letter(id=f"{AT + 20}-0", group="poison", reason="no", at_ms=AT + 20)
+    late = an_ending("poison", AT + 140_000, f"{AT + 130_000}-0")
+    for ended in (late, an_ending("poison", AT + 140_000, f"{AT + 130_000}-0", end="buried")):
+        again = Passage(
+            stream="inbound", id=f"{AT + 130_000}-0", fares=[a_fare(ended, group="poison", beside=True)]
+        )  # fmt: skip
+        answered = build(a_message(ours, poison, outputs=[sent], redriven=[again]), [], now_ms=AT + 150_000)
+        # Then it is as it was, and what came of the letter is told
+        assert (answered.outcome, answered.took_ms, folded(answered)["redriven"]) == ("delivered", 40, 1)
+        silent = build(a_message(ours, poison, letters=[letter], redriven=[again]), [], now_ms=AT + 150_000)
+        assert (silent.outcome, silent.took_ms) == ("silent", 15)
+    # So it is while that group has not taken it, and where the entry has gone and only its journal tells of it
+    unread = a_fare(group="poison", standing=Standing(state="unread"), beside=True)
+    gone = Passage(
+        stream="inbound", id=f"{AT + 130_000}-0", there=False,
+        fares=[a_fare(), a_fare(late, group="poison", beside=True)],
+    )  # fmt: skip
+    for again in (Passage(stream="inbound", id=f"{AT + 130_000}-0", fares=[unread]), gone):
+        assert build(a_message(ours, outputs=[sent], redriven=[again]), [], now_ms=AT + 150_000).outcome == "delivered"
+
+    # Of a reply, what came back counts for its own group only
+    again = Passage(stream="outbound", id=f"{AT + 500}-0", fares=[a_fare(group="copies")])
+    buried = a_fare(an_ending("copies", AT + 50, f"{AT + 20}-0", end="buried"), group="copies")
+    unsent = a_fare(an_ending("egress", AT + 30, notes=[Note(0, "unsent", {})]), group="egress")
+    waiting = a_fare(group="egress", standing=Standing(state="waiting", due_ms=5000, starts=1))
+    for fare, outcome in ((a_fare(posted(AT + 40), group="egress"), "delivered"), (unsent, "unsent"),
+                          (waiting, "waiting")):  # fmt: skip
+        reply = a_reply(fare, buried, redriven=[again])
+        assert build(a_message(ours, outputs=[reply]), [], now_ms=AT + 999).outcome == outcome
+
+
 def test_attempts_of_which_nothing_is_told_were_lost_with_their_worker() -> None:
     third = an_ending("inference", AT + 90, attempt=3)
     assert kinds(build(a_message(a_fare(third)), [], now_ms=AT)) == [

@@ -34,11 +34,10 @@ async def followed(
     stores: Stores, capsys: pytest.CaptureFixture[str], count: int, *names: str, since: str = "start", **wanted: Any
 ) -> list[dict[str, Any]]:
     """So many entries, as JSON."""
-    form = tail.Form(as_json=True, full=True, streams=names)
+    form = tail.Form(as_json=True, full=True, streams=names, zone=wanted.get("zone"))
     which = tail.Wanted.of(wanted.get("user"), wanted.get("types", ()), TOPOLOGY)
     async with asyncio.timeout(20):
-        zone = wanted.get("zone")
-        await tail.follow(stores, names, since=since, count=count, form=form, wanted=which, zone=zone)
+        await tail.follow(stores, names, since=since, count=count, form=form, wanted=which)
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 

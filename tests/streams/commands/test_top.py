@@ -13,7 +13,9 @@ import subprocess
 import sys
 import termios
 import time
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from conftest import Server
@@ -97,6 +99,14 @@ async def test_who_may_not_ask_the_ingress_is_told_what_it_wants(store: Store) -
         assert await stranger.look() is None
         assert "OPERATOR_TOKENS" in stranger.trouble
         assert await Counters(Settings(**tokens), door.url).look() is not None
+
+
+async def test_it_is_as_late_as_timezone_says(store: Store) -> None:
+    zone = ZoneInfo("Asia/Kolkata")
+    before = datetime.now(zone).strftime("%H:%M:%S")
+    at = (await a_looker(Stores.alone(store), timezone="Asia/Kolkata").look()).at
+    after = datetime.now(zone).strftime("%H:%M:%S")
+    assert at in (before, after)
 
 
 async def test_the_breaker_is_seen(store: Store) -> None:
