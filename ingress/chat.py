@@ -21,8 +21,8 @@ from ingress.append import INBOUND, Appended, Arrival
 from ingress.appenders import Appenders
 from ingress.refusal import Json, Refused
 from ingress.waiting import Ticket, Waiting, preferred
+from streams import appointments, marks, metrics, people, wire
 from streams import log as logs
-from streams import marks, metrics, people, wire
 from streams.doors import Claim
 from streams.errors import Unavailable
 from streams.stores import Each, Stores
@@ -130,7 +130,7 @@ class Chat:
             message_id=message_id_of(request.headers.get("idempotency-key"), told.message_id),
             role=told.role,
             text=words(told.message),
-            metadata=metadata(told.metadata),
+            metadata=of_appointments(metadata(told.metadata)),
             send=told.send,
         )
         return await self._accepted(request, inbound)
@@ -298,6 +298,13 @@ def metadata(given: dict[str, Any] | None) -> dict[str, Any]:
     if given and access.too_deep(given):
         raise Refused(400, "invalid_field", f"`metadata` must not be nested more than {access.DEEPEST} levels deep")
     return given or {}
+
+
+def of_appointments(metadata: dict[str, Any]) -> dict[str, Any]:
+    """As given; what the archive could not keep of an appointment is refused here, where somebody reads the answer."""
+    if why := appointments.wrong(metadata.get("appointment")):
+        raise Refused(400, "invalid_field", why)
+    return metadata
 
 
 def _receipt(inbound: Inbound, appended: Appended) -> dict[str, Any]:

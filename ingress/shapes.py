@@ -47,6 +47,10 @@ _METADATA: Schema = {
     "type": ["object", "null"],
     "description": f"Comes back with the reply; at most {access.DEEPEST} levels deep.",
 }
+_TOLD_METADATA: Schema = _METADATA | {
+    "description": f"{_METADATA['description']} `appointment` is the archive's: an object whose `status`, `date` and "
+    "`time` are checked."
+}
 _TEXT: Schema = {"type": "string"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _NOTHING_OR_TEXT: Schema = {"type": ["string", "null"]}
@@ -112,7 +116,7 @@ _ITEM: Schema = {
 
 SCHEMAS: dict[str, Schema] = {
     "Said": _body(Said, user_id=USER_ID, message=_MESSAGE, message_id=_MESSAGE_ID, metadata=_METADATA),
-    "Told": _body(Told, message=_MESSAGE, message_id=_MESSAGE_ID, metadata=_METADATA)
+    "Told": _body(Told, message=_MESSAGE, message_id=_MESSAGE_ID, metadata=_TOLD_METADATA)
     | {"not": {"properties": {"role": {"const": "system"}, "send": {"const": True}}, "required": ["role", "send"]}},
     "Pause": _body(Pause, seconds={"type": ["number", "null"], "minimum": 1, "maximum": LONGEST_PAUSE}),
     "Webhook": {

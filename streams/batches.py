@@ -157,7 +157,8 @@ class Batches:
 
     def _failed(self, places: list[Place], error: Exception, called: int) -> None:
         if called > 1 and not fate.of_all(error):
-            self._log.warning("batch.failed", turns=called, why=fate.why(error), hint="each is tried alone")
+            why = log.plainly(fate.why(error), fate.blame(error))
+            self._log.warning("batch.failed", turns=called, why=why, hint="each is tried alone")
             self._gathering.alone(places)
             return
         for place in places:

@@ -73,6 +73,7 @@ def ending(
     *,
     effects: Effects | None = None,
     bury: str | None = None,
+    blame: str = "",
     park: Park | Join | None = None,
     uncounted: bool = False,
     journaled: bool = False,
@@ -81,7 +82,7 @@ def ending(
     """
     Args:
         ids: the entries that are done with; those of the turn that are left out stay in the box.
-        bury: a reason; the entries go to the dead letters as well.
+        bury: a reason, and `blame` instead of it for the journal; the entries go to the dead letters as well.
         park: when what is left becomes due; None: at the end of its window.
         uncounted: this start is taken back; a park says so itself.
         journaled: it is told in the group's journal as well.
@@ -94,19 +95,18 @@ def ending(
     touched, told, writes, outputs, answers = list[str](), b"", 0, 0, 0
     instead: Callable[[], Ending] | None = None
     args: list[bytes | str] = [turn.key, token, *ids]
-    more = _given_back(turn, park)
-    if bury is not None:
-        more["bury"] = bury
+    more = _given_back(turn, park) | ({} if bury is None else {"bury": bury})
     if effects is not None:
         writes, outputs, answers = len(effects.writes), len(effects.outputs), 1 if effects.answer else 0
         more |= _effects(keys, group, turn, effects, calendar, touched, args)
         if effects.unless and effects.instead:
-            how: dict[str, Any] = {"bury": bury, "uncounted": uncounted, "journaled": journaled, "calendar": calendar}
+            how: dict[str, Any] = {"bury": bury, "blame": blame, "uncounted": uncounted}
+            how |= {"journaled": journaled, "calendar": calendar}
             instead = partial(_instead, effects.instead, keys, group, turn, token, ids, **how)
     if uncounted := uncounted or (park is not None and not park.counted):
         more["uncount"] = [message.id for message in turn.messages]
     if journaled:
-        told = journal.told(turn, ids, bury=bury, park=park, uncounted=uncounted)
+        told = journal.told(turn, ids, bury=bury, blame=blame, park=park, uncounted=uncounted)
     counts = len(ids), writes, outputs, answers, len(told)
     return Ending(args, counts, touched, _pack(more) if more else b"", told, instead)
 

@@ -7,12 +7,14 @@ read, and tested, in this file alone.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import msgspec
 
-from streams.errors import Bury, Malformed, Retry
+from streams.errors import Bury, CauceError, Malformed, Retry
 
 
 class Settle(msgspec.Struct, frozen=True):
@@ -25,6 +27,8 @@ class Park(msgspec.Struct, frozen=True):
     delay_ms: int
     why: str
     counted: bool = True
+    blame: str = ""
+    """What to tell instead of `why` where nothing that people write may stand; empty: the same."""
     progress: str | None = None
     at_door: bool = False
     """Due at once when a request claims it."""
@@ -40,6 +44,8 @@ class Burial(msgspec.Struct, frozen=True):
     """Never again: to the dead letters."""
 
     why: str
+    blame: str = ""
+    """As a Park's."""
     exhausted_only: bool = False
     """Bury the messages whose attempts are used up; what came later gets its own chances."""
     only: str | None = None
@@ -91,11 +97,12 @@ def after(error: BaseException | None, *, attempt: int, attempts: int, backoff: 
         wait = 1.0 if retry.after is None else retry.after
         return Park(delay_ms=_ms(wait), why=reason, counted=False, progress=retry.progress, at_door=retry.at_door)
     if attempt >= attempts:
-        return Burial(why=reason, exhausted_only=True)
+        return Burial(why=reason, blame=blame(error), exhausted_only=True)
     wait = retry.after
     if wait is None:
         wait = (backoff[min(attempt, len(backoff)) - 1] if backoff else 1.0) * (1 + JITTER * (2 * luck - 1))
-    return Park(delay_ms=_ms(max(wait, retry.not_before)), why=reason, progress=retry.progress)
+    wait_ms = _ms(max(wait, retry.not_before))
+    return Park(delay_ms=wait_ms, why=reason, blame=blame(error), progress=retry.progress)
 
 
 def of_all(error: BaseException) -> bool:
@@ -115,3 +122,25 @@ def why(error: BaseException) -> str:
     if isinstance(error, Retry):
         return text or "retry"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def blame(error: BaseException) -> str:
+    """
+    The kind of an error that is not ours, and where in the handler's module it was raised; empty for one of ours.
+
+    For the text of others may quote what somebody wrote: `int("tengo diabetes")` does.
+    """
+    if isinstance(error, (CauceError, TimeoutError)):
+        return ""
+    kind, frames = type(error).__name__, list(traceback.walk_tb(error.__traceback__))
+    if not frames:
+        return kind
+    theirs = [(frame.f_code.co_filename, line) for frame, line in frames if not _ours(frame.f_globals)]
+    # Where a handler was never reached, as with effects that cannot be encoded, it is our own line.
+    file, line = theirs[0] if theirs else (frames[-1][0].f_code.co_filename, frames[-1][1])
+    line = next((line for name, line in reversed(theirs) if name == file), line)
+    return f"{kind} at {Path(file).name}:{line}"
+
+
+def _ours(module: dict[str, object]) -> bool:
+    return str(module.get("__name__")).startswith("streams.")

@@ -200,7 +200,8 @@ class InWork:
             act()
         except Exception as error:
             # A bug of ours: the lease is named no longer, so the next beat gives the turn back.
-            self._log.error("turn.failed", token=work.grant.token, why=f"{type(error).__name__}: {error}")
+            why = log.plainly(f"{type(error).__name__}: {error}", fate.blame(error))
+            self._log.error("turn.failed", token=work.grant.token, why=why)
             self._gone(work, "failed")
 
     def _commit(self, work: _Work, word: str, end: Ending) -> None:
@@ -269,7 +270,8 @@ class InWork:
             return "buried", self._buried(grant, verdict)
         assert isinstance(verdict, fate.Park)  # noqa: S101 - an error never settles
         level = self._log.warning if verdict.counted else self._log.debug
-        level("turn.parked", turn=turn.id, attempt=turn.attempt, wait_s=verdict.delay_ms / 1000, why=verdict.why)
+        why, wait_s = log.plainly(verdict.why, verdict.blame), verdict.delay_ms / 1000
+        level("turn.parked", turn=turn.id, attempt=turn.attempt, wait_s=wait_s, why=why)
         return "parked", self._ending(grant, [], park=verdict)
 
     def _joined(self, grant: Grant) -> Ending:
@@ -285,8 +287,10 @@ class InWork:
             if (not burial.exhausted_only or starts - unrun >= self._group.attempts)
             and burial.only in (None, message.id)
         ]
-        ids, how = [message.id for message in guilty], {"bury": burial.why, "uncounted": burial.unrun}
-        self._log.error("turn.buried", turn=turn.id, messages=len(ids), attempt=turn.attempt - unrun, why=burial.why)
+        ids = [message.id for message in guilty]
+        how: dict[str, Any] = {"bury": burial.why, "blame": burial.blame, "uncounted": burial.unrun}
+        why = log.plainly(burial.why, burial.blame)
+        self._log.error("turn.buried", turn=turn.id, messages=len(ids), attempt=turn.attempt - unrun, why=why)
         if self._handler.buried:
             last = Turn(**{field: getattr(turn, field) for field in turn.__struct_fields__})
             last.messages, last.resources = guilty, self._resources

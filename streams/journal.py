@@ -2,8 +2,8 @@
 What is told of a turn once it has ended, for whoever asks later what became of a message.
 
 settle.lua appends it, together with what it tells of, to the group's journal.  Pure.  It holds ids of entries and facts
-about the handling, never who wrote nor what: text that may hold either is masked here, so erasing a person need not
-touch it.
+about the handling, never who wrote nor what, so erasing a person need not touch it: numbers and ids are masked here,
+and an error whose text may quote somebody is told by its kind and its place.
 """
 
 from __future__ import annotations
@@ -67,7 +67,13 @@ _mask = Mask()
 
 
 def told(
-    turn: Turn, ids: Sequence[str], *, bury: str | None = None, park: Park | Join | None = None, uncounted: bool = False
+    turn: Turn,
+    ids: Sequence[str],
+    *,
+    bury: str | None = None,
+    blame: str = "",
+    park: Park | Join | None = None,
+    uncounted: bool = False,
 ) -> bytes:
     """How a turn ends now, as a line of the journal; arguments as those of `endings.ending`."""
     # A plain dict in the shape of Told: this happens to every turn, and most have nothing to add to these.
@@ -79,9 +85,9 @@ def told(
     if turn.attempt != 1:
         line["attempt"] = turn.attempt
     if bury is not None:
-        line |= {"end": "buried", "why": _shown("why", bury)}
+        line |= {"end": "buried", "why": _shown("why", blame or bury)}
     elif isinstance(park, Park):
-        line |= {"end": "parked", "why": _shown("why", park.why), "wait_ms": park.delay_ms}
+        line |= {"end": "parked", "why": _shown("why", park.blame or park.why), "wait_ms": park.delay_ms}
     elif park is not None:
         line["end"] = "superseded"
     if uncounted:

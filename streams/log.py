@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import time
+import traceback as tracebacks
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextvars import Context, ContextVar
@@ -24,6 +25,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from streams import fate
 from streams.masking import Mask, passwords
 from streams.settings import Secret, Settings
 
@@ -209,6 +211,11 @@ def get(name: str) -> Log:
     return Log(name)
 
 
+def plainly(why: str, blame: str) -> str:
+    """Why something failed: in production by `blame`, where there is one, for `why` may quote what somebody wrote."""
+    return blame or why if _Quiet.production else why
+
+
 def configure(settings: Settings, stream: Out | None = None, *, digest_key: bytes | None = None) -> None:
     """
     Send every log line of this process, ours and libraries', to `stream` (standard error).
@@ -265,7 +272,10 @@ class _Masking(logging.Formatter):
                 yield f"{name}_chars", len(str(value))
 
     def traceback(self, record: logging.LogRecord) -> str:
-        return self._mask.text(self.formatException(record.exc_info)) if record.exc_info else ""
+        if not record.exc_info or record.exc_info[1] is None:
+            return ""
+        error = record.exc_info[1]
+        return self._mask.text(_unquoting(error) if _Quiet.production else self.formatException(record.exc_info))
 
     @staticmethod
     def source(record: logging.LogRecord) -> str:
@@ -317,6 +327,18 @@ class JsonLines(_Masking):
         if traceback := self.traceback(record):
             line["traceback"] = traceback
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def _unquoting(error: BaseException, shown: frozenset[int] = frozenset()) -> str:
+    """A traceback without the texts of errors that are not ours, which may quote what somebody wrote."""
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    earlier = [before] if before else []
+    if isinstance(error, BaseExceptionGroup):
+        earlier += error.exceptions
+    shown |= {id(error)}
+    lines = [f"{_unquoting(each, shown)}\n\nAnd then:\n\n" for each in earlier if id(each) not in shown]
+    lines += ["Traceback (most recent call last):\n", *tracebacks.format_tb(error.__traceback__)]
+    return "".join(lines) + (fate.blame(error) or fate.why(error))
 
 
 def _safe(text: str, keep: str = "") -> str:

@@ -17,7 +17,7 @@ FLOORS = {
     # 0: the vocabulary; no Redis, no network
     0: "errors wire effects tables topology settings values keys fate signature masking addresses trouble scripts "
     "people retry_after published rates moments pace journal marks wamids timeline pastturns replayed changes "
-    "pseudonyms buckets timings",
+    "pseudonyms buckets timings appointments",
     # 1: Redis's verbs, and what every process says and counts
     1: "line routes connection stores lag watch turns batches endings handlers log metrics survey bell doors layout "
     "outage memory groups backlog pulse traces rewriting disk sieve journals runs compare tallies index",

@@ -9,19 +9,17 @@ matter which of them came first into the archive.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from datetime import date
 from typing import Any
 
 import msgspec
 
+from streams import appointments
+from streams.appointments import TOLD
 from streams.tables import Archive
 
-TOLD = ("requested", "confirmed", "moved", "cancelled", "attended", "missed")
 ASKED = ("book", "move", "cancel")
 OVER = ("cancelled", "attended", "missed")
-_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(:[0-5]\d)?")
 
 
 class Event(msgspec.Struct, kw_only=True):
@@ -76,16 +74,12 @@ class Appointment(msgspec.Struct, kw_only=True):
     @property
     def day(self) -> str | None:
         """The slot `date`, where it is one."""
-        try:
-            return date.fromisoformat(str(self.slots.get("date"))[:10]).isoformat()
-        except ValueError:
-            return None
+        return appointments.day(self.slots.get("date"))
 
     @property
     def hour(self) -> str | None:
         """The slot `time` as HH:MM, where it is one."""
-        found = _TIME.fullmatch(str(self.slots.get("time")))
-        return f"{int(found[1]):02}:{found[2]}" if found else None
+        return appointments.hour(self.slots.get("time"))
 
     @property
     def speciality(self) -> str | None:
@@ -97,26 +91,6 @@ def asked(action: str | None, names: Archive) -> str | None:
     """Which of ASKED an action of streams.toml is, by `[archive]`."""
     of = {"book": names.book, "move": names.move, "cancel": names.cancel}
     return next((kind for kind, actions in of.items() if action in actions), None)
-
-
-def told(metadata: dict[str, Any]) -> tuple[str, str | None, dict[str, Any]] | None:
-    """
-    What n8n or staff says in `metadata.appointment`: the event, the calendar's id, and the slots; None where nothing.
-
-    `{"status": "confirmed", "id": "cal-17", "date": "2025-10-07", "time": "15:00", …}`: without `status` it is
-    confirmed; slots stand beside them, or in `slots`.
-    """
-    given = metadata.get("appointment")
-    if not isinstance(given, dict):
-        return None
-    status = given.get("status", "confirmed")
-    if status not in TOLD:
-        return None
-    ref = given.get("id")
-    slots = {name: value for name, value in given.items() if name not in ("status", "id", "slots")}
-    if isinstance(given.get("slots"), dict):
-        slots |= given["slots"]
-    return status, None if ref in (None, "") else str(ref), slots
 
 
 def fold(events: Iterable[Event]) -> list[Appointment]:

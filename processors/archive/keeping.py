@@ -20,6 +20,7 @@ from processors.archive.appointments import Appointment, Event
 from processors.archive.rows import TABLES, Replied, Row, Said, moment, month
 from processors.archive.session import SLICE, Identity, Session
 from streams import marks
+from streams.appointments import told as told_in
 from streams.tables import Archive
 
 FORGET_AHEAD = 10.0
@@ -139,7 +140,7 @@ def _told(said: Iterable[Said]) -> list[Event]:
     """What n8n and staff say of appointments."""
     found = []
     for row in said:
-        told = appointments.told(_parsed(row.metadata)) if row.role != "user" else None
+        told = told_in(_parsed(row.metadata)) if row.role != "user" else None
         if told is not None:
             event, ref, slots = told
             found.append(_event(row, event=event, ref=ref, slots=slots, message_id=row.message_id))

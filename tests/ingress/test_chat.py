@@ -157,6 +157,42 @@ async def test_staff_is_told_what_is_wrong_too(store: Store, body) -> None:
         assert (status, answer["error"]) == (400, "invalid_field")
 
 
+@pytest.mark.parametrize(
+    ("appointment", "wrong"),
+    [
+        ("mañana", "`metadata.appointment` must be an object"),
+        ({"status": "foo"}, "`metadata.appointment.status` must be one of requested, confirmed"),
+        ({"date": "31/12/2026"}, "`metadata.appointment.date` must be a day"),
+        ({"date": "2026-02-30"}, "`metadata.appointment.date` must be a day"),
+        ({"time": "25:99"}, "`metadata.appointment.time` must be a time of day"),
+        ({"slots": {"time": "a las 3"}}, "`metadata.appointment.slots.time` must be a time of day"),
+        ({"slots": "martes"}, "`metadata.appointment.slots` must be an object"),
+    ],
+)
+async def test_an_appointment_that_the_archive_could_not_keep_is_refused_at_the_door(
+    store: Store, appointment: object, wrong: str
+) -> None:
+    body = {"role": "assistant", "message": "Su cita", "metadata": {"appointment": appointment}}
+    async with front(store) as door:
+        status, answer = await door.post(f"/chat/{ANA}/messages", body)
+    assert (status, answer["error"], answer["detail"][: len(wrong)]) == (400, "invalid_field", wrong)
+
+
+@pytest.mark.parametrize(
+    "appointment",
+    [
+        {},
+        None,
+        {"status": "cancelled", "id": 17, "date": None},
+        {"date": "2026-12-31T09:00:00-04:00", "time": "9:30:00"},
+    ],
+)
+async def test_an_appointment_may_leave_out_what_n8n_does_not_know(store: Store, appointment: object) -> None:
+    body = {"role": "assistant", "message": "Su cita", "metadata": {"appointment": appointment}}
+    async with front(store) as door:
+        assert (await door.post(f"/chat/{ANA}/messages", body))[0] == 202
+
+
 async def test_a_human_takes_over_and_hands_back(store: Store) -> None:
     async with front(store) as door:
         status, answer = await door.post("/chat/591%2012345678/pause", b"")

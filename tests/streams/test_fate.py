@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,14 @@ from streams import fate
 from streams.errors import Bury, Malformed, Retry
 
 BACKOFF = (1.0, 5.0, 30.0)
+
+
+def raised(act: Callable[[], object]) -> Exception:
+    try:
+        act()
+    except Exception as error:
+        return error
+    raise AssertionError("it raised nothing")
 
 
 def after(error: BaseException | None, attempt: int = 1, luck: float = 0.5, **how: Any) -> fate.Fate:
@@ -22,7 +33,7 @@ def test_a_turn_whose_handler_returned_is_settled() -> None:
 
 @pytest.mark.parametrize(("attempt", "wait_ms"), [(1, 1_000), (2, 5_000), (3, 30_000), (4, 30_000)])
 def test_a_failure_waits_longer_each_time_and_the_last_wait_stands_for_the_rest(attempt: int, wait_ms: int) -> None:
-    assert after(ValueError("x"), attempt) == fate.Park(delay_ms=wait_ms, why="ValueError: x")
+    assert after(ValueError("x"), attempt) == fate.Park(delay_ms=wait_ms, why="ValueError: x", blame="ValueError")
 
 
 def test_what_failed_together_does_not_return_together() -> None:
@@ -31,7 +42,8 @@ def test_what_failed_together_does_not_return_together() -> None:
 
 
 def test_the_last_attempt_that_fails_is_the_burial_of_those_that_had_them_all() -> None:
-    assert after(ValueError("x"), attempt=5) == fate.Burial(why="ValueError: x", exhausted_only=True)
+    buried = fate.Burial(why="ValueError: x", blame="ValueError", exhausted_only=True)
+    assert after(ValueError("x"), attempt=5) == buried
     assert after(Retry("x", after=9), attempt=5) == fate.Burial(why="x", exhausted_only=True)
 
 
@@ -71,3 +83,21 @@ def test_a_turn_makes_way_so_often_and_then_no_more() -> None:
 
 def test_a_suspect_makes_way_for_nobody_for_nobody_may_join_it() -> None:
     assert fate.overtaken(0, 3, suspect=True) is None
+
+
+def test_an_error_that_may_quote_somebody_is_told_by_its_kind_and_its_place() -> None:
+    error = raised(lambda: int("tengo diabetes"))
+    assert error.__traceback__ is not None
+    line = error.__traceback__.tb_next.tb_lineno  # type: ignore[union-attr]
+    assert fate.blame(error) == f"ValueError at {Path(__file__).name}:{line}"
+    assert "diabetes" in fate.why(error)
+
+
+def test_the_place_is_the_handlers_own_and_not_that_of_the_library_it_calls() -> None:
+    error = raised(lambda: json.loads("tengo diabetes"))
+    assert fate.blame(error).startswith(f"JSONDecodeError at {Path(__file__).name}:")
+
+
+@pytest.mark.parametrize("error", [Retry("503"), Bury("no such number"), Malformed("no such"), TimeoutError("x")])
+def test_our_own_errors_are_told_by_their_words(error: Exception) -> None:
+    assert fate.blame(error) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ from streams import groups, journal, journals, retention
 from streams.connection import Store
 from streams.effects import Effects, Handler, Message, Turn, Write
 from streams.endings import ending
+from streams.erase import Erasure
 from streams.errors import Bury, Retry
 from streams.journal import Ending, Told
 from streams.memory import Memory
+from streams.settings import Settings
 from streams.stores import Stores
 from streams.tables import Journal, Seconds
 from streams.worker import Worker
@@ -80,6 +83,34 @@ async def test_a_burial_is_told_of_what_it_buried(each_store: Store) -> None:
         id = await say(each_store, "+591")
         [one] = await told(each_store, 1)
     assert (one.end, one.of, one.why) == ("buried", [id], "Ana's number is +591…678")
+
+
+async def test_what_an_error_quotes_is_in_no_journal_and_no_log_of_production_and_in_the_letter_until_an_erase(
+    each_store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given production, and a handler whose error quotes what the person wrote
+    monkeypatch.setattr("streams.log._Quiet.production", True)
+
+    async def handle(turn: Turn) -> None:
+        int(turn.messages[-1].body)
+
+    # When it fails until it is buried
+    async with working(each_store, handle, attempts=2, backoff=[0]):
+        await say(each_store, "+591", "tengo diabetes")
+        parked, buried = await told(each_store, 2)
+    # Then the journal and the log say where, and the dead letter what
+    [(_, letter)] = await each_store.command("XRANGE", "inbound.dead", "-", "+")
+    assert b"diabetes" in dict(zip(letter[::2], letter[1::2], strict=True))[b"reason"]
+    logged = [record.fields["why"] for record in caplog.records if hasattr(record, "fields") and "why" in record.fields]
+    for why in (parked.why, buried.why, *logged):
+        assert why.startswith(f"ValueError at {Path(__file__).name}:")
+    assert len(logged) == 2
+    # And once the person is erased, no key has a word of it
+    top = a_topology()
+    settings = Settings(data_dir=Path("/nowhere"))
+    await Erasure(Stores.alone(each_store), top, settings, "+591", heard=0).run()
+    for key in await each_store.command("KEYS", "*"):
+        assert b"diabetes" not in (await each_store.command("DUMP", key)), key
 
 
 async def test_with_keep_0_nothing_is_told(each_store: Store) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pytest
@@ -256,6 +257,26 @@ def test_production_never_shows_what_people_write(configured) -> None:
     log.get("egress").info("reply.shown", user_id=NUMBER, message="Tengo dolor")
     assert "dolor" not in lines.getvalue()
     assert "message_chars=11" in lines.getvalue()
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_traceback_in_production_leaves_out_what_its_errors_quote(configured, form: str) -> None:
+    def fail() -> None:
+        try:
+            int("tengo diabetes")
+        except ValueError as error:
+            raise KeyError("tengo diabetes") from error
+
+    for environment, told in (("development", True), ("production", False)):
+        lines = configured(ENVIRONMENT=environment, LOG_FORMAT=form)
+        try:
+            fail()
+        except KeyError:
+            log.get("g").exception("apology.failed", turn="1-0")
+        shown = lines.getvalue()
+        assert ("KeyError: 'tengo diabetes'" in shown, "base 10: 'tengo" in shown) == (told, told)
+        assert "in fail" in shown
+        assert (f"KeyError at {Path(__file__).name}:" in shown, "ValueError at" in shown) == (not told, not told)
 
 
 def test_lines_about_each_message_are_info_in_development_and_debug_in_production(configured) -> None:
