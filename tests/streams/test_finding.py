@@ -98,7 +98,7 @@ async def test_whose_it_is_tells_which_of_two_shards_is_meant(any_server: Server
         await stores.of(person).command("XADD", key, f"{NOON_MS}-0", "key", person, "body", "{}")
     finder = finding.Finder(stores, top)
     for person in people:
-        assert (await finder.message(f"{NOON_MS}-0", [person])).store is stores.of(person)
+        assert (await finder.message(f"{NOON_MS}-0", person)).store is stores.of(person)
     await stores.close()
 
 

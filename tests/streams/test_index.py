@@ -222,8 +222,7 @@ async def test_what_is_imported_is_listed(each_store: Store, keep_ids: bool) -> 
     [(imported, _)] = await each_store.command("XREVRANGE", "inbound", "+", "-", "COUNT", 1)
     asked = Asked(each_store)
     assert await asked.message("a2") == await asked.message(STRANGERS) == imported.decode()
-    # What has another's place is not shown as said now
-    assert await asked.of(ANA) == ([imported.decode(), known] if keep_ids else [known])
+    assert await asked.of(ANA) == [imported.decode(), known]
     assert sum(asked.looked) == 0
 
 
