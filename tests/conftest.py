@@ -28,7 +28,7 @@ import pytest
 from postgres import Postgres, started
 
 from bench.ports import free_port
-from streams import embedded
+from streams import embedded, log
 from streams.connection import Store
 
 # Neither how long an example takes nor how long it takes to think of one is what is tested.
@@ -170,6 +170,12 @@ def binary(name: str) -> str:
     if os.environ.get("CAUCE_REQUIRE_SERVERS"):
         pytest.fail(f"{name} is missing, and CAUCE_REQUIRE_SERVERS is set")
     pytest.skip(f"{name} is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _a_second_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the lines about single messages no test is to lose one to those before it."""
+    monkeypatch.setattr(log, "_pace", log._Pace())
 
 
 @pytest.fixture

@@ -237,7 +237,7 @@ def test_a_turn_on_both_sides_of_the_limit_is_answered_for_what_is_within() -> N
 
 
 def test_no_limit_lets_everything_through_and_uncounted_messages_are_within(caplog: Any) -> None:
-    caplog.set_level("DEBUG")
+    caplog.set_level("DEBUG", logger="cauce")
     unlimited = Resources(settings=Settings(rate_limit_per_minute=0))
     assert replies(handled(message("Hola", count=900), here=unlimited))[0].source == "model"
     assert "rate_limit" not in caplog.text  # "900/0" would say that it is broken
