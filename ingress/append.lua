@@ -6,7 +6,7 @@
 --         now}, …}, index = prefix, now_ms = by which the lines were made}
 --       2 msgpack: a list of requests, each a list of messages, each {index of its stream in ARGV 1, index of its mark in
 --         KEYS, digest of its text, call, fields, nil or {ms, bell, ticket, group = {key, cursor, box, due, hints, bell}
---         of who answers, in KEYS, or nil}, nil or its id, under which it is listed, what its line of the index says}
+--         of who answers, in KEYS, or nil}, nil or what its line of the index says}
 -- Returns {'ok', of each request: the name of the stream that is full, or a list of
 --         {'new' | 'duplicate' | 'reused', entry id}}
 --       | {'digest', value}: hash with this key and call again | {'refused', why}; both: nothing was done.
@@ -44,7 +44,7 @@ local function unread(stream)
   return true
 end
 
-local STREAM, MARK, TEXT, CALL, FIELDS, WAIT, ID, LINE = 1, 2, 3, 4, 5, 6, 7, 8
+local STREAM, MARK, TEXT, CALL, FIELDS, WAIT, LINE = 1, 2, 3, 4, 5, 6, 7
 local marks = {} -- by their index in KEYS: what they say; false for nothing
 -- The entry, the text and the call of the message that left this mark; nil where there is none.
 local function known(index)
@@ -139,7 +139,7 @@ local function list_new(entry, message, stream)
   local at_ms = ms_of_entry(entry)
   -- As its writer has it, who is quicker; a name that tells its time is left out only where it tells it true.
   if math.abs(at_ms - head.now_ms) <= ASKEW_MS / 2 then add_line(at_ms, entry, message[LINE])
-  else list(head.digest, entry, message[FIELDS], message[ID]) end
+  else list(head.digest, entry, message[FIELDS]) end
   listed = stream.key
 end
 local function done(reply)
@@ -172,7 +172,7 @@ local function append(message)
   local mark = entry .. '|' .. message[TEXT] .. '|' .. message[CALL]
   redis.call('SET', KEYS[message[MARK]], mark, 'PX', head.mark_ms)
   marks[message[MARK]] = mark
-  if message[ID] then list_new(entry, message, stream) end
+  if message[LINE] then list_new(entry, message, stream) end
   return entry
 end
 

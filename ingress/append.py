@@ -90,10 +90,8 @@ class Message(msgspec.Struct, array_like=True):
     call: str
     fields: list[str]
     wait: dict[str, Any] | None = None
-    listed: str | None = None
-    """Its id, where the index has entries of its stream."""
-    line: str = ""
-    """What the index says of it then."""
+    line: str | None = None
+    """What the index says of it, where that has entries of its stream."""
 
 
 class _Request(msgspec.Struct):
@@ -254,9 +252,8 @@ class Appender:
                     marks.digest(self.digest, arrival.text),
                     f"{request.call}.{number}",
                     _fields(arrival),
-                    listed=arrival.message_id if arrival.stream == INBOUND else None,
                 )
-                if message.listed:
+                if arrival.stream == INBOUND:
                     message.line = index_line(self.digest, arrival.key, arrival.message_id, arrival.trace, now_ms)
                 if arrival.waiter:
                     message.wait = msgspec.structs.asdict(arrival.waiter) | self._answering(arrival, place)

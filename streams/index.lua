@@ -16,9 +16,8 @@ local function add_line(at_ms, entry, names) -- what stands behind its id
   table.insert(lines[part], entry .. names .. '\n')
 end
 
--- message_id: nil where only its body says it.
-local function list(key, entry, flat, message_id)
-  local at_ms, line = ms_of_entry(entry), {''}
+local function list(key, entry, flat)
+  local at_ms, line, message_id = ms_of_entry(entry), {''}, nil
   local function under(name, made)
     local made_ms = made and tonumber(made, 16)
     if not made_ms or math.abs(made_ms - at_ms) > ASKEW_MS then
@@ -27,7 +26,7 @@ local function list(key, entry, flat, message_id)
   end
   for i = 1, #flat, 2 do
     if flat[i] == 'key' then under(flat[i + 1]) end
-    if flat[i] == 'body' and not message_id then message_id = id_in(flat[i + 1]) end
+    if flat[i] == 'body' then message_id = id_in(flat[i + 1]) end
     if flat[i] == 'trace' then under(string.sub(flat[i + 1], 4, 35), string.sub(flat[i + 1], 4, 15)) end
   end
   if message_id then
@@ -45,7 +44,7 @@ local function append_lines(index, stream)
       redis.call('PEXPIRE', key, KEPT * SPAN_MS)
       -- What has gone from the stream goes from here.
       local oldest, gone = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1][1], {}
-      local first = math.floor(tonumber(string.match(oldest, '^%d+')) / SPAN_MS)
+      local first = math.floor(ms_of_entry(oldest) / SPAN_MS)
       for before = math.max(0, part - KEPT), math.min(first, part) - 1 do gone[#gone + 1] = index .. before end
       if #gone > 0 then redis.call('UNLINK', unpack(gone)) end
     end
