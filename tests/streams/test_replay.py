@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import re
 import signal
@@ -670,8 +671,9 @@ def test_how_a_speed_is_written() -> None:
 
 def cauce(clinic: Clinic, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "streams.cli", *arguments]
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background ignores it
     return subprocess.Popen(
-        command, cwd=clinic.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=clinic.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
     )  # fmt: skip
 
 
@@ -711,8 +713,7 @@ async def test_ctrl_c_says_how_to_go_on(clinic: Clinic) -> None:
     async with clinic.open():
         await clinic.say(ANA, "1")
     started = clinic.folder / "started"
-    waits = f"asyncio.get_running_loop().call_soon(open, {str(started)!r}, 'w')"  # once it does
-    clinic.handler(f"{waits}\nawait asyncio.sleep(60)")
+    clinic.handler(f"open({str(started)!r}, 'w').close()\nawait asyncio.sleep(60)")
 
     async def it_has_started() -> bool:
         return started.exists()
