@@ -2,7 +2,7 @@
 DELETE /chat/{user_id}: one person goes, everywhere.
 
 Answers with the receipt, also where something could not be done; then it says what.  How it is done stands in
-streams/erase.py.
+streams/erasure/erase.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from ingress import access
 from ingress.chat import person
 from ingress.refusal import Json
-from streams.erase import Erasure
+from streams.erasure.erase import Erasure
 from streams.settings import Settings
 from streams.stores import Stores
 from streams.topology import Topology

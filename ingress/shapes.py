@@ -14,8 +14,9 @@ import msgspec
 from ingress import access, whatsapp
 from ingress.chat import LONGEST_PAUSE, Pause, Said, Told
 from ingress.health import Picture
-from streams import people, timeline
+from streams import people
 from streams.buckets import UNITS
+from streams.story import timeline
 
 Schema = dict[str, Any]
 

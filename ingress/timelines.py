@@ -14,13 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ingress.refusal import Json, Refused
-from streams import finding, people
-from streams.finding import Unknown
+from streams import people
 from streams.masking import Mask
 from streams.moments import seconds
 from streams.people import Unusable
 from streams.stores import Stores
-from streams.timeline import Timeline, folded
+from streams.story import finding
+from streams.story.finding import Unknown
+from streams.story.timeline import Timeline, folded
 from streams.topology import Topology
 
 LONGEST = people.LONGEST_ID

@@ -12,9 +12,9 @@ from typing import Annotated, get_args
 import typer
 from msgspec.structs import replace
 
-from streams.changes import Changes, History
 from streams.commands import entry
 from streams.errors import ConfigurationError
+from streams.lab.changes import Changes, History
 from streams.options import Full, Json, Yes, whole
 
 app = typer.Typer()

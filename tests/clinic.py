@@ -21,13 +21,13 @@ from waiting import until
 from processors.inference.handler import reply
 from processors.inference.resources import Resources
 from streams import topology, wire
-from streams.changes import Changes
 from streams.commands import lab
 from streams.commands.entry import Place
 from streams.commands.lab import Asked
 from streams.commands.report import Form
 from streams.connection import Store
 from streams.effects import Handler
+from streams.lab.changes import Changes
 from streams.settings import Settings
 from streams.wire import Inbound
 from streams.worker import Worker

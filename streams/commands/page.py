@@ -11,7 +11,7 @@ from html import escape
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from streams.compare import VERDICTS
+from streams.lab.compare import VERDICTS
 
 if TYPE_CHECKING:
     from streams.commands.report import Facts, Row, Summary

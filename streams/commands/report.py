@@ -25,16 +25,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from streams import compare
-from streams.changes import History
 from streams.commands import page
-from streams.compare import VERDICTS, Said
 from streams.errors import ConfigurationError
 from streams.groups import counted
+from streams.lab import compare
+from streams.lab.changes import History
+from streams.lab.compare import VERDICTS, Said
+from streams.lab.replay import AHEAD_OF_A_TURN
+from streams.lab.replayed import Appended, Planned, Result, Verdict
+from streams.lab.runs import Run
 from streams.masking import Mask
-from streams.replay import AHEAD_OF_A_TURN
-from streams.replayed import Appended, Planned, Result, Verdict
-from streams.runs import Run
 
 _appended = msgspec.json.Decoder(list[Appended])
 NOTHING = 3

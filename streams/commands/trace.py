@@ -22,10 +22,10 @@ from ingress import timelines
 from streams.commands.steps import Steps
 from streams.commands.tail import Form
 from streams.errors import ConfigurationError
-from streams.finding import Unknown
 from streams.moments import local, seconds, span
 from streams.stores import Stores
-from streams.timeline import Step, Timeline, folded
+from streams.story.finding import Unknown
+from streams.story.timeline import Step, Timeline, folded
 from streams.topology import Topology
 
 _COLOURS = {

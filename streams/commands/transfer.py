@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from streams import carry, logbook, planning, runs
-from streams.carry import Carried, Carrier
 from streams.commands import entry
 from streams.commands.entry import Place
 from streams.commands.lab import Asked, Lab
@@ -19,10 +17,12 @@ from streams.commands.report import NOTHING
 from streams.commands.steps import Steps
 from streams.errors import ConfigurationError
 from streams.groups import counted
-from streams.logbook import File, Head, Logged
-from streams.pseudonyms import Pseudonyms
-from streams.replayed import WAITING, WANTED, Input
-from streams.runs import Run
+from streams.lab import carry, logbook, planning, runs
+from streams.lab.carry import Carried, Carrier
+from streams.lab.logbook import File, Head, Logged
+from streams.lab.pseudonyms import Pseudonyms
+from streams.lab.replayed import WAITING, WANTED, Input
+from streams.lab.runs import Run
 from streams.topology import Topology, suggest
 
 

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from ingress import append, waiting
-from streams import doors, rewriting, traces, turns, watch
+from streams import doors, turns, watch
+from streams.erasure import rewriting, traces
 from streams.scripts import Script
 
 

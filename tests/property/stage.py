@@ -14,7 +14,7 @@ from ingress.append import Appended, Appender, Arrival, Waiter
 from ingress.waiting import GRACE_MS, Waiting
 from streams.connection import entries
 from streams.doors import Doors
-from streams.erase import Erasure
+from streams.erasure.erase import Erasure
 from streams.errors import Unavailable
 from streams.settings import Settings
 from streams.stores import Stores

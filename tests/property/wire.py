@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ingress import append, waiting
-from streams import doors, index, rewriting, sieve, traces, turns, watch
+from streams import doors, index, sieve, turns, watch
 from streams.connection import Argument, Store
+from streams.erasure import rewriting, traces
 from streams.errors import Unavailable
 from streams.scripts import Script
 

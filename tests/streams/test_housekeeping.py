@@ -17,8 +17,8 @@ from waiting import until
 
 from streams import metrics
 from streams.connection import Store
+from streams.erasure.traces import Traces
 from streams.housekeeping import Housekeeping
-from streams.traces import Traces
 from streams.turns import Turns
 from streams.watch import Watch
 from tests.property.clock import ClockedServer, bears_it

@@ -14,14 +14,15 @@ from protocol import say as add
 
 from ingress.append import Appender, Arrival
 from ingress.appenders import Appenders
-from streams import deadletters, finding, marks, topology, wire
-from streams.carry import Carrier
+from streams import deadletters, marks, topology, wire
 from streams.connection import Store
-from streams.erase import Erasure
+from streams.erasure.erase import Erasure
 from streams.index import KEPT, SPAN_MS
-from streams.logbook import Logged
+from streams.lab.carry import Carrier
+from streams.lab.logbook import Logged
 from streams.settings import Settings
 from streams.stores import Stores
+from streams.story import finding
 
 ANA, LUIS = "+59112345678", "+59187654321"
 STRANGERS = "4bf92f3577b34da6a3ce929d0e0e4736"

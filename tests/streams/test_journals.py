@@ -17,7 +17,7 @@ from streams import groups, journal, journals, retention
 from streams.connection import Store
 from streams.effects import Effects, Handler, Message, Turn, Write
 from streams.endings import ending
-from streams.erase import Erasure
+from streams.erasure.erase import Erasure
 from streams.errors import Bury, Retry
 from streams.journal import Ending, Told
 from streams.memory import Memory

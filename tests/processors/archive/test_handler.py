@@ -23,7 +23,7 @@ from processors.archive.session import Away
 from streams import log, topology, wire
 from streams.connection import Store
 from streams.effects import Turn
-from streams.erase import Erasure
+from streams.erasure.erase import Erasure
 from streams.errors import Bury, ConfigurationError, Malformed, Retry, Unavailable
 from streams.handlers import find
 from streams.settings import Secret, Settings

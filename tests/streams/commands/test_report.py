@@ -9,13 +9,13 @@ import pytest
 from clinic import ANA, LUIS, Clinic
 from conftest import Server
 
-from streams import compare
-from streams.changes import Changes
 from streams.commands import lab
 from streams.commands.lab import Asked
 from streams.commands.report import Form
-from streams.compare import Piece, Said
 from streams.connection import Store
+from streams.lab import compare
+from streams.lab.changes import Changes
+from streams.lab.compare import Piece, Said
 
 MARKUP = "<script>alert(1)</script> & [bold]llámame al +59177777777[/bold] \x1b[31m"
 

@@ -8,7 +8,7 @@ import pytest
 
 from streams.commands import trace
 from streams.commands.tail import Form
-from streams.timeline import Step, Timeline
+from streams.story.timeline import Step, Timeline
 
 
 def test_a_step_says_its_day_where_that_is_another_than_the_one_before(capsys: pytest.CaptureFixture[str]) -> None:

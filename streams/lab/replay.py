@@ -13,13 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from streams import compare, fate, wire
-from streams.changes import History
+from streams import fate, wire
 from streams.effects import Retold
 from streams.errors import ConfigurationError
-from streams.replayed import Input, Output, Planned, Result
-from streams.runs import Run
-from streams.sandbox import Sandbox, old_message
+from streams.lab import compare
+from streams.lab.changes import History
+from streams.lab.replayed import Input, Output, Planned, Result
+from streams.lab.runs import Run
+from streams.lab.sandbox import Sandbox, old_message
 
 OLD, NEW = "old", "new"
 """Sides of the state: as the original had it, and as the replay has it."""

@@ -13,10 +13,10 @@ import msgspec
 
 from streams.connection import order
 from streams.deadletters import Letter, Wanted
-from streams.logbook import File, Logged, Shard, Unsettled
-from streams.pastturns import Id
-from streams.replayed import WAITING, WANTED, Ended, Input, Output
-from streams.runs import Run
+from streams.lab.logbook import File, Logged, Shard, Unsettled
+from streams.lab.pastturns import Id
+from streams.lab.replayed import WAITING, WANTED, Ended, Input, Output
+from streams.lab.runs import Run
 from streams.tables import Group
 
 BATCH = 1000

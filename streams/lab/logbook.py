@@ -22,8 +22,8 @@ from streams import deadletters, journals, wire
 from streams.connection import Store, entries, order
 from streams.deadletters import Letter, Wanted
 from streams.errors import ConfigurationError
-from streams.pastturns import Id, cut_of
-from streams.replayed import Ended, Input, Label, Output
+from streams.lab.pastturns import Id, cut_of
+from streams.lab.replayed import Ended, Input, Label, Output
 from streams.stores import Stores
 from streams.tables import Group
 

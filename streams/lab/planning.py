@@ -15,11 +15,11 @@ from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
-from streams.gathering import Range
 from streams.keys import shard_of
-from streams.pastturns import Came, Id, Past, Went, Window, message_id_of, names_of, turns
-from streams.replayed import WAITING, WANTED, Label, Planned
-from streams.runs import Run
+from streams.lab.gathering import Range
+from streams.lab.pastturns import Came, Id, Past, Went, Window, message_id_of, names_of, turns
+from streams.lab.replayed import WAITING, WANTED, Label, Planned
+from streams.lab.runs import Run
 from streams.tables import Group
 
 

@@ -20,13 +20,13 @@ from streams.connection import Store
 from streams.deadletters import redrive
 from streams.doors import Doors
 from streams.effects import Answer, Effects, Handler, Metering, Output, Turn, Write
-from streams.erase import Erasure, Receipt
+from streams.erasure.erase import Erasure, Receipt
+from streams.erasure.traces import Traces
 from streams.keys import shard_of
 from streams.settings import Settings
 from streams.stores import Stores
 from streams.survey import survey
 from streams.topology import Topology
-from streams.traces import Traces
 from streams.turns import Grant, Turns
 from streams.watch import Consumer, Watch
 

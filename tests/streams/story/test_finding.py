@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from conftest import Server, emptied
 
-from streams import finding, marks, topology, wire
+from streams import marks, topology, wire
 from streams.connection import Store, info
 from streams.sieve import sift
 from streams.stores import Stores
+from streams.story import finding
 
 HOUR_MS = 3_600_000
 NOON_MS = 1_728_129_600_000

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import re
 
-from streams import journals, marks, receipts, timeline
+from streams import journals, marks
 from streams.connection import Entry, Store, entries, order
 from streams.groups import registered
 from streams.journal import Ending
 from streams.sieve import INBOUND, NEAR, STATUSES, body, entry, sift, text
 from streams.stores import Stores
-from streams.timeline import Fare, Letter, Passage, Standing, Timeline
+from streams.story import receipts, timeline
+from streams.story.timeline import Fare, Letter, Passage, Standing, Timeline
 from streams.topology import Topology
 
 _REPLY = re.compile(r"reply_(\d+-\d+)(?:\.s(\d+))?")

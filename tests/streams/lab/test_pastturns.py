@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.pastturns import Came, Past, Went, Window, cut_of, message_id_of, names_of, turns
+from streams.lab.pastturns import Came, Past, Went, Window, cut_of, message_id_of, names_of, turns
 
 WINDOW = Window(debounce_ms=2000, debounce_max_ms=10_000, turn_max=50, turn_chars=16_000)
 

@@ -19,8 +19,8 @@ import msgspec
 
 from streams.effects import Write
 from streams.errors import ConfigurationError
-from streams.pastturns import Id
-from streams.replayed import WAITING, Ended, Input, Output, Planned, Result
+from streams.lab.pastturns import Id
+from streams.lab.replayed import WAITING, Ended, Input, Output, Planned, Result
 
 FORM = 5
 """Of the tables; a run of another form is begun anew."""

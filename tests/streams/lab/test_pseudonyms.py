@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.pseudonyms import Pseudonyms
+from streams.lab.pseudonyms import Pseudonyms
 
 ANA = "+59171234567"
 WAMID = "wamid." + base64.b64encode(b"\x0a\x0f59171234567\x15\x02\x00\x12").decode()

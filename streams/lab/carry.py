@@ -18,10 +18,10 @@ from streams import wire
 from streams.connection import Store
 from streams.errors import CauceError, ConfigurationError
 from streams.keys import shard_of
+from streams.lab.logbook import ID, Head, Logged, line_of
+from streams.lab.pseudonyms import Pseudonyms
+from streams.lab.replayed import Label
 from streams.line import Argument
-from streams.logbook import ID, Head, Logged, line_of
-from streams.pseudonyms import Pseudonyms
-from streams.replayed import Label
 from streams.scripts import script
 from streams.sieve import INBOUND
 from streams.stores import Stores

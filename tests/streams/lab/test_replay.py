@@ -27,8 +27,7 @@ from protocol import redis_ms
 from waiting import until
 
 from processors.inference.handler import reply
-from streams import cli_replay, deadletters, runs, topology
-from streams.changes import Changes
+from streams import cli_replay, deadletters, topology
 from streams.commands import lab, transfer
 from streams.commands.lab import Asked
 from streams.commands.report import Form
@@ -37,6 +36,8 @@ from streams.deadletters import Wanted
 from streams.effects import Turn
 from streams.errors import Bury, ConfigurationError
 from streams.handlers import find
+from streams.lab import runs
+from streams.lab.changes import Changes
 from streams.stores import Stores
 
 

@@ -13,14 +13,15 @@ from waiting import until
 
 from ingress.append import Arrival
 from ingress.appenders import Appenders
-from streams import deadletters, finding, topology, wire
+from streams import deadletters, topology, wire
 from streams.connection import Store, order
 from streams.effects import Effects, Handler, Output, Turn
 from streams.errors import Retry
-from streams.finding import Unknown
 from streams.stores import Stores
-from streams.stories import Teller
-from streams.timeline import Timeline
+from streams.story import finding
+from streams.story.finding import Unknown
+from streams.story.stories import Teller
+from streams.story.timeline import Timeline
 from streams.topology import Topology
 from streams.turns import Turns
 from streams.wire import Inbound

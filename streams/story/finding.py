@@ -20,11 +20,11 @@ from streams.connection import Entry, Store, entries, order
 from streams.errors import CauceError
 from streams.index import ASKEW_MS, Index
 from streams.moments import local
-from streams.receipts import META
 from streams.sieve import INBOUND, STATUSES, body, sift, text
 from streams.stores import Stores
-from streams.stories import Teller
-from streams.timeline import Timeline
+from streams.story.receipts import META
+from streams.story.stories import Teller
+from streams.story.timeline import Timeline
 from streams.topology import Topology
 
 ENTRY = re.compile(r"\d{12,15}-\d{1,20}")

@@ -10,11 +10,11 @@ from conftest import Server
 from protocol import a_consumer, a_topology, bodies, end, ids, say
 from waiting import until
 
-from streams import rewriting
 from streams.connection import Store
 from streams.effects import Handler
+from streams.erasure import rewriting
+from streams.erasure.rewriting import NotRewritten, write_anew
 from streams.retention import trim
-from streams.rewriting import NotRewritten, write_anew
 from streams.stores import Stores
 from streams.survey import survey
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from streams.pastturns import Id
+from streams.lab.pastturns import Id
 
 Verdict = Literal["same", "changed", "mended", "failed", "new", "missing"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from streams.effects import Note
 from streams.journal import Ending, Told
-from streams.timeline import Fare, Letter, Passage, Standing, Status, Timeline, build, folded
+from streams.story.timeline import Fare, Letter, Passage, Standing, Status, Timeline, build, folded
 
 SETTLED = Standing(state="settled")
 AT = 1728123456789

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from streams import finding, marks, sieve
+from streams import marks, sieve
 from streams.connection import Store, info
 from streams.stores import Stores
-from streams.timeline import Timeline
+from streams.story import finding
+from streams.story.timeline import Timeline
 from streams.topology import Topology, load
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]

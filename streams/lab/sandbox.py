@@ -18,8 +18,8 @@ from streams.connection import Store
 from streams.effects import Effects, Handler, Message, Output, Turn, Write
 from streams.errors import Retry, Unavailable
 from streams.keys import Keys, shard_of
-from streams.replayed import Appended, Input
-from streams.replayed import Output as Old
+from streams.lab.replayed import Appended, Input
+from streams.lab.replayed import Output as Old
 from streams.stores import Stores
 from streams.tables import Group
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from streams import runs
 from streams.effects import Write
 from streams.errors import ConfigurationError
-from streams.replayed import WANTED, Input, Output, Planned, Result
-from streams.runs import Run
+from streams.lab import runs
+from streams.lab.replayed import WANTED, Input, Output, Planned, Result
+from streams.lab.runs import Run
 
 
 def entry(key: str, ms: int, trace: str = "", mark: int = 0) -> Input:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from streams.replayed import Appended, Output, Verdict
+from streams.lab.replayed import Appended, Output, Verdict
 
 VERDICTS: dict[Verdict, str] = {
     "same": "the same as then",

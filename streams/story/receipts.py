@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from streams import marks, timeline
+from streams import marks
 from streams.connection import Entry, Store, entries, order
 from streams.sieve import INBOUND, NEAR, STATUSES, body, entry, sift, text
-from streams.timeline import Passage, Status
+from streams.story import timeline
+from streams.story.timeline import Passage, Status
 from streams.topology import Topology
 
 META = ("sent", "delivered", "read", "failed", "deleted")

@@ -18,13 +18,13 @@ from msgspec.structs import replace
 from protocol import redis_ms
 
 from processors.inference.handler import reply
-from streams import carry, logbook
-from streams.carry import Carrier, Full
 from streams.commands import transfer
 from streams.commands.lab import Asked
 from streams.connection import Store, entries
 from streams.errors import Bury, ConfigurationError
-from streams.logbook import File, Logged
+from streams.lab import carry, logbook
+from streams.lab.carry import Carrier, Full
+from streams.lab.logbook import File, Logged
 from streams.stores import Stores
 
 WAMID = "wamid.HBgLNTkxNzExMTExMTEVAgASGBQzQTY="

@@ -15,9 +15,11 @@ from typing import Literal
 
 import msgspec
 
-from streams import disk, index, log, rewriting
+from streams import index, log
 from streams.connection import Store
 from streams.effects import Elsewhere, Handler
+from streams.erasure import disk, rewriting
+from streams.erasure.traces import Look, Traces
 from streams.errors import CauceError, ConfigurationError, Partly
 from streams.groups import registered
 from streams.handlers import load
@@ -27,7 +29,6 @@ from streams.sieve import INBOUND
 from streams.stores import Stores
 from streams.tables import Group
 from streams.topology import Topology
-from streams.traces import Look, Traces
 
 HEARD = 5.0
 """Seconds in which every worker has beaten, and dropped the work that was taken from it."""

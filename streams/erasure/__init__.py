@@ -1,0 +1,1 @@
+"""One person goes, down to the bytes."""

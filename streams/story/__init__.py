@@ -1,0 +1,1 @@
+"""What became of one message, told from all that Redis still has of it."""
