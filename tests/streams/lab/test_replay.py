@@ -27,7 +27,8 @@ from protocol import redis_ms
 from waiting import until
 
 from processors.inference.handler import reply
-from streams import cli_replay, deadletters, topology
+from streams import deadletters, topology
+from streams.cli import replay as commands_of_replay
 from streams.commands import lab, transfer
 from streams.commands.lab import Asked
 from streams.commands.report import Form
@@ -662,12 +663,12 @@ def test_a_value_is_as_toml_has_it_and_a_bare_word_is_text(clinic: Clinic) -> No
 
 
 def test_how_a_speed_is_written() -> None:
-    assert [cli_replay._speed(text) for text in (None, "1x", "10", "0.5x")] == [None, 1, 10, 0.5]
+    assert [commands_of_replay._speed(text) for text in (None, "1x", "10", "0.5x")] == [None, 1, 10, 0.5]
     for text in ("0x", "fast", "-1x", ""):
         with pytest.raises(ConfigurationError, match="is no speed"):
-            cli_replay._speed(text)
+            commands_of_replay._speed(text)
     with pytest.raises(ConfigurationError, match="write replayed, original, rerun"):
-        cli_replay._history("new")
+        commands_of_replay._history("new")
 
 
 def cauce(clinic: Clinic, *arguments: str) -> subprocess.Popen[str]:

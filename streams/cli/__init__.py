@@ -13,10 +13,11 @@ from typing import Annotated
 
 import typer
 
-from streams import anew, cli_archive, cli_dead, cli_group, cli_model, cli_new, cli_replay
+from streams import anew
+from streams.cli import archive, breaker, dead, group, model, new, replay
+from streams.cli.options import Anybody, Anything, From, Full, Json, Sender, Trial, Types, Url, User, Yes
 from streams.commands import entry
 from streams.commands.entry import examples as _examples
-from streams.options import Anybody, Anything, From, Full, Json, Sender, Trial, Types, Url, User, Yes
 
 app = typer.Typer(
     name="cauce",
@@ -27,14 +28,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     rich_markup_mode=None,
 )
-breaker_app = typer.Typer(help="The breaker in front of OUTBOUND_URL.", no_args_is_help=True)
-app.add_typer(breaker_app, name="breaker")
-app.add_typer(cli_group.app, name="group")
-app.add_typer(cli_dead.app, name="dead")
-app.add_typer(cli_new.app, name="new")
-app.add_typer(cli_model.app, name="model")
-app.add_typer(cli_archive.app, name="archive")
-app.add_typer(cli_replay.app)
+app.add_typer(breaker.app, name="breaker")
+app.add_typer(group.app, name="group")
+app.add_typer(dead.app, name="dead")
+app.add_typer(new.app, name="new")
+app.add_typer(model.app, name="model")
+app.add_typer(archive.app, name="archive")
+app.add_typer(replay.app)
 
 
 def _version(asked: bool) -> None:
@@ -358,28 +358,6 @@ def erase(
     raise typer.Exit(entry.ask(context.obj, lambda stores: forget.run(stores, topology, settings, user, how)))
 
 
-@breaker_app.command("show", epilog=_examples("cauce breaker show"))
-def breaker_show(context: typer.Context) -> None:
-    """Say whether replies are being delivered, held back, or stopped."""
-    from streams.commands import status
-
-    settings = context.obj.settings
-    entry.ask(context.obj, lambda stores: status.breaker(settings, stores))
-
-
-@breaker_app.command("close", epilog=_examples("cauce breaker close"))
-def breaker_close(context: typer.Context) -> None:
-    """Let deliveries go again, after the destination has been mended."""
-    from streams.commands import status
-
-    settings = context.obj.settings
-    entry.ask(context.obj, lambda stores: status.close_breaker(settings, stores))
-
-
 def main() -> None:
     """The entry point: whatever we raise on purpose is one line on standard error and exit status 2."""
     sys.exit(entry.exit_status(app))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,5 +1,5 @@
 """
-The commands `cauce group …`, beside those of cli.py and by the same rules: what one does stands in a module of its own.
+The commands `cauce group …`, by the same rules as the others: what one does stands in a module of its own.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from streams.cli.options import Json, Yes
 from streams.commands import entry
-from streams.options import Json, Yes
 
 app = typer.Typer(help="The groups that Redis knows.", no_args_is_help=True)
 

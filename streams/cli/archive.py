@@ -1,5 +1,5 @@
 """
-The commands `cauce archive …`, beside those of cli.py, by the same rules: what one does stands in a module of its own.
+The commands `cauce archive …`, by the same rules as the others: what one does stands in a module of its own.
 """
 
 from __future__ import annotations

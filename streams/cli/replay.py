@@ -1,5 +1,5 @@
 """
-The commands `cauce replay`, `cauce export` and `cauce import`, by the same rules as those of cli.py: what one does
+The commands `cauce replay`, `cauce export` and `cauce import`, by the same rules as the others: what one does
 stands in a module of its own.
 """
 
@@ -12,10 +12,10 @@ from typing import Annotated, get_args
 import typer
 from msgspec.structs import replace
 
+from streams.cli.options import Full, Json, Yes, whole
 from streams.commands import entry
 from streams.errors import ConfigurationError
 from streams.lab.changes import Changes, History
-from streams.options import Full, Json, Yes, whole
 
 app = typer.Typer()
 

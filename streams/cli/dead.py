@@ -1,5 +1,5 @@
 """
-The commands `cauce dead …`, beside those of cli.py and by the same rules: what one does stands in a module of its own.
+The commands `cauce dead …`, by the same rules as the others: what one does stands in a module of its own.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from streams.cli.options import Full, Json, Person, Since, Until, Yes
 from streams.commands import entry
-from streams.options import Full, Json, Person, Since, Until, Yes
 
 if TYPE_CHECKING:
     from streams.commands.dead import Desk
