@@ -59,10 +59,10 @@ def large(torch: Any, kind: str, dtype: str = "float32") -> Any:
     torch.manual_seed(0)
     config: Any
     if kind == "gpt2":
-        config = GPT2Config(n_embd=512, n_layer=2, n_head=8, vocab_size=1_200, n_positions=64)
+        config = GPT2Config(n_embd=512, n_layer=2, n_head=8, vocab_size=2_100, n_positions=64)
     else:
         config = Qwen2Config(
-            vocab_size=1_200, hidden_size=512, intermediate_size=1_100, num_hidden_layers=2, num_attention_heads=8,
+            vocab_size=2_100, hidden_size=512, intermediate_size=2_100, num_hidden_layers=2, num_attention_heads=8,
             num_key_value_heads=2, tie_word_embeddings=True,
         )  # fmt: skip
     return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()  # type: ignore[no-untyped-call]
