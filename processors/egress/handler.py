@@ -177,7 +177,7 @@ async def _send_part(
         raise Retry(outcome.why, not_before=outcome.after or 0.0)
     await breaker.succeeded(reply.id)
     if outcome.kind == "bury":
-        raise Bury(outcome.why)
+        raise Bury(f"{outcome.why}: {outcome.quoted}" if outcome.quoted else outcome.why, blame=outcome.why)
     _delivered(resources, destination, body, outcome)
     if part < len(texts):
         progress = f"{turn.messages[0].id}/{part}"
