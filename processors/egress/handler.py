@@ -123,11 +123,8 @@ async def deliver(turn: Turn) -> Effects | None:
         if resources.webhook is not None:
             await _say_typing(turn, resources.webhook, reply)
         return None
-    if resources.webhook is None or resources.breaker is None:
-        turn.note("unsent", why="OUTBOUND_URL is not set")
-        _not_sent(resources, reply)
-        return _recorded(turn, reply, "unsent")
-    if turn.now_ms - message.at_ms > resources.topology.egress.expire * 1000:
+    late = turn.now_ms - message.at_ms > resources.topology.egress.expire * 1000
+    if late and resources.webhook is not None:
         raise Bury("expired: older than egress.expire, and not sent")
     done = _parts_done(turn)
     try:
@@ -135,6 +132,8 @@ async def deliver(turn: Turn) -> Effects | None:
             turn.note("claimed")
             _show(resources, reply.user_id, reply.message)
             return _recorded(turn, reply, "http")
+        if resources.webhook is None or resources.breaker is None:
+            return _unsent(turn, resources, reply)
         wait = await resources.breaker.admit(reply.id)
     except Unavailable as error:
         # Sent now, it could not be settled, and would be sent again.
@@ -235,12 +234,14 @@ async def _goes_through_http(store: Store, door: str) -> bool:
     return hold_ms < 0
 
 
-def _not_sent(resources: Resources, reply: wire.Reply) -> None:
+def _unsent(turn: Turn, resources: Resources, reply: wire.Reply) -> Effects | None:
+    turn.note("unsent", why="OUTBOUND_URL is not set")
     _COUNTED["unsent"].inc()
     if not resources.said_not_sent:
         resources.said_not_sent = True
         log.warning("delivery.unsent", why="OUTBOUND_URL is not set", hint="`cauce tail outbound` shows the replies")
     _show(resources, reply.user_id, reply.message)
+    return _recorded(turn, reply, "unsent")
 
 
 def _delivered(resources: Resources, destination: webhook.Webhook, body: webhook.Payload, outcome: Outcome) -> None:
