@@ -60,6 +60,23 @@ class Resources(msgspec.Struct, kw_only=True):
     said_not_sent: bool = False
 
 
+def refuse_what_breaks_order(group: Group, topology: Topology) -> None:
+    """
+    Raises:
+        ConfigurationError: the group's table would have replies overtake each other, or old ones sent anew.
+    """
+    for key, value, needed in (("order", group.order, "key"), ("turn_max", group.turn_max, 1)):
+        if value != needed:
+            raise ConfigurationError(
+                f"{topology.path.name}: groups.{group.name}.{key} = {value!r}: the webhook handler delivers one reply "
+                f"at a time to a person; write {needed!r}"
+            )
+    if group.replay:
+        raise ConfigurationError(
+            f"{topology.path.name}: groups.{group.name}.replay = True: old replies would be sent anew; take it out"
+        )
+
+
 @asynccontextmanager
 async def opened(
     group: Group,
@@ -73,16 +90,7 @@ async def opened(
     Raises:
         ConfigurationError: the group cannot keep order, or the destination's settings cannot be used.
     """
-    for key, value, needed in (("order", group.order, "key"), ("turn_max", group.turn_max, 1)):
-        if value != needed:
-            raise ConfigurationError(
-                f"{topology.path.name}: groups.{group.name}.{key} = {value!r}: the webhook handler delivers one reply "
-                f"at a time to a person; write {needed!r}"
-            )
-    if group.replay:
-        raise ConfigurationError(
-            f"{topology.path.name}: groups.{group.name}.replay = True: old replies would be sent anew; take it out"
-        )
+    refuse_what_breaks_order(group, topology)
     here = Resources(settings=settings, topology=topology, stores=stores, deliveries=next(iter(group.writes), None))
     if settings.outbound_url is None:
         yield here

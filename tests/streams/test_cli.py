@@ -565,6 +565,12 @@ def test_up_refuses_it_before_anything_is_started(cauce, environ) -> None:
         ('[[actions]]\nname = "x"\npatterns = ["("]\n', "actions", "actions.x.patterns = '(' is no regular expression"),
         ("[streams.inbond]\n", "streams.toml", "[streams.inbound] is missing"),
         ("[streams.inbond]\n", "streams.toml", "did you mean 'inbond'?"),
+        (
+            '[streams.inbound]\n[streams.outbound]\n[groups.out]\nreads = "outbound"\nturn_max = 1\norder = "none"\n'
+            'handler = "processors.egress.handler:deliver"\n',
+            "groups.out",
+            "groups.out.order = 'none': the webhook handler delivers one reply at a time to a person; write 'key'",
+        ),
     ],
 )
 def test_what_the_processes_want_of_streams_toml_is_checked_as_well(cauce, tmp_path, text, subject, complaint) -> None:
