@@ -293,7 +293,7 @@ async def bury(
     given = await store.command(
         "XADD", store.keys.dead(stream), id, "origin", "1728123456789-0", "group", group, "reason", reason,
         "attempts", "5", "first_ms", "1728123456800", "last_ms", "1728123470000",
-        "key", person, "type", "text", "body", body, "v", "1",
+        "key", person, "type", "text", "body", body, "v", "1", "received", "1728123456788",
     )  # fmt: skip
     await stores.close()
     return str(given.decode())
@@ -324,7 +324,7 @@ async def test_dead_letters_are_listed_with_their_reason(cauce, any_server, stor
 async def test_a_dead_letter_is_shown_whole_and_its_body_byte_for_byte(cauce, any_server, store) -> None:
     id = await bury(any_server, NUMBER, "Hola\nAna", "ValueError: no")
     shown = cauce("dead", "show", id, REDIS_URL=any_server.url).stdout
-    for told in (id, "inference", "ValueError: no", "1728123456789-0", "+591…678", "Ana"):
+    for told in (id, "inference", "ValueError: no", "1728123456789-0", "1728123456788", "+591…678", "Ana"):
         assert told in shown
     assert NUMBER not in shown
     assert NUMBER in cauce("dead", "show", id, "--full", REDIS_URL=any_server.url).stdout
