@@ -162,6 +162,8 @@ def test_a_bad_setting_is_one_line_with_what_is_accepted(cauce) -> None:
         (["dead", "redrive", "--since", "yesterday"], ["--since 'yesterday' is no time", "2h"]),
         (["dead", "redrive", "--person", "a/b"], ["--person must not contain '/'"]),
         (["replay", "--into", "trial", "--model", "x"], ["--into replays nothing, so leave --model out"]),
+        (["export", "inferrence", "x.jsonl"], ["no group 'inferrence'", "did you mean 'inference'?"]),
+        (["export", "inference", "x.jsonl", "--group", "egress"], ["one group and one file: cauce export inference"]),
         (["replay", "--resume", "x", "--dead"], ["--resume goes on with what the run was asked"]),
     ],
     ids=lambda value: " ".join(value),
@@ -681,6 +683,17 @@ def test_a_configuration_that_is_no_text_is_one_line_with_its_name(cauce, tmp_pa
 
 def test_a_group_given_to_a_replay_as_an_option_is_told_where_it_goes(cauce) -> None:
     assert_one_line(cauce("replay", "--group", "egress"), "the group is the first argument: cauce replay egress")
+
+
+async def test_an_export_takes_its_group_where_a_replay_does_and_as_an_option(cauce, any_server, store, tmp_path):
+    await bury(any_server, "web-7", "Adiós", "503 from n8n", "outbound")
+    for words in (("egress", "dead.jsonl"), ("--group", "egress", "dead.jsonl")):
+        done = cauce("export", "--dead", *words, REDIS_URL=any_server.url)
+        assert (done.returncode, done.stdout) == (0, "1 entry of 1 person in dead.jsonl\n")
+        head, letter = map(json.loads, (tmp_path / "dead.jsonl").read_text(encoding="utf-8").splitlines())
+        assert head["group"] == "egress"
+        assert letter["stream"] == "outbound.dead"
+        (tmp_path / "dead.jsonl").unlink()
 
 
 async def test_a_group_with_a_live_worker_is_dropped_only_by_force(cauce, any_server, store) -> None:
