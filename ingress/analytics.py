@@ -53,5 +53,9 @@ class Analytics:
             until=given["until"] or None,
             by=given["by"] or None,
             of=given["of"] or ANALYTICS,
+            any_order=True,
         )
-        return Json(await analytics.report(self._stores, self._topology, self._calendar, asked))
+        try:
+            return Json(await analytics.report(self._stores, self._topology, self._calendar, asked))
+        except analytics.Unclear as unclear:  # the forms let none pass but a name
+            raise Refused(400, "invalid_field", f"`of`: {unclear}") from None

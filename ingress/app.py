@@ -118,7 +118,7 @@ def _routes(
         Route("/model/info", guard("operator", operations.model)),
         Route("/metrics", guard("operator", operations.metrics)),
         Route("/analytics", guard("operator", Analytics(stores, topology, settings).show)),
-        Route("/openapi.json", guard("operator", Description().show)),
+        Route("/openapi.json", guard("operator", Description(topology).show)),
         Route("/", guard("operator", page.show)),
     ]
     if not settings.production:

@@ -7,7 +7,7 @@ people.  Tests hold it against the routes that there are, against that page, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +19,8 @@ from ingress import analytics, shapes
 from ingress.refusal import Json
 from ingress.shapes import Schema
 from streams import people, wire
+from streams.analytics import names
+from streams.topology import Topology
 
 JSON = "application/json"
 
@@ -155,11 +157,12 @@ _CURSOR = _parameter(
     "That of the answer before; nothing or 0 begins.",
 )
 _MOMENT: Schema = {"type": "string", "pattern": analytics.MOMENT, "examples": ["7d", "2025-10-05"]}
+_OF = _parameter("query", "of", {"type": "string", "pattern": analytics.NAME}, "Whose counts; nothing is analytics.")
 _PERIOD = (
     _parameter("query", "since", _MOMENT, "So long ago, or a date and perhaps a time in TIMEZONE; nothing is 1d."),
     _parameter("query", "until", _MOMENT, "Likewise; nothing is now."),
     _parameter("query", "by", {"type": "string", "pattern": analytics.UNIT}, "How long a row is; nothing: as fits."),
-    _parameter("query", "of", {"type": "string", "pattern": analytics.NAME}, "Whose counts; nothing is analytics."),
+    _OF,
 )
 _CONFIRM = _parameter("query", "confirm", {"const": "yes"}, "That it is meant.", required=True)
 _HUB = (
@@ -323,13 +326,18 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
 }
 
 
-def describe(routes: Iterable[Route]) -> dict[str, Any]:
-    """The document, of those operations that these routes serve."""
+def describe(routes: Iterable[Route], counted: Sequence[str] = ()) -> dict[str, Any]:
+    """
+    The document, of those operations that these routes serve.
+
+    Args:
+        counted: what GET /analytics can be asked of; none: what such a name looks like is told.
+    """
     paths: dict[str, Schema] = {}
     for route in routes:
         for method in sorted((route.methods or set()) - {"HEAD"}):
             path = route.path_format
-            paths.setdefault(path, {})[method.lower()] = OPERATIONS[method, path]
+            paths.setdefault(path, {})[method.lower()] = _of_these(OPERATIONS[method, path], counted)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -342,14 +350,22 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
     }
 
 
+def _of_these(operation: Schema, counted: Sequence[str]) -> Schema:
+    if not counted or _OF not in operation["parameters"]:
+        return operation
+    of = {**_OF, "schema": {"type": "string", "enum": ["", *counted]}}
+    return {**operation, "parameters": [of if each is _OF else each for each in operation["parameters"]]}
+
+
 class Description:
     """The page of one ingress."""
 
-    def __init__(self) -> None:
+    def __init__(self, topology: Topology) -> None:
+        self._counted = names(topology)
         self._document: bytes | None = None
 
     async def show(self, request: Request) -> Response:
         """GET /openapi.json"""
         if self._document is None:
-            self._document = wire.encode(describe(request.app.routes))
+            self._document = wire.encode(describe(request.app.routes, self._counted))
         return Json(self._document)

@@ -37,7 +37,7 @@ _STEP: dict[Unit, float] = {"minute": 60, "hour": 3600, "day": 86400}
 
 
 class Unclear(CauceError):
-    """What is asked for is no time, or no length of one."""
+    """What is asked for is no time, no length of one, or nothing that anybody counts."""
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +47,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     until: str | None = None
     by: str | None = None
     of: str = ANALYTICS
+    any_order: bool = False
+    """Of an `until` before `since`: what lies between them is told all the same."""
 
 
 class Timing(msgspec.Struct):
@@ -88,13 +90,21 @@ class Report(msgspec.Struct, kw_only=True):
     rows: list[Row] = []
 
 
+def names(topology: Topology) -> list[str]:
+    """What may be asked for."""
+    return list(dict.fromkeys([ANALYTICS, *tallies.writers(topology)]))
+
+
 async def report(stores: Stores, topology: Topology, calendar: Calendar, asked: Asked) -> Report:
     """
     Raises:
-        Unclear: a time that is none.
+        Unclear: a time that is none, times in the wrong order, or a name under which no group counts.
         Unavailable: Redis cannot be reached.
     """
-    counting = tallies.writers(topology)
+    counting, there = tallies.writers(topology), names(topology)
+    if asked.of not in there:
+        near = suggest(asked.of, there)
+        raise Unclear(f"no group counts under {asked.of!r}{near}; there are: {', '.join(there)}")
     clock = await stores.first.command("TIME")
     now = int(clock[0]) + int(clock[1]) / 1e6
     by, buckets = period(asked, calendar, now)
@@ -143,10 +153,13 @@ def period(asked: Asked, calendar: Calendar, now: float) -> tuple[Unit, list[Buc
     `7d` by day is today and the six days before.
 
     Raises:
-        Unclear: a time that is none.
+        Unclear: a time that is none, or times in the wrong order.
     """
     since, ago = _moment("since", asked.since, calendar, now)
     until = _moment("until", asked.until, calendar, now)[0] if asked.until else now
+    if since > until and not asked.any_order:
+        told = f"since {asked.since} lies behind until {asked.until or 'now'}"
+        raise Unclear(f"{told}, so there is nothing between them")
     since, until = sorted(min(max(at, calendar.oldest(now)), now) for at in (since, until))
     by = _unit(asked.by, until - since)
     if ago:  # what has only just begun is one of them

@@ -77,7 +77,17 @@ class Retry(CauceError):
 
 
 class Bury(CauceError):
-    """Raised by a handler: this can never succeed; to the dead letters with it, with this reason."""
+    """
+    Raised by a handler: this can never succeed; to the dead letters with it, with this reason.
+
+    Args:
+        why: the reason, which the dead letter keeps.
+        blame: what the journal and production's log say in its place, where it quotes anybody; empty: the same.
+    """
+
+    def __init__(self, why: str = "", *, blame: str = "") -> None:
+        super().__init__(why)
+        self.blame = blame
 
 
 class Partly(CauceError):

@@ -91,7 +91,8 @@ def after(error: BaseException | None, *, attempt: int, attempts: int, backoff: 
         return Settle()
     wait: float | None
     if isinstance(error, (Bury, Malformed)):
-        return Burial(why=str(error) or type(error).__name__, only=getattr(error, "entry", None))
+        text = str(error) or type(error).__name__
+        return Burial(why=text, blame=blame(error), only=getattr(error, "entry", None))
     reason, retry = why(error), error if isinstance(error, Retry) else Retry()
     if not retry.counted:
         wait = 1.0 if retry.after is None else retry.after
@@ -126,12 +127,12 @@ def why(error: BaseException) -> str:
 
 def blame(error: BaseException) -> str:
     """
-    The kind of an error that is not ours, and where in the handler's module it was raised; empty for one of ours.
+    The kind of an error that is not ours, and where in the handler's module it was raised; of ours what a Bury says.
 
     For the text of others may quote what somebody wrote: `int("tengo diabetes")` does.
     """
     if isinstance(error, (CauceError, TimeoutError)):
-        return ""
+        return error.blame if isinstance(error, Bury) else ""
     kind, frames = type(error).__name__, list(traceback.walk_tb(error.__traceback__))
     if not frames:
         return kind

@@ -42,6 +42,8 @@ class Told(msgspec.Struct, kw_only=True):
     why: str = ""
     wait_ms: int = 0
     """parked: until it is due again."""
+    at_door: bool = False
+    """parked: due as soon as a request takes it, which may be at once."""
     counted: bool = True
     """This start was an attempt."""
     notes: list[Note] = []
@@ -54,6 +56,8 @@ class Ending(msgspec.Struct, frozen=True):
     at_ms: int
     """When Redis had it."""
     told: Told
+    entry: str = ""
+    """The journal's, in which it stands."""
 
     @property
     def final(self) -> bool:
@@ -88,6 +92,8 @@ def told(
         line |= {"end": "buried", "why": _shown("why", blame or bury)}
     elif isinstance(park, Park):
         line |= {"end": "parked", "why": _shown("why", park.blame or park.why), "wait_ms": park.delay_ms}
+        if park.at_door:
+            line["at_door"] = True
     elif park is not None:
         line["end"] = "superseded"
     if uncounted:

@@ -68,10 +68,9 @@ async def read(store: Store, group: str, id: str, since_ms: int) -> Read:
         found.endings.append(ending)
         if ending.final:
             return found
-        # It is due again after its wait, and nothing is told of it until then.
-        after = str(ending.at_ms + ending.told.wait_ms)
-        if after == str(ending.at_ms):
-            after = str(ending.at_ms + 1)
+        # It is due again after its wait, and nothing is told of it until then; but a request may come for it any time.
+        at_any_time = ending.told.at_door or not ending.told.wait_ms
+        after = f"({ending.entry}" if at_any_time else str(ending.at_ms + ending.told.wait_ms)
 
 
 async def between(store: Store, group: str, first: str, last: str) -> AsyncIterator[Ending]:
@@ -152,7 +151,7 @@ def _endings(group: str, row: Any) -> Iterator[Ending]:
     """What one entry of a journal tells: all turns of a settle."""
     id, flat = row
     for told in journal.read(flat[1]):
-        yield Ending(group, order(id.decode())[0], told)
+        yield Ending(group, order(id.decode())[0], told, id.decode())
 
 
 async def trim(store: Store, groups: Sequence[str], table: Journal, now_ms: int, share: float) -> int:

@@ -53,12 +53,14 @@ async def test_who_waited_where_there_is_no_webhook_has_been_answered_and_the_ti
         assert (await whole.say(ANA, "Hola", "m1", Prefer="wait=20"))["reply"] == "Hola"
         await whole.say(ANA, "Gracias", "m2")
 
-        async def came_of(message_id: str, outcome: str) -> bool:
-            async with whole.session.get(f"{whole.url}/timeline/{message_id}?user={ANA[1:]}") as told:
-                return bool((await told.json())["outcome"] == outcome)
+        async def came_of(message_id: str, outcome: str, by: str) -> bool:
+            async with whole.session.get(f"{whole.url}/timeline/{message_id}?user={ANA[1:]}") as answer:
+                told = await answer.json()
+            of_egress = {step["kind"] for step in told["steps"]} & {"claimed", "posted", "unsent"}
+            return bool(told["outcome"] == outcome and of_egress == {by})
 
-        await until(lambda: came_of("m1", "delivered"))
-        await until(lambda: came_of("m2", "unsent"))
+        await until(lambda: came_of("m1", "delivered", "claimed"))
+        await until(lambda: came_of("m2", "unsent", "unsent"))
 
 
 async def test_who_asks_again_while_answered_is_answered_once_to_both(own_server: Server, short_path: Path) -> None:

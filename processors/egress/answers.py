@@ -1,8 +1,8 @@
 """
 Which answers mean delivered, later, never, or stop; and the words for it.
 
-Pure: no connection, no clock.  n8n's peculiarities are here.  The words go into logs and dead letters, so they hold
-nothing that may be secret: no address, and of what a receiver answered nothing that we sent.
+Pure: no connection, no clock.  n8n's peculiarities are here.  The words go into logs and journals, so they hold nothing
+that may be secret, no address, and nothing of an answer; how that begins is for the dead letter, without what we sent.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ class Outcome(msgspec.Struct, frozen=True):
 
     kind: Literal["delivered", "retry", "bury", "gone"]
     why: str = ""
+    """In our own words."""
+    quoted: str = ""
+    """bury: how the answer begins, which may be anybody's words."""
     status: int | None = None
     """None: no answer came."""
     after: float | None = None
@@ -49,20 +52,19 @@ def judge(answer: Answer, *, url: str, now: float, hidden: Sequence[str] = ()) -
 
     Args:
         now: Unix seconds, for a `Retry-After` that is a date.
-        hidden: texts that must not show in `why`: secrets, and what we sent.
+        hidden: texts that must not show in `quoted`: secrets, and what we sent.
     """
     status = answer.status
     if status == 200 and _is_starting_up(answer.body):
-        return Outcome("retry", "200, but only the page n8n shows while it starts", status)
+        return Outcome("retry", "200, but only the page n8n shows while it starts", status=status)
     if 200 <= status < 300:
-        return Outcome("delivered", "", status)
+        return Outcome("delivered", status=status)
     why = f"{status}{_hint(status, url)}"
     if status == 410:
-        return Outcome("gone", why, status)
+        return Outcome("gone", why, status=status)
     if status in _LATER or status >= 500:
-        return Outcome("retry", why, status, retry_after.seconds(answer.retry_after, now))
-    first = _first_words(answer.body, hidden)
-    return Outcome("bury", f"{why}: {first}" if first else why, status)
+        return Outcome("retry", why, status=status, after=retry_after.seconds(answer.retry_after, now))
+    return Outcome("bury", why, _first_words(answer.body, hidden), status)
 
 
 def _hint(status: int, url: str) -> str:

@@ -60,6 +60,23 @@ class Resources(msgspec.Struct, kw_only=True):
     said_not_sent: bool = False
 
 
+def refuse_what_breaks_order(group: Group, topology: Topology) -> None:
+    """
+    Raises:
+        ConfigurationError: the group's table would have replies overtake each other, or old ones sent anew.
+    """
+    for key, value, needed in (("order", group.order, "key"), ("turn_max", group.turn_max, 1)):
+        if value != needed:
+            raise ConfigurationError(
+                f"{topology.path.name}: groups.{group.name}.{key} = {value!r}: the webhook handler delivers one reply "
+                f"at a time to a person; write {needed!r}"
+            )
+    if group.replay:
+        raise ConfigurationError(
+            f"{topology.path.name}: groups.{group.name}.replay = True: old replies would be sent anew; take it out"
+        )
+
+
 @asynccontextmanager
 async def opened(
     group: Group,
@@ -73,16 +90,7 @@ async def opened(
     Raises:
         ConfigurationError: the group cannot keep order, or the destination's settings cannot be used.
     """
-    for key, value, needed in (("order", group.order, "key"), ("turn_max", group.turn_max, 1)):
-        if value != needed:
-            raise ConfigurationError(
-                f"{topology.path.name}: groups.{group.name}.{key} = {value!r}: the webhook handler delivers one reply "
-                f"at a time to a person; write {needed!r}"
-            )
-    if group.replay:
-        raise ConfigurationError(
-            f"{topology.path.name}: groups.{group.name}.replay = True: old replies would be sent anew; take it out"
-        )
+    refuse_what_breaks_order(group, topology)
     here = Resources(settings=settings, topology=topology, stores=stores, deliveries=next(iter(group.writes), None))
     if settings.outbound_url is None:
         yield here
@@ -123,11 +131,8 @@ async def deliver(turn: Turn) -> Effects | None:
         if resources.webhook is not None:
             await _say_typing(turn, resources.webhook, reply)
         return None
-    if resources.webhook is None or resources.breaker is None:
-        turn.note("unsent", why="OUTBOUND_URL is not set")
-        _not_sent(resources, reply)
-        return _recorded(turn, reply, "unsent")
-    if turn.now_ms - message.at_ms > resources.topology.egress.expire * 1000:
+    late = turn.now_ms - message.at_ms > resources.topology.egress.expire * 1000
+    if late and resources.webhook is not None:
         raise Bury("expired: older than egress.expire, and not sent")
     done = _parts_done(turn)
     try:
@@ -135,6 +140,8 @@ async def deliver(turn: Turn) -> Effects | None:
             turn.note("claimed")
             _show(resources, reply.user_id, reply.message)
             return _recorded(turn, reply, "http")
+        if resources.webhook is None or resources.breaker is None:
+            return _unsent(turn, resources, reply)
         wait = await resources.breaker.admit(reply.id)
     except Unavailable as error:
         # Sent now, it could not be settled, and would be sent again.
@@ -177,7 +184,7 @@ async def _send_part(
         raise Retry(outcome.why, not_before=outcome.after or 0.0)
     await breaker.succeeded(reply.id)
     if outcome.kind == "bury":
-        raise Bury(outcome.why)
+        raise Bury(f"{outcome.why}: {outcome.quoted}" if outcome.quoted else outcome.why, blame=outcome.why)
     _delivered(resources, destination, body, outcome)
     if part < len(texts):
         progress = f"{turn.messages[0].id}/{part}"
@@ -235,12 +242,14 @@ async def _goes_through_http(store: Store, door: str) -> bool:
     return hold_ms < 0
 
 
-def _not_sent(resources: Resources, reply: wire.Reply) -> None:
+def _unsent(turn: Turn, resources: Resources, reply: wire.Reply) -> Effects | None:
+    turn.note("unsent", why="OUTBOUND_URL is not set")
     _COUNTED["unsent"].inc()
     if not resources.said_not_sent:
         resources.said_not_sent = True
         log.warning("delivery.unsent", why="OUTBOUND_URL is not set", hint="`cauce tail outbound` shows the replies")
     _show(resources, reply.user_id, reply.message)
+    return _recorded(turn, reply, "unsent")
 
 
 def _delivered(resources: Resources, destination: webhook.Webhook, body: webhook.Payload, outcome: Outcome) -> None:

@@ -144,13 +144,16 @@ def _speed(text: str | None) -> float | None:
     return float(match[1])
 
 
-Out = Annotated[Path, typer.Argument(metavar="FILE", help="To be written.")]
+Out = Annotated[
+    list[str],
+    typer.Argument(metavar="[GROUP] FILE", help="The file to be written; before it a group, as for `cauce replay`."),
+]
 In = Annotated[Path, typer.Argument(metavar="FILE", help="What `cauce export` wrote.")]
 As = Annotated[
     str | None,
     typer.Option("--as", metavar="NAME", help="Under another name than its first line gives it, to append it again."),
 ]
-Of = Annotated[str | None, typer.Option("--group", metavar="GROUP", help="By default the first that writes.")]
+Of = Annotated[str | None, typer.Option("--group", metavar="GROUP", help="The same as GROUP before the file.")]
 Invented = Annotated[
     bool,
     typer.Option("--pseudonyms", help="Invented numbers, ids and names; who is who is kept, and nothing leads back."),
@@ -158,11 +161,13 @@ Invented = Annotated[
 
 
 @app.command(
-    epilog=entry.examples("cauce export --from 24h --pseudonyms yesterday.jsonl", "cauce export --dead letters.jsonl")
+    epilog=entry.examples(
+        "cauce export --from 24h --pseudonyms yesterday.jsonl", "cauce export inference --dead dead.jsonl"
+    )
 )
 def export(
     context: typer.Context,
-    file: Out,
+    words: Out,
     group: Of = None,
     since: Since = None,
     until: Until = None,
@@ -177,8 +182,16 @@ def export(
     """
     from streams.commands import lab, transfer
 
+    group, file = _group_and_file(words, group)
     asked = lab.Asked(group=group, since=since, until=until, people=tuple(user or ()), dead=dead)
     raise typer.Exit(entry.run(transfer.export(context.obj, asked, file, pseudonyms=pseudonyms)))
+
+
+def _group_and_file(words: list[str], group: str | None) -> tuple[str | None, Path]:
+    *named, file = words
+    if len([*named, *filter(None, [group])]) > 1:
+        raise ConfigurationError("one group and one file: cauce export inference yesterday.jsonl")
+    return (named[0] if named else group), Path(file)
 
 
 @app.command("import", epilog=entry.examples("cauce import yesterday.jsonl"))

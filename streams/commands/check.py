@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from processors.archive.look import look
+from processors.egress.handler import refuse_what_breaks_order
 from processors.egress.webhook import Webhook
 from processors.inference import echo, prompt, remote, weights
 from processors.inference.actions import Detector
@@ -157,6 +158,12 @@ def shape(where: Settings, pipeline: Topology) -> Iterator[Finding]:
         pipeline.dated(time.time(), where.zone)
     except ConfigurationError as error:
         yield wrong("from", str(error))
+    for group in pipeline.groups.values():
+        if group.handler.startswith(contradictions.DELIVERS):
+            try:
+                refuse_what_breaks_order(group, pipeline)
+            except ConfigurationError as error:
+                yield wrong(f"groups.{group.name}", str(error))
 
 
 def handlers(pipeline: Topology) -> Iterator[Finding]:

@@ -253,6 +253,11 @@ def of_run(place: Place, name: str) -> Asked:
     return asked
 
 
+def _gathered(run: Run) -> bool:
+    """Whether all is there that it can go on with."""
+    return all(run.told(each) is not None for each in ("range", "cut", "planned"))
+
+
 async def replay(place: Place, asked: Asked, form: Form, *, resume: str | None = None, anew: bool = False) -> int:
     """
     Returns:
@@ -268,7 +273,7 @@ async def replay(place: Place, asked: Asked, form: Form, *, resume: str | None =
     runs.forget_old(lab.folder)
     run = Run(lab.folder, resume or lab.name)
     try:
-        if anew or run.told("planned") is None or (run.told("ended") and not resume):
+        if anew or not _gathered(run) or (run.told("ended") and not resume):
             run.begin_anew()
             run.tell("asked", asked)
             await lab.gather(run, steps)

@@ -14,7 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from streams import analytics, tallies
+from streams import analytics
 from streams.analytics import Asked, Report, Row
 from streams.buckets import Calendar
 from streams.errors import ConfigurationError
@@ -22,7 +22,7 @@ from streams.moments import span
 from streams.rates import sparkline
 from streams.settings import Settings
 from streams.stores import Stores
-from streams.topology import Topology, suggest
+from streams.topology import Topology
 
 _FIRST = ("messages_in", "messages_out")
 """These before the others, which stand in alphabetical order."""
@@ -39,11 +39,6 @@ async def show(stores: Stores, topology: Topology, settings: Settings, asked: As
         ConfigurationError: what is asked for makes no sense.
         Unavailable: Redis cannot be reached.
     """
-    counting = tallies.writers(topology)
-    if asked.of not in counting and asked.of != analytics.ANALYTICS:
-        there = list(dict.fromkeys([analytics.ANALYTICS, *counting]))
-        near = suggest(asked.of, there)
-        raise ConfigurationError(f"no group counts under {asked.of!r}{near}; there are: {', '.join(there)}")
     try:
         report = await analytics.report(stores, topology, Calendar(settings.zone, topology.tallies), asked)
     except analytics.Unclear as error:
@@ -59,7 +54,7 @@ async def show(stores: Stores, topology: Topology, settings: Settings, asked: As
             highlight=False,
         )
     elif not any(_lines(report)):
-        others = ", ".join(name for name in dict.fromkeys([analytics.ANALYTICS, *counting]) if name != report.of)
+        others = ", ".join(name for name in analytics.names(topology) if name != report.of)
         console.print(f"nothing was counted in this time; what else may be: {others}", highlight=False, markup=False)
         return
     console.print(_table(report, max(10, console.width - 40)))

@@ -33,8 +33,10 @@ _PAGE = 200
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """What would move a terminal's cursor, or begin a line."""
 _DIM, _RED, _CYAN, _YELLOW = "2", "31", "36", "33"
-_NOBODYS = frozenset({"id", "received", "first_ms", "last_ms"})
+_TIMES = frozenset({"received", "first_ms", "last_ms"})
 """Fields that we write of an entry, whose digits are a time and look like a number."""
+_NOBODYS = _TIMES | {"id"}
+"""An entry's; elsewhere an id may be a sender's, made of a number."""
 _OF_STREAMS = ("32", "35", "34", "36", "33")
 
 
@@ -65,7 +67,8 @@ class Form(msgspec.Struct, kw_only=True):
 
     def hide(self, name: str, value: object) -> str:
         """One field for a terminal, masked unless asked for."""
-        return CONTROL.sub(" ", str(value if self.full else self.mask.field(name, value)))
+        shown = value if self.full or name in _TIMES else self.mask.field(name, value)
+        return CONTROL.sub(" ", str(shown))
 
     def _line(self, plain: dict[str, Any], stream: str) -> str:
         at = local(int(plain["id"].partition("-")[0]), self.zone).strftime("%d.%m. %H:%M:%S")

@@ -29,9 +29,28 @@ async def test_operators_are_told_what_was_counted_and_senders_are_not(store: St
 
 async def test_where_nobody_counts_it_is_told_that_nobody_does(store: Store) -> None:
     async with front(store) as door:
-        for path in ("/analytics", "/analytics?since=&until=&by=&of=", "/analytics?of=nobody"):
+        for path in ("/analytics", "/analytics?since=&until=&by=&of=", "/analytics?of=analytics"):
             status, told = await door.get(path)
             assert (status, told["groups"], told["by"], told["total"]["counts"]) == (200, [], "hour", {})
+
+
+async def test_a_name_under_which_no_group_counts_is_refused_and_those_there_are_are_told(store: Store) -> None:
+    async with front(store) as door:
+        status, told = await door.get("/analytics?of=nope")
+        _, description = await door.get("/openapi.json")
+    assert (status, told["error"]) == (400, "invalid_field")
+    assert told["detail"] == "`of`: no group counts under 'nope'; there are: analytics, g"
+    # And so says the description
+    [of] = [each for each in description["paths"]["/analytics"]["get"]["parameters"] if each["name"] == "of"]
+    assert of["schema"]["enum"] == ["", "analytics", "g"]
+
+
+async def test_a_period_told_from_its_end_is_that_period(store: Store) -> None:
+    async with front(store) as door:
+        first, last = "2025-10-01", "2025-10-03"
+        _, told = await door.get(f"/analytics?since={first}&until={last}&by=day")
+        status, same = await door.get(f"/analytics?since={last}&until={first}&by=day")
+    assert (status, same["rows"]) == (200, told["rows"])
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from streams.turns import Turns
 LA_PAZ = ZoneInfo("America/La_Paz")
 CALENDAR = Calendar(LA_PAZ)
 NOW = int(datetime(2025, 10, 5, 14, 30, 10, tzinfo=LA_PAZ).timestamp())
+SWAPPED = {"since": "2025-10-03", "until": "2025-10-01"}
 
 
 def told(**asked: Any) -> tuple[str, int, str, str]:
@@ -39,9 +40,9 @@ def told(**asked: Any) -> tuple[str, int, str, str]:
         ({"since": "30d"}, ("day", 30, "2025-09-06T00:00", "2025-10-05T00:00")),
         ({"since": "1m", "by": "day"}, ("day", 1, "2025-10-05T00:00", "2025-10-05T00:00")),
         ({"since": "2025-10-01", "until": "2025-10-03"}, ("hour", 48, "2025-10-01T00:00", "2025-10-02T23:00")),
-        ({"since": "2025-10-03", "until": "2025-10-01"}, ("hour", 48, "2025-10-01T00:00", "2025-10-02T23:00")),
+        (SWAPPED | {"any_order": True}, ("hour", 48, "2025-10-01T00:00", "2025-10-02T23:00")),
         ({"since": "2025-10-05T14:00"}, ("minute", 31, "2025-10-05T14:00", "2025-10-05T14:30")),
-        ({"since": "2030-01-01"}, ("minute", 1, "2025-10-05T14:30", "2025-10-05T14:30")),
+        ({"since": "2030-01-01", "any_order": True}, ("minute", 1, "2025-10-05T14:30", "2025-10-05T14:30")),
         ({"since": "999999w", "by": "day"}, ("day", 730, "2023-10-07T00:00", "2025-10-05T00:00")),
     ],
     ids=str,
@@ -61,6 +62,12 @@ def test_of_too_many_rows_the_newest_are_told() -> None:
 def test_what_is_no_time_is_said_with_what_is_accepted(wrong) -> None:
     with pytest.raises(Unclear, match=r"write (2h, 7d|minute, hour)"):
         told(**wrong)
+
+
+@pytest.mark.parametrize("swapped", [SWAPPED, {"since": "2030-01-01"}], ids=str)
+def test_a_period_told_from_its_end_is_refused_where_nobody_says_that_it_is_meant(swapped) -> None:
+    with pytest.raises(Unclear, match="lies behind until"):
+        told(**swapped)
 
 
 async def test_hours_and_shards_add_up_and_a_person_of_several_hours_is_one(any_server: Server, store: Store) -> None:

@@ -162,6 +162,8 @@ def test_a_bad_setting_is_one_line_with_what_is_accepted(cauce) -> None:
         (["dead", "redrive", "--since", "yesterday"], ["--since 'yesterday' is no time", "2h"]),
         (["dead", "redrive", "--person", "a/b"], ["--person must not contain '/'"]),
         (["replay", "--into", "trial", "--model", "x"], ["--into replays nothing, so leave --model out"]),
+        (["export", "inferrence", "x.jsonl"], ["no group 'inferrence'", "did you mean 'inference'?"]),
+        (["export", "inference", "x.jsonl", "--group", "egress"], ["one group and one file: cauce export inference"]),
         (["replay", "--resume", "x", "--dead"], ["--resume goes on with what the run was asked"]),
     ],
     ids=lambda value: " ".join(value),
@@ -293,7 +295,7 @@ async def bury(
     given = await store.command(
         "XADD", store.keys.dead(stream), id, "origin", "1728123456789-0", "group", group, "reason", reason,
         "attempts", "5", "first_ms", "1728123456800", "last_ms", "1728123470000",
-        "key", person, "type", "text", "body", body, "v", "1",
+        "key", person, "type", "text", "body", body, "v", "1", "received", "1728123456788",
     )  # fmt: skip
     await stores.close()
     return str(given.decode())
@@ -324,7 +326,7 @@ async def test_dead_letters_are_listed_with_their_reason(cauce, any_server, stor
 async def test_a_dead_letter_is_shown_whole_and_its_body_byte_for_byte(cauce, any_server, store) -> None:
     id = await bury(any_server, NUMBER, "Hola\nAna", "ValueError: no")
     shown = cauce("dead", "show", id, REDIS_URL=any_server.url).stdout
-    for told in (id, "inference", "ValueError: no", "1728123456789-0", "+591…678", "Ana"):
+    for told in (id, "inference", "ValueError: no", "1728123456789-0", "1728123456788", "+591…678", "Ana"):
         assert told in shown
     assert NUMBER not in shown
     assert NUMBER in cauce("dead", "show", id, "--full", REDIS_URL=any_server.url).stdout
@@ -565,6 +567,12 @@ def test_up_refuses_it_before_anything_is_started(cauce, environ) -> None:
         ('[[actions]]\nname = "x"\npatterns = ["("]\n', "actions", "actions.x.patterns = '(' is no regular expression"),
         ("[streams.inbond]\n", "streams.toml", "[streams.inbound] is missing"),
         ("[streams.inbond]\n", "streams.toml", "did you mean 'inbond'?"),
+        (
+            '[streams.inbound]\n[streams.outbound]\n[groups.out]\nreads = "outbound"\nturn_max = 1\norder = "none"\n'
+            'handler = "processors.egress.handler:deliver"\n',
+            "groups.out",
+            "groups.out.order = 'none': the webhook handler delivers one reply at a time to a person; write 'key'",
+        ),
     ],
 )
 def test_what_the_processes_want_of_streams_toml_is_checked_as_well(cauce, tmp_path, text, subject, complaint) -> None:
@@ -675,6 +683,17 @@ def test_a_configuration_that_is_no_text_is_one_line_with_its_name(cauce, tmp_pa
 
 def test_a_group_given_to_a_replay_as_an_option_is_told_where_it_goes(cauce) -> None:
     assert_one_line(cauce("replay", "--group", "egress"), "the group is the first argument: cauce replay egress")
+
+
+async def test_an_export_takes_its_group_where_a_replay_does_and_as_an_option(cauce, any_server, store, tmp_path):
+    await bury(any_server, "web-7", "Adiós", "503 from n8n", "outbound")
+    for words in (("egress", "dead.jsonl"), ("--group", "egress", "dead.jsonl")):
+        done = cauce("export", "--dead", *words, REDIS_URL=any_server.url)
+        assert (done.returncode, done.stdout) == (0, "1 entry of 1 person in dead.jsonl\n")
+        head, letter = map(json.loads, (tmp_path / "dead.jsonl").read_text(encoding="utf-8").splitlines())
+        assert head["group"] == "egress"
+        assert letter["stream"] == "outbound.dead"
+        (tmp_path / "dead.jsonl").unlink()
 
 
 async def test_a_group_with_a_live_worker_is_dropped_only_by_force(cauce, any_server, store) -> None:

@@ -101,3 +101,8 @@ def test_the_place_is_the_handlers_own_and_not_that_of_the_library_it_calls() ->
 @pytest.mark.parametrize("error", [Retry("503"), Bury("no such number"), Malformed("no such"), TimeoutError("x")])
 def test_our_own_errors_are_told_by_their_words(error: Exception) -> None:
     assert fate.blame(error) == ""
+
+
+def test_a_burial_whose_reason_quotes_somebody_is_told_by_the_words_it_gives_instead() -> None:
+    buried = fate.Burial(why="400: tengo diabetes", blame="400")
+    assert after(Bury("400: tengo diabetes", blame="400")) == buried

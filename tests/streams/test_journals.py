@@ -235,6 +235,20 @@ async def test_a_story_is_read_from_one_end_to_the_next(each_store: Store) -> No
     assert await read(each_store, "4000-2") == []
 
 
+async def test_what_a_request_took_while_it_was_held_for_it_is_told_to_the_end(each_store: Store) -> None:
+    async def handle(turn: Turn) -> None:
+        if not turn.progress:
+            # As claim.lua does, while the turn that is to be held is in work.
+            await each_store.command("HSET", "group:g:hints", "w:+591", "1")
+            raise Retry("door", after=60, counted=False, at_door=True, progress="held")
+        turn.note("claimed")
+
+    async with working(each_store, handle):
+        id = await say(each_store, "+591")
+        await told(each_store, 2)
+    assert [each.told.end for each in await read(each_store, id)] == ["parked", "settled"]
+
+
 async def test_how_a_message_ended_that_waited_long_is_found_by_halving(store: Store, monkeypatch) -> None:
     # Given a group that came to each message an hour late, and looks of ten entries
     monkeypatch.setattr(journals, "NEAR", 10)

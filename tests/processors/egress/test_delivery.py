@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import redis
 
 from processors.egress import handler
@@ -85,6 +86,28 @@ async def test_parts_go_in_order_with_the_persons_next_reply_behind_them(store, 
         ("reply_2-0", "Corta."),
     ]
     assert not client.keys("group:egress:box:*")
+
+
+async def test_what_a_refusal_quotes_is_in_its_letter_and_in_no_journal_nor_log_of_production(
+    store, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    # Given production, and a receiver that repeats in its refusal what somebody wrote
+    monkeypatch.setattr("streams.log._Quiet.production", True)
+    async with Sink() as sink:
+        sink.plan(status=422, body='{"detail":"for Ana Quispe, tengo diabetes"}')
+        await append(store, reply(id="reply_1-0"))
+        await append(store, reply(id="reply_2-0"))
+        # When it refuses a reply
+        async with egress(store, sink.url):
+            await sink.received(2)
+    # Then the letter has its words, and what no erase touches has the status
+    [(_, letter)] = client.xrange("outbound.dead")
+    assert "diabetes" in letter["reason"]
+    told = [line for _, fields in client.xrange("group:egress:journal") for line in fields.values()]
+    assert any('"why":"422"' in line for line in told)
+    logged = [record.fields["why"] for record in caplog.records if record.msg == "turn.buried"]
+    assert logged == ["422"]
+    assert not any("diabetes" in line for line in told)
 
 
 async def test_a_refused_reply_is_in_the_dead_letters_with_the_answer_and_its_bytes(store, client: redis.Redis):

@@ -257,12 +257,30 @@ async def test_a_reply_somebody_waits_for_is_held_then_goes_by_exactly_one_door(
         assert client.hget(door, "state") == "webhook"
 
 
-async def test_without_an_address_the_door_is_left_to_the_request_that_waits(store, client):
+async def test_without_an_address_what_a_request_took_is_not_called_unsent(store, client):
     async with process(store, None) as here:
         door = here.stores.first.keys.of("door", "1728123450000-0")
+        waiting = turn(here, reply(), door="1728123450000-0")
+
+        # Given a request that still waits, nothing is said of the reply yet
+        client.hset(door, mapping={"state": "open", "deadline": int(time.time() * 1000) + 60_000})
+        with pytest.raises(Retry, match="door") as held:
+            await deliver.handle(waiting)
+        assert held.value.at_door
+        assert waiting.notes == []
+
+        # When it took the reply, that is told
+        client.hset(door, "state", "http")
+        await deliver.handle(waiting)
+        assert [note.name for note in waiting.notes] == ["claimed"]
+        assert not here.said_not_sent
+
+        # And when its time has passed, that nobody got it
+        late = turn(here, reply(), door="1728123450000-0")
         client.hset(door, mapping={"state": "open", "deadline": 1})
-        assert await deliver.handle(turn(here, reply(), door="1728123450000-0")) is None
-        assert client.hget(door, "state") == "open"
+        await deliver.handle(late)
+        assert [note.name for note in late.notes] == ["unsent"]
+        assert here.said_not_sent
 
 
 async def test_typing_is_a_webhook_without_words(store):

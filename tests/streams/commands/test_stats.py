@@ -109,6 +109,8 @@ async def test_a_group_that_counts_nothing_is_said_to_be_one(store: Store, shown
         (["analitycs"], "no group counts under 'analitycs'; did you mean 'analytics'?; there are: analytics, g"),
         (["--since", "soon"], "since 'soon' is no time: write 2h, 7d"),
         (["--by", "dya"], "by 'dya' is not accepted; write minute, hour or day; did you mean 'day'?"),
+        (["--since", "1h", "--until", "3h"], "since 1h lies behind until 3h, so there is nothing between them"),
+        (["--since", "2100-01-01"], "since 2100-01-01 lies behind until now, so there is nothing between them"),
         (["gg"], "no group counts under 'gg'; did you mean 'g'?; there are: analytics, g"),
     ],
     ids=str,

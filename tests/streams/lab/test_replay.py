@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import msgspec
 import pytest
 from clinic import ANA, EVA, LUIS, Clinic
 from conftest import Server, emptied
@@ -36,6 +35,7 @@ from streams.connection import Store
 from streams.deadletters import Wanted
 from streams.effects import Turn
 from streams.errors import Bury, ConfigurationError
+from streams.gathering import Range
 from streams.handlers import find
 from streams.lab import runs
 from streams.lab.changes import Changes
@@ -451,11 +451,31 @@ async def test_a_run_that_goes_on_says_since_when_by_the_clock_of_the_people(
     run = runs.Run(clinic.folder / "data" / "replays", lab.Lab(clinic.place, Asked()).name)
     run.begin_anew()
     run.tell("asked", Asked())
+    run.tell("range", Range(first="0", last="1"))
+    run.tell("cut", {"people": 0, "of": 0, "begins_ms": 0})
     run.tell("planned", 1728123456.789)
     run.close()
-    with contextlib.suppress(msgspec.ValidationError):  # nothing was gathered that it could go on with
-        await lab.replay(clinic.place, Asked(), Form())
+    await lab.replay(clinic.place, Asked(), Form())
     assert "of 05.10. 15:47 goes on" in capsys.readouterr().err
+
+
+async def test_a_run_of_which_not_all_was_gathered_begins_anew(
+    clinic: Clinic, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with clinic.open():
+        await clinic.say(ANA, "1")
+    # Given the file of a run that knows what it was asked and when it was planned, and nothing else
+    run = runs.Run(clinic.folder / "data" / "replays", lab.Lab(clinic.place, Asked()).name)
+    run.begin_anew()
+    run.tell("asked", Asked())
+    run.tell("planned", 1728123456.789)
+    run.close()
+    # When it is resumed, it is replayed as if it had never begun
+    asked = lab.of_run(clinic.place, run.name)
+    assert await lab.replay(clinic.place, asked, Form(as_json=True), resume=run.name) == 0
+    told = capsys.readouterr()
+    assert "goes on" not in told.err
+    assert "same" in told.out
 
 
 async def test_of_two_who_ask_the_same_one_is_told_that_it_is_under_way(clinic: Clinic) -> None:
