@@ -139,7 +139,7 @@ class Chat:
         """POST /chat/{user_id}/pause: a human takes over."""
         user_id = person(request.path_params["user_id"], self._topology)
         body = await access.body_of(request, access.CHAT_BYTES)
-        asked = access.decode(body, Pause).seconds if body.strip() else None
+        asked = access.decode(body, Pause).seconds if body else None
         seconds = self._topology.handoff.pause if asked is None else asked
         if not 1 <= seconds <= LONGEST_PAUSE:
             raise Refused(400, "invalid_field", f"`seconds` must be from 1 to {LONGEST_PAUSE}")

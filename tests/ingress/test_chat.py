@@ -216,6 +216,12 @@ async def test_a_pause_has_bounds(store: Store, seconds) -> None:
         assert (status, answer["error"]) == (400, "invalid_field")
 
 
+async def test_a_pause_of_white_space_is_no_pause_without_a_word(store: Store) -> None:
+    async with front(store) as door, door.session.post(f"{door.url}/chat/{ANA}/pause", data=b"\r") as response:
+        assert (response.status, (await response.json())["error"]) == (400, "invalid_json")
+        assert await store.command("EXISTS", f"paused:{ANA}") == 0
+
+
 async def test_the_conversation_passes_unchanged_and_reading_does_not_prolong_it(store: Store) -> None:
     stored = '{"user_id": "+59112345678",   "messages": [{"content":"ñ \\u00f1"}]}'
     await store.command("SET", f"conversation:{ANA}", stored, "PX", 60_000)

@@ -35,10 +35,10 @@ from streams.connection import Store
 from streams.deadletters import Wanted
 from streams.effects import Turn
 from streams.errors import Bury, ConfigurationError
-from streams.gathering import Range
 from streams.handlers import find
 from streams.lab import runs
 from streams.lab.changes import Changes
+from streams.lab.gathering import Range
 from streams.stores import Stores
 
 
