@@ -72,6 +72,7 @@ def slots(date: str | None = None, time: str | None = None, speciality: str | No
         (LA_PAZ, "Necesito reagendar", "move", slots()),
         (BUENOS_AIRES, "podés pasarme el turno para el viernes que viene?", "move", slots("2026-01-02")),
         (LIMA, "mi cita era para mañana pero quiero pasarla al 5 de enero", "move", slots("2026-01-05")),
+        (LA_PAZ, "cambio de hora mi turno de 4 a 5 y media", "move", slots()),
         # No longer
         (LA_PAZ, "ya no puedo ir mañana", "cancel", slots("2025-10-09")),
         (LA_PAZ, "no puedo ir el viernes, viajo el lunes", "cancel", slots("2025-10-10")),
@@ -126,6 +127,7 @@ def test_what_patients_ask_for_is_found(said: datetime, words: str, name: str, t
             "Do you have anything available on Thursday afternoon?", "can you fit me in today?",
             "I'd like to schedule a checkup in two weeks", "may I have an appointment on Wednesday the 22nd?",
             "I'd like to book for the 30th at 2", "Could you book my mother in for a consultation?",
+            "necesito cita desde ayer tengo fiebre",
             "can you schedule me for the last Friday of July", "I need a appointmet for friday",
             "Could I come in today at 4:30?", "have you got anything free tomorrow?",
             "resérveme nomás para el 22 a las 16:30 por favorcito", "apúnteme nomás para mañana",
@@ -175,6 +177,9 @@ def test_what_patients_ask_for_is_found(said: datetime, words: str, name: str, t
             "Bájeme de la lista del sábado porfa, me salió un compromiso", "sáquenme de la agenda de mañana",
             "Tenía turno con la psicóloga pero voy a desistir", "quiero desistir de la cita",
             "Quisiera dejar sin efecto la reserva a nombre de Rosa Flores",
+            "cancele la cita que saqué ayer", "cancele la cita de ayer no, la de mañana", "no podré ir a la de las 4",
+            "no puedo ir a la sesión del lunes", "no puedo ir al dentista hoy", "no podré ir a las 10",
+            "hoy no puedo ir a la tarde",
         ]),
         ("hours", [
             "estan abiertos ahorita?", "ahorita están atendiendo?", "el finde atienden?", "mañana van a atender?",
@@ -217,7 +222,12 @@ def test_it_is_found_however_it_is_put(name: str, words: list[str]) -> None:
         "ya le cancelé a la señorita lo de la consulta de ayer", "le cancelé a la doctora la consulta",
         "ya la cancelé, la cita", "ya le cambié la cita al lunes", "me retrasaron la cirugía",
         "no quiero cancelar mi control", "no quiero mover la cirugía", "gracias por adelantar mi control",
+        "cancelé la operación ayer", "anulé el turno hace un rato", "cambié la cita la semana pasada",
+        "mi hermana agendó una cita ayer", "la cita es el lunes en vez del martes, no?",
         # The same words about other things
+        "no puedo ir a la escuela mañana, me dan un certificado?", "no iremos a la fiesta", "no puedo ir a la farmacia",
+        "me toca la pastilla a las 8, puedo pasarla a las 10?", "ese horario me queda bien",
+        "el pediatra de mi hijo está de vacaciones", "puedo pasar a la consulta con mi esposo?",
         "quiero hacer una consulta", "una consulta, atienden por OSDE?", "puedo cancelar con tarjeta?",
         "se puede cancelar por QR?", "quiero cambiar de medicamento", "no puedo ir al baño", "no puedo mover el brazo",
         "te paso los datos de mi hijo", "tomo la pastilla cada 8 horas", "cuánto tiempo dura la consulta?",
