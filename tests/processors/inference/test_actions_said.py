@@ -68,6 +68,10 @@ def slots(date: str | None = None, time: str | None = None, speciality: str | No
         (LA_PAZ, "Anóteme a las 16hs el viernes", "book", slots("2025-10-10", "16:00")),
         (LA_PAZ, "a q hora me podrían ver mañana?", "book", slots("2025-10-09")),
         (LA_PAZ, "tienen turnos libres en la semana del 14?", "book", slots()),
+        (LA_PAZ, "cita con la nutri el 12", "book", slots("2025-10-12", None, "nutrición")),
+        (LA_PAZ, "me urge cita con el gine", "book", slots(speciality="ginecología")),
+        (LA_PAZ, "quiero una consulta con el médico de cabecera", "book", slots(speciality="medicina general")),
+        (LA_PAZ, "turno para limpieza dental", "book", slots(speciality="odontología")),
         (LA_PAZ, "necesito un dentista urgente", "book", slots(speciality="odontología")),
         (LA_PAZ, "me revisan al bebé? necesito pediatra para mañana", "book", slots("2025-10-09", None, "pediatría")),
         # One that there is, at another time
@@ -102,6 +106,7 @@ def slots(date: str | None = None, time: str | None = None, speciality: str | No
         (LA_PAZ, "cuánto cuesta cancelar una cita?", "prices", slots()),
         (LA_PAZ, "cuanto debo cancelar por la consulta?", "prices", slots()),
         (BUENOS_AIRES, "cuánto me sale un turno con la psicóloga?", "prices", slots(speciality="psicología")),
+        (LA_PAZ, "cuál es el valor de la cita con nutrición?", "prices", slots(speciality="nutrición")),
         (LA_PAZ, "de lunes a viernes a q hora abren", "hours", slots()),
         (LIMA, "mañana atienden?", "hours", slots("2026-01-01")),
         (LA_PAZ, "atienden los martes?", "hours", slots()),
