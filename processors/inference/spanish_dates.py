@@ -65,7 +65,7 @@ _DAY_WORDS = re.compile(
 _ISO = re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b")
 _NUMERIC = re.compile(
     # "9-11 am" and "3-4 días" are no days
-    r"(?<![\d:/.-])(?!24/7\b)(\d{1,2})[/-](\d{1,2})(?:[/-](\d{4}|\d{2}))?(?![\d:/-])"
+    r"(?<![\d:/.-])(?!24/7\b)(\d{1,2})(?:[/-]|\.(?=\d{1,2}\.\d{4}\b))(\d{1,2})(?:[/.-](\d{4}|\d{2}))?(?![\d:/-])"
     r"(?! ?(?:[ap]\.? ?m\b|h\b|hs\b|hrs\b|horas?\b|min|dias?\b|semanas?\b|mes(?:es)?\b|anos?\b))"
 )
 _OF_MONTH = re.compile(
@@ -73,7 +73,7 @@ _OF_MONTH = re.compile(
     rf"|(?P<word>primero|{ANY_NUMBER}) de )(?P<month>{_EACH_MONTH})\b\.?"
     r"(?:(?:,? (?:de |del )?|[/-])(?P<year>\d{4})\b)?"
 )
-_OF_NEXT_MONTH = re.compile(rf"\b(\d{{1,2}}) del {_NEXT_MONTH}\b")
+_OF_NEXT_MONTH = re.compile(rf"\b(\d{{1,2}}) del {_NEXT_MONTH}\b|\b{_NEXT_MONTH},? el (?:dia )?(\d{{1,2}})\b")
 _IN = re.compile(
     rf"\b(?:en|dentro de|de (?:aca|aqui|hoy) (?:a|en)) (\d{{1,3}}|{ANY_NUMBER}) (dias?|semanas?|mes(?:es)?)\b"
 )
@@ -96,7 +96,7 @@ _DAY_OF_MONTH = re.compile(
     r"(?P<more> ?(?:,|-| o| u| y| a) ?(?:el )?\d{1,2}\b(?![:.]\d))?"
 )
 
-_APPOINTMENT = "(?:cita|turno|ficha|consulta|reserva|hora|control)"
+APPOINTMENT = "(?:cita|turno|ficha|consulta|reserva|hora|control)"
 _NEAR = 48
 """Characters before a day or a time in which the words lie that bear on it."""
 _BETWEEN_ONE = re.compile(r",? ?(?:el )?(?:dia )?")
@@ -106,20 +106,26 @@ _BETWEEN_TWO = re.compile(
     r"(?:el |este )?(?:dia )?"
 )
 _BOUND = re.compile(
-    r"\b(?:desde|hasta|antes|despues|partir|menos|excepto|salvo|en (?:vez|lugar)|(?<!que )no(?: para)?|ni)"
-    r"(?: del?)?(?: el| la)?(?: dia)? ?$"
+    r"\b(?:(?:desde|hasta|antes|despues|partir|menos|excepto|salvo|en (?:vez|lugar)|(?<!que )no(?: para)?|ni)"
+    r"(?: del?)?(?: el| la)?(?: dia)?|semana del) ?$"
 )
 _DENIED = re.compile(r"\bno (?:puedo|podre|podria|voy a poder|podemos)(?: ir| asistir| venir)?(?: el| para el)? ?$")
-_DENIED_AFTER = re.compile(r",? ?(?:ya )?no (?:puedo|podre|podria|voy|estoy|estare|podemos)\b")
+_DENIED_AFTER = re.compile(
+    r",? ?(?:(?:ya )?no (?:puedo|podre|podria|voy|estoy|estare|podemos)\b|\bno[,;]"
+    r"|se (?:me|nos) (?:complic|cruz|hace|junt)|(?:al|para (?:el|la)) (?:otr[oa]|siguiente|proxim[oa])\b)"
+)
+"""`El lunes no puedo`, `del lunes al otro`: what follows a day that is given up."""
 _RATHER = re.compile(r"\b(?:mejor|sino|perdon|digo),?(?: para| seria| que sea)?(?: el)? ?$")
+_GIVEN = "me (?:toca|tocaba|dieron|pusieron|agendaron|anotaron|citaron)"
+_HAVE = f"tengo|tenia|tenemos|(?<!si )es|era|estaba|{_GIVEN}"
 _HELD = re.compile(
-    rf"\b{_APPOINTMENT} (?:del|(?P<of>de|d)) (?:el )?$"
-    rf"|\b(?:tengo|tenia|tenemos|es|era|estaba)(?: (?:una |un |mi )?{_APPOINTMENT})?(?: para)?(?: el)? ?$"
+    rf"\b{APPOINTMENT} (?:del|(?P<of>de|d)) (?:el )?$"
+    rf"|\b(?:{_HAVE})(?: (?:una |un |mi )?{APPOINTMENT})?(?: para)?(?: el)? ?$"
 )
 """What stands before the day of an appointment that there is: `mi cita del martes, al jueves`."""
-_OURS = re.compile(rf"\b(?:mi|el|la|su|tu|es[ea]) {_APPOINTMENT} del? (?:dia )?$")
+_OURS = re.compile(rf"\b(?:mi|el|la|su|tu|es[ea]) {APPOINTMENT} del? (?:dia )?$")
 """`el turno del lunes al miércoles` is to be moved; `una cita del lunes al miércoles` may be on either."""
-_FOR = re.compile(r"\b(?:para|pa)(?: el)?(?: dia)?(?: de)? ?$")
+_TO = re.compile(r"\b(?:(?:para|pa)(?: el)?|pal|al)(?: dia)?(?: de)? ?$")
 
 
 NOT_ASKED = 3
@@ -169,7 +175,7 @@ def find_date(text: str, said_on: date, which: Which = "any") -> Found | None:
     named = _one_each(text, _all(text, said_on))
     pairs = [(one.start, other.start) for one, other in pairwise(named) if _left_open(text, one, other)]
     left_open = {start for pair in pairs for start in pair}
-    clear = [one for one in named if one.day and one.start not in left_open and not before(_BOUND, text, one.start)]
+    clear = [one for one in named if one.day and one.start not in left_open and not _bound(text, one)]
     read = [(_rank(text, one, said_on), one.sure, one.start, one) for one in clear]
     if which == "coming":
         read = [each for each in read if (each[-1].day or said_on) >= said_on]
@@ -234,6 +240,11 @@ def _left_open(text: str, first: _Named, second: _Named) -> bool:
     )
 
 
+def _bound(text: str, named: _Named) -> bool:
+    """`antes del 15` and `la semana del 15` are no day."""
+    return bool(before(_BOUND, text, named.start + _article(text, named)))
+
+
 def _article(text: str, named: _Named) -> int:
     """Of `del 15` the article is the day's."""
     return 4 if text.startswith("del ", named.start) else 0
@@ -253,10 +264,10 @@ def _held(text: str, named: _Named) -> bool:
 def _rank(text: str, named: _Named, said_on: date) -> int:
     if (named.day and named.day < said_on) or _DENIED_AFTER.match(text, named.end) or _held(text, named):
         return NOT_ASKED
-    for rank, marks in ((NOT_ASKED, _DENIED), (0, _RATHER), (1, _FOR)):
+    for rank, marks in ((NOT_ASKED, _DENIED), (0, _RATHER), (1, _TO)):
         if before(marks, text, named.start):
             return rank
-    return 2
+    return 1 if text.startswith("al ", named.start) else 2
 
 
 def _iso(match: re.Match[str], _said_on: date) -> date:
@@ -270,7 +281,7 @@ def _of_month(match: re.Match[str], said_on: date) -> date:
 
 def _of_next_month(match: re.Match[str], said_on: date) -> date:
     year, month = _months_on(said_on, 1)
-    return date(year, month, int(match[1]))
+    return date(year, month, int(match[1] or match[2]))
 
 
 def _numeric(match: re.Match[str], said_on: date) -> date:

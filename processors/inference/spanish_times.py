@@ -11,7 +11,16 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from processors.inference.spanish_dates import ANY_NUMBER, EACH_DAY, NOT_ASKED, NUMBERS, Found, before, number
+from processors.inference.spanish_dates import (
+    ANY_NUMBER,
+    APPOINTMENT,
+    EACH_DAY,
+    NOT_ASKED,
+    NUMBERS,
+    Found,
+    before,
+    number,
+)
 from streams.tables import Which
 
 _AFTERNOON = range(1, 8)
@@ -41,17 +50,28 @@ _BETWEEN = re.compile(
 )
 _EITHER = re.compile(r",? ?(?:o|u|-|/) ?(?:a )?")
 _THROUGH = re.compile(r" ?(?:a|y|hasta|al) ?")
-_BOUND = re.compile(r"\b(?:antes|despues|partir|desde|hasta|pasadas|mas tarde|mas temprano)(?: de)?(?: las?)? ?$")
+_BOUND = re.compile(
+    r"\b(?:(?:antes|despues|partir|desde|hasta|pasadas|mas tarde|mas temprano)(?: del?)?(?: las?)?|pasado el) ?$"
+)
 _LASTING = re.compile(
     r"\b(?:en|dentro de|cada|hace|hacen|durante|por|de|unas?|con|son|faltan|tengo|llevo|ultimas|como|x) ?$"
 )
 _RATHER = re.compile(r"\b(?:mejor|sino|perdon|digo),?(?: para| seria)? ?$")
 _DENIED = re.compile(r"\bno (?:puedo|podre|llego|alcanzo)(?: (?:a )?(?:ir|llegar|asistir))? ?$")
 _DENIED_AFTER = re.compile(r",? ?(?:pero )?(?:ya )?no (?:puedo|podre|llego|alcanzo|voy)\b")
+_HELD = re.compile(
+    rf"\b(?:(?:tengo|tenia|tenemos|teniamos)(?: (?:una?|mi|el|la))? {APPOINTMENT}|{APPOINTMENT} (?:es|era|esta|estaba))"
+    r"(?: (?!(?:pero|y|que|se|me|lo|quiero|puedo|pued\w+|podr\w+)\b)\w+){0,5} $"
+)
+_ELSEWHERE = re.compile(r"\b(?:salgo|sale|salimos|entro|entra|entramos|termino|termina)(?: \w+){0,2} $")
+"""`Tengo turno el viernes a las 10`, `salgo a las 6`: hours that nobody asks for."""
 _MOVE = "(?:pas|cambi|mov|muev|pon|pued|corr|adelant|atras|retras|posterg|program|reprogram|reagend)"
 _MOVED = re.compile(rf"\b(?:l[ao]s? (?:\w+ ){{0,2}}?{_MOVE}\w*|{_MOVE}\w*l[ao])\b[^.;?\n]{{0,30}}$")
 """`¿la puedo pasar a las 5?`: the hour to which."""
-_TO = re.compile(r"\bto (?:(?:this|next) )?(?:\w+day )?(?:at )?$")
+_TO = re.compile(
+    rf"\bto (?:(?:this|next) )?(?:\w+day )?(?:at )?$|\b(?:al|pal|(?:para|pa)(?: el)?)(?: (?:{EACH_DAY}|\d{{1,2}}|))* $"
+)
+"""`al viernes 4 a las 10`; of the day read before there are blanks."""
 _SAID_APART = re.compile(
     # "de mañana al lunes" is of tomorrow, but "el martes de mañana" in the morning
     rf"\b(?:(?:en|por|x|a|de) la|esta|(?:{EACH_DAY}) de) ({_PART})|\b(?:hoy|en|por|x|a|de) (tarde|noche)\b"
@@ -80,7 +100,7 @@ def find_time(text: str, which: Which = "any") -> Found | None:
             continue
         if time := _clock(match, part):
             return Found(time, match.span())
-    noon = _NOON.search(text)
+    noon = next((match for match in _NOON.finditer(text) if not before(_BOUND, text, match.start())), None)
     return Found("12:00", noon.span()) if noon else None
 
 
@@ -123,7 +143,9 @@ def _rank(text: str, match: re.Match[str]) -> int:
     if before(_RATHER, text, match.start()):
         return 0
     at = match["at"] or ""
-    if at.startswith("de ") or before(_DENIED, text, match.start()) or _DENIED_AFTER.match(text, match.end()):
+    if at.startswith("de ") or _DENIED_AFTER.match(text, match.end()):
+        return NOT_ASKED
+    if any(before(marks, text, match.start()) for marks in (_DENIED, _HELD, _ELSEWHERE)):
         return NOT_ASKED
     towards = at.startswith("pa") or before(_TO, text, match.start()) or before(_MOVED, text, match.start())
     return 1 if towards else 2

@@ -27,6 +27,9 @@ def day(text: str, said_on: date = SUNDAY) -> str | None:
         ("mi cita del 18", "any", "2025-10-18"), ("mi cita del 18", "coming", "2025-10-18"),
         ("mi cita del 18", "asked", None), ("no puedo el martes", "asked", None),
         ("mi cita del 18, para el 20", "asked", "2025-10-20"), ("el 18", "asked", "2025-10-18"),
+        ("me dieron para el 18", "asked", None), ("me toca el 18, quiero ir el 20", "asked", "2025-10-20"),
+        ("el martes se me complica", "asked", None), ("pasarla del lunes al otro", "asked", None),
+        ("si es el martes, mejor", "asked", "2025-10-07"),
         ("anoche", "any", "2025-10-04"), ("anoche", "coming", None), ("ayer no; el martes", "coming", "2025-10-07"),
     ],
 )  # fmt: skip
@@ -37,8 +40,13 @@ def test_what_is_not_asked_for_or_over_is_read_only_where_it_is_wanted(
     assert (found and found.value) == value
 
 
-def test_a_time_that_is_not_asked_for_is_none() -> None:
-    assert find_time("mi cita de las 10", "asked") is None
+@pytest.mark.parametrize(
+    "text",
+    ["mi cita de las 10", "tengo turno el viernes 4 a las 10", "mi consulta es a las 10 y media", "salgo a las 6",
+     "ella sale del trabajo a las 6"],
+)  # fmt: skip
+def test_a_time_that_is_not_asked_for_is_none(text: str) -> None:
+    assert find_time(text, "asked") is None
 
 
 def clock(text: str) -> str | None:
@@ -64,6 +72,7 @@ def clock(text: str) -> str | None:
         ("7/10", "2025-10-07"),
         ("07/10/2026", "2026-10-07"),
         ("7-10-26", "2026-10-07"),
+        ("7.10.2026", "2026-10-07"),
         ("el miércoles", "2025-10-08"),
         ("el próximo sábado", "2025-10-11"),
         ("el lunes que viene", "2025-10-06"),
@@ -95,6 +104,7 @@ def clock(text: str) -> str | None:
         ("el quince", "2025-10-15"),
         ("el 5 del próximo mes", "2025-11-05"),
         ("el 20 del mes que viene", "2025-11-20"),
+        ("el mes que viene, el 20", "2025-11-20"),
         ("de hoy en ocho", "2025-10-12"),
         ("de mañana en quince", "2025-10-20"),
         ("el lunes en ocho", "2025-10-13"),
@@ -149,6 +159,7 @@ def test_a_day_of_next_week_is_that_of_the_week_from_monday(text: str, value: st
      "el martes de la semana que viene", "99/99", "2025-13-40", "de 8 a 9", "tengo 3 hijos",
      "a las 10 de la mañana", "a las 15:30", "24/7", "los sábados", "los lunes", "cada martes", "el otro martes",
      "martes o jueves", "el lunes, martes o miércoles", "de lunes a viernes", "del 15 al 20", "el 15 o 16",
+     "la semana del 13", "la semana del 13 de octubre",
      "entre el 10 y el 15", "mañana o pasado", "desde el lunes", "hasta mañana", "antes del 15", "después del martes",
      "cualquier día menos el lunes", "el primer miércoles del mes", "la próxima semana, el viernes",
      "mi cita del martes o jueves", "solo de mañana", "por la tarde o de mañana",
@@ -216,6 +227,10 @@ def test_what_is_no_day_is_none(text: str) -> None:
         ("mi cita de las 10, a las 11", "11:00"),
         ("mi cita de las 10", "10:00"),
         ("no puedo a las 10, a las 11 sí", "11:00"),
+        ("tengo cita con la doctora a las 10, puede ser a las 11", "11:00"),
+        ("salgo a las 5, puede ser a las 6", "18:00"),
+        ("mañana o pasado a las 10", "10:00"),
+        ("de la cita del martes 8 a las 10 al miércoles 9 a las 11", "11:00"),
         ("no puedo ir a las 10", "10:00"),
     ],
 )
@@ -235,7 +250,7 @@ def test_a_bare_number_is_no_time(text: str) -> None:
     "text",
     ["entre 3 y 4 de la tarde", "entre las 3 y las 5", "de 3 a 5", "de 8 a 12 am", "a las 10 o a las 11", "10 u 11 am",
      "después de las 4", "antes de las 10", "a partir de las 9", "hasta las 6", "cada 8 horas", "hace 2 horas",
-     "en dos horas", "una hora más tarde", "a las tres personas"],
+     "en dos horas", "una hora más tarde", "a las tres personas", "antes del mediodía", "pasado el mediodía"],
 )  # fmt: skip
 def test_what_is_no_one_time_is_none(text: str) -> None:
     assert clock(text) is None
@@ -266,6 +281,10 @@ def test_a_moment_is_told_from_the_one_at_which_it_was_said(text: str, moment: s
         "no puedo el martes, el jueves sí",
         "el martes no puedo, el jueves sí",
         "el martes, mejor el jueves",
+        "para hoy no, para el jueves",
+        "el martes se me complica, el jueves",
+        "me dieron el martes, puedo cambiar al jueves",
+        "me toca el 7 de octubre, se puede cambiar al 9",
         "en vez del martes el jueves",
         "hoy llamé y no contestaron, quiero una cita para el jueves",
         "falté ayer, quiero otra el jueves",
