@@ -217,8 +217,9 @@ async def test_a_pause_has_bounds(store: Store, seconds) -> None:
 
 
 async def test_a_pause_of_white_space_is_no_pause_without_a_word(store: Store) -> None:
-    async with front(store) as door, door.session.post(f"{door.url}/chat/{ANA}/pause", data=b"\r") as response:
-        assert (response.status, (await response.json())["error"]) == (400, "invalid_json")
+    given = {"data": b"\r", "headers": {"Content-Type": "application/json"}}
+    async with front(store) as door, door.session.post(f"{door.url}/chat/{ANA}/pause", **given) as response:
+        assert (response.status, (await response.json())["error"]) == (400, "malformed_json")
         assert await store.command("EXISTS", f"paused:{ANA}") == 0
 
 
