@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Coroutine
 from collections.abc import Sequence as Series
 from typing import Any
 
@@ -304,6 +305,24 @@ async def test_a_model_that_fails_for_everybody_is_given_up(counting: Counting) 
     ends = await asyncio.gather(*(engine.generate(asked(number)) for number in range(1, 21)), return_exceptions=True)
     assert {type(end) for end in ends} == {StepFailed, Retry}
     assert not engine.ready()
+
+
+async def test_a_model_that_reads_prompts_and_says_nothing_is_given_up(counting: Counting, monkeypatch) -> None:
+    # Weights that are not numbers fail where a token is drawn: all pieces of a prompt but the last go through.
+    monkeypatch.setattr("processors.inference.engine.PIECE", 4)
+    counting.broken = ArithmeticError("the model's logits are not finite")
+    engine = Threaded(counting, slots=2)
+    try:
+        ends = [await _end_of(engine.generate(asked("30 " + "1 " * 9))) for _ in range(20)]
+        assert {type(end) for end in ends} == {StepFailed, Retry}
+        assert not engine.ready()
+    finally:
+        await engine.close()
+
+
+async def _end_of(reply: Coroutine[Any, Any, Generated]) -> Generated | BaseException:
+    (end,) = await asyncio.gather(reply, return_exceptions=True)
+    return end
 
 
 async def test_closing_tells_those_who_wait_to_come_again(counting: Counting) -> None:
