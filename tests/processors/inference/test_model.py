@@ -355,6 +355,7 @@ def test_what_is_no_model_is_said_in_one_line(tiny: Any, tmp_path: Path, monkeyp
     weights.unlink()
     (folder / "pytorch_model.bin").write_bytes(b"PK")
     assert "safetensors" in why(str(folder))
+    weights.write_bytes(kept)
     (folder / "config.json").write_text('{"model_type": "unheard_of"}')
     assert "cannot be loaded" in why(str(folder))
 
