@@ -76,6 +76,14 @@ class Retry(CauceError):
         self.at_door = at_door
 
 
+class Crash(CauceError):
+    """
+    Raised by a handler whose resources died under it, any of those in work may be why, and raised by their `failed()`.
+
+    The worker ends, and what was in work was so at a crash, as if its process had been killed.
+    """
+
+
 class Bury(CauceError):
     """
     Raised by a handler: this can never succeed; to the dead letters with it, with this reason.

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import msgspec
 
-from streams.errors import Bury, CauceError, Malformed, Retry
+from streams.errors import Bury, CauceError, Crash, Malformed, Retry
 
 
 class Settle(msgspec.Struct, frozen=True):
@@ -107,8 +107,8 @@ def after(error: BaseException | None, *, attempt: int, attempts: int, backoff: 
 
 
 def of_all(error: BaseException) -> bool:
-    """Whether what a batch raised is no single turn's fault; else it is nobody's attempt, and each is tried alone."""
-    return isinstance(error, Retry) and not error.counted
+    """Whether what a batch raised is for all its turns; else it is nobody's attempt, and each is tried alone."""
+    return isinstance(error, Crash) or (isinstance(error, Retry) and not error.counted)
 
 
 def _ms(seconds: float) -> int:

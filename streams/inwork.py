@@ -21,6 +21,7 @@ from streams.buckets import Calendar
 from streams.committer import Committer, Result
 from streams.effects import Effects, Handler, Turn
 from streams.endings import Ending, ending
+from streams.errors import Crash
 from streams.keys import Keys
 from streams.tables import Group
 from streams.turns import Changed, Grant
@@ -179,6 +180,8 @@ class InWork:
             return  # it was left behind
         if work.given_up and (error or work.given_up != "superseded"):
             self._let_go(work)
+        elif isinstance(error, Crash):
+            work.handling = None  # its lease is kept until the worker leaves, which is about to
         else:
             self._close(work, None if error else handling.result(), error)
 

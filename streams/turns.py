@@ -314,9 +314,19 @@ class Turns:
             [("XADD", bell, "MAXLEN", "~", 1000, "*", "from", self.consumer), ("EXPIRE", bell, 3600)]
         )
 
-    async def leave(self) -> None:
-        """Deregister: whatever is still ours becomes due for the others at once, and counts no attempt."""
-        await self._watch.sweep(Consumer(self.group.name, self.consumer), leaving=True)
+    async def leave(self, *, crashed: bool = False) -> None:
+        """
+        Deregister: whatever is still ours becomes due for the others at once.
+
+        Args:
+            crashed: it counts as in work at a crash; else it counts no attempt.
+
+        Raises:
+            Unavailable: Redis cannot be reached.
+        """
+        if crashed:
+            await self._store.command("DEL", self._heartbeat)  # else it would be taken for alive
+        await self._watch.sweep(Consumer(self.group.name, self.consumer), leaving=not crashed)
 
     def _prefix(self, kind: str) -> str:
         """What precedes the person in the names of this kind's keys."""

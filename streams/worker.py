@@ -20,7 +20,7 @@ from streams.buckets import Calendar
 from streams.committer import Committer
 from streams.connection import Store
 from streams.effects import Handler, Output
-from streams.errors import Unavailable
+from streams.errors import Crash, Unavailable
 from streams.housekeeping import Housekeeping
 from streams.inwork import InWork
 from streams.line import Argument
@@ -131,7 +131,8 @@ class Worker:
             done, _ = await asyncio.wait([serving, *background, *failed], return_when=asyncio.FIRST_COMPLETED)
             if not done.isdisjoint(failed):
                 self.stop()
-                await self._drain(0)  # it is no fault of theirs: others may take them at once
+                # Others may take at once what is in work, of which some may be to blame where it was a crash.
+                await self._drain(0, crashed=isinstance(failed[0].exception(), Crash))
             for task in done:
                 task.result()  # a loop that ends by itself has failed; so does the worker
             await self._drain(grace)
@@ -262,7 +263,7 @@ class Worker:
         with contextlib.suppress(Unavailable):
             await self._turns.wake()
 
-    async def _drain(self, grace: float) -> None:
+    async def _drain(self, grace: float, *, crashed: bool = False) -> None:
         await self._wake_others()
         if self._in_work:
             self._log.info("worker.draining", turns=len(self._in_work), grace_s=grace)
@@ -271,6 +272,6 @@ class Worker:
         await asyncio.gather(*self._waking)
         try:
             # What was cancelled is handed back here: it becomes due for the others at once.
-            await self._turns.leave()
+            await self._turns.leave(crashed=crashed)
         except Unavailable as error:
             self._log.warning("worker.left_silently", why=str(error))

@@ -173,7 +173,8 @@ def _speak(exchange: Exchange, made: _Made, generated: Generated) -> bool:
 
 def _lines(exchange: Exchange, within: list[Arrival]) -> list[Line]:
     arrived = {arrival.inbound.message_id for arrival in exchange.arrived}
-    before = [said for said in exchange.past.conversation.messages if said.message_id not in arrived]
+    past = exchange.past.begun_in_steps(exchange.here.topology.history.max_messages)
+    before = [said for said in past if said.message_id not in arrived]
     # What staff said meanwhile goes before the person's words, which the model is to answer.
     before += [heard(arrival) for arrival in exchange.arrived if not arrival.from_person]
     return prompt.compose(exchange.rules, before, "\n".join(arrival.words for arrival in within))

@@ -24,7 +24,7 @@ from processors.inference.calls import Heard
 from processors.inference.generation import Drawing, Generated, Line, Refused, Request, StepFailed, Tool, until
 from streams import log as logs
 from streams import metrics
-from streams.errors import CauceError, Retry
+from streams.errors import CauceError, Crash, Retry
 
 log = logs.get("inference")
 
@@ -119,6 +119,14 @@ class Died(CauceError):
     """The engine's thread has ended, and with it all that this process can do."""
 
 
+class Crashed(Died, Crash):
+    """It ended within a step, or its pipeline's process did: any of those in work may be why."""
+
+
+class _Hopeless(RuntimeError):
+    """The model works for nobody, which is nobody's fault."""
+
+
 def _told(watch: asyncio.Future[None]) -> None:
     if not watch.done():
         watch.set_result(None)
@@ -139,6 +147,7 @@ class Door(ABC, Generic[Work]):
         self._told = Load(0, 0)
         self._over: str | None = None
         """Why nothing is generated any more."""
+        self._death: type[Died] = Died
         self._watching: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         """Who wants to know when it dies."""
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
@@ -182,7 +191,7 @@ class Door(ABC, Generic[Work]):
         self._watching.append((loop, watch))
         if self._over is None:  # after the append: who dies says so first, and then to all who watch by then
             await watch
-        raise Died(self._over or "the engine has died")
+        raise self._death(self._over or "the engine has died")
 
     async def close(self) -> None:
         """Stop after the step in work; who waits is told to come again."""
@@ -240,15 +249,17 @@ class Door(ABC, Generic[Work]):
                 self._tell()
         except BaseException as error:
             why = f"the engine has died: {type(error).__name__}"
+            self._death = Died if isinstance(error, _Hopeless) else Crashed
             log.exception("engine.died", why=type(error).__name__)
         finally:
             self._over = why
-            left = [*self._jobs.values(), *self._unread()]
+            in_work, unread = list(self._jobs.values()), self._unread()
             for loop, watch in self._watching if why != _CLOSED else ():
                 with contextlib.suppress(RuntimeError):  # that loop has closed
                     loop.call_soon_threadsafe(_told, watch)
-            for job in left:
-                job.end(Retry(why, counted=False))  # one each: an exception keeps its own traceback
+            for job in [*in_work, *unread]:  # an exception each: it keeps its own traceback
+                suspect = self._death is Crashed and job not in unread
+                job.end(Crashed(why) if suspect else Retry(why, counted=False))
             self._jobs.clear()
             self._put_down()
 
@@ -317,10 +328,10 @@ class Door(ABC, Generic[Work]):
             self._leave(job)
 
     def _count_failure(self, error: Exception) -> None:
-        """A step has failed for everybody.  Raises RuntimeError where that goes on."""
+        """A step has failed for everybody.  Raises _Hopeless where that goes on."""
         self._failures += 1
         if self._failures >= HOPELESS:
-            raise RuntimeError("the model fails in every step") from error
+            raise _Hopeless("the model fails in every step") from error
 
     def _says_stop(self, job: Job[Work], prompt: Series[int], generated: Series[int]) -> bool:
         """The text may have begun some tokens ago; a token is one byte of it at least."""

@@ -48,7 +48,8 @@ class Encoding:
         template: a Jinja chat template in place of the tokenizer's own.
 
     Raises:
-        ConfigurationError: the template is none, or there is neither a template nor a token to join turns with.
+        ConfigurationError: the tokenizer has no words, the template is none, or there is neither a template nor a
+            token to join turns with.
     """
 
     def __init__(self, tokenizer: Any, template: str | None = None) -> None:
@@ -68,6 +69,7 @@ class Encoding:
         self.tools = False
         """The template knows tools."""
         self._offered: tuple[Sequence[Tool], bool] = ((), False)
+        self._check_words()
         self._check()
         if self.chat:
             self._takes_system = self._renders([Line("system", _HARMLESS), Line("user", _HARMLESS)])
@@ -135,6 +137,14 @@ class Encoding:
     def defuse(self, text: str) -> str:
         """The words with every mark in them broken by a space: `</s>` becomes `< /s>`."""
         return text if self._marks is None else broken(text, self._marks)
+
+    def _check_words(self) -> None:
+        """Of a folder without a vocabulary transformers may make a tokenizer that knows its marks alone."""
+        if not set(self._tokens(_HARMLESS)) - self.control - {self._tokenizer.unk_token_id}:
+            raise ConfigurationError(
+                "the model's tokenizer knows no words: tokenizer.json, or the file with its vocabulary, is missing "
+                "from the folder that MODEL names"
+            )
 
     def _check(self) -> None:
         if not self.chat:

@@ -23,6 +23,10 @@ PIECE = 256
 """Tokens of a prompt that are read in one step."""
 
 
+_Stepped = tuple[list[int], int | None]
+"""What `Runner.step` returns."""
+
+
 class Runner(Speech, Protocol):
     """The model.  Called by one thread only."""
 
@@ -108,7 +112,7 @@ class Threaded(Door[Sequence]):
             log.warning("engine.step_failed", requests=len(running) + bool(piece), why=type(error).__name__)
             self._one_by_one(running, piece)
             return
-        self._failures = 0
+        self._count([(tokens, first)])
         for sequence, token in zip(running, tokens, strict=True):
             self._accept(sequence, token)
         if piece:
@@ -139,7 +143,7 @@ class Threaded(Door[Sequence]):
         steps = [(sequence, partial(self._runner.step, row, [sequence])) for row, sequence in enumerate(running)]
         if piece:
             steps.append((piece.sequence, partial(self._runner.step, 0, [], piece)))
-        results: list[tuple[Sequence, tuple[list[int], int | None] | Exception]] = []
+        results: list[tuple[Sequence, _Stepped | Exception]] = []
         for sequence, step in steps:
             try:
                 results.append((sequence, step()))
@@ -152,10 +156,14 @@ class Threaded(Door[Sequence]):
                 self._accept(sequence, result[0][0])
             elif piece:
                 self._read(piece, result[1])
-        errors = [result for _, result in results if isinstance(result, Exception)]
+        self._count([result for _, result in results])
+
+    def _count(self, results: Series[_Stepped | Exception]) -> None:
+        """Whether the model still works.  A piece that does not end its prompt shows nothing: nobody looks at it."""
+        errors = [result for result in results if isinstance(result, Exception)]
         if len(errors) == len(results):
             self._count_failure(errors[0])
-        else:
+        elif any(result[0] or result[1] is not None for result in results if not isinstance(result, Exception)):
             self._failures = 0
 
     def _failed(self, sequence: Sequence, error: Exception) -> None:

@@ -74,6 +74,19 @@ class Past(msgspec.Struct, kw_only=True):
         known = {message.message_id for message in self.conversation.messages}
         return [message for message in said if message.message_id not in known]
 
+    def begun_in_steps(self, max_messages: int) -> list[Said]:
+        """
+        The messages for a prompt; of a conversation that is full, without up to a quarter, the oldest.
+
+        So a prompt begins as the last one did until a quarter has gone.  Were the oldest to go one by one each would
+        begin elsewhere, and nothing that was computed of the last one would serve the next.
+        """
+        messages = self.conversation.messages
+        if len(messages) < max_messages:
+            return messages
+        before = self.count - len(messages)
+        return messages[-before % max(1, max_messages // 4) :]
+
 
 def resume(past: Past, rows: list[dict[str, Any]]) -> None:
     """Let a conversation that begins anew go on from what the archive has of it."""

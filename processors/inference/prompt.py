@@ -134,8 +134,8 @@ def fit(lines: Sequence[Line], encode: Callable[[Sequence[Line]], list[int]], bu
     """
     The tokens of as much of a prompt as fits into `budget` tokens.
 
-    The oldest whole turns go first, then the beginning of what the person says now, then the end of a system prompt
-    that leaves no room for it.
+    The oldest whole turns go first, a quarter of the budget at a time, then the beginning of what the person says now,
+    then the end of a system prompt that leaves no room for it.
 
     Raises:
         Refused: not even a few words fit.
@@ -145,13 +145,21 @@ def fit(lines: Sequence[Line], encode: Callable[[Sequence[Line]], list[int]], bu
         return tokens
     head = list(lines[:1]) if lines[0].role == "system" else []
     body = list(lines[len(head) :])
-    starts = [index for index, line in enumerate(body) if line.role == "user"]
-    # The smallest number of dropped turns that fits; all but the newest may go.
-    dropped = _smallest(len(starts) - 1, lambda turns: len(encode([*head, *body[starts[turns] :]])) <= budget)
-    kept = [*head, *body[starts[dropped] :]]
-    if len(tokens := encode(kept)) <= budget:
-        return tokens
+    # Were no more to go than has to, each prompt would begin elsewhere, and nothing that was computed of the last one
+    # would serve the next.  Where only the newest turn leaves so much room, as many stay as there is room for.
+    step = max(1, budget // 4)
+    steps = -(-(len(tokens) - budget) // step)
+    for room in (len(tokens) - steps * step, budget):
+        if len(fitting := encode([*head, *_newest(head, body, encode, room)])) <= room:
+            return fitting
     return _cut(head, body[-1], encode, budget)
+
+
+def _newest(head: list[Line], body: list[Line], encode: Callable[[Sequence[Line]], list[int]], room: int) -> list[Line]:
+    """As many of the newest turns as there is room for, one at least."""
+    starts = [index for index, line in enumerate(body) if line.role == "user"]
+    dropped = _smallest(len(starts) - 1, lambda turns: len(encode([*head, *body[starts[turns] :]])) <= room)
+    return body[starts[dropped] :]
 
 
 def _cut(head: list[Line], last: Line, encode: Callable[[Sequence[Line]], list[int]], budget: int) -> list[int]:

@@ -26,6 +26,8 @@ EXPORTED = "openvino_model.xml"
 CHOOSE = "choose a decoder with plain attention, such as Qwen, Llama or GPT-2"
 """The remedy where an engine cannot run an architecture."""
 
+_NO_SAFETENSORS = "it has no safetensors weights, and Cauce reads no others; choose a model that has them"
+
 _CONNECT_SECONDS = 5.0
 
 _HUB_NAME = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
@@ -54,7 +56,7 @@ def find(settings: Settings) -> Place:
     MODEL as a place.
 
     Raises:
-        ConfigurationError: it is a path to nothing, or no name that a model can have.
+        ConfigurationError: it is a path to nothing, a folder that is no model's, or no name that a model can have.
     """
     name = settings.model
     if name == "demo":
@@ -68,6 +70,8 @@ def find(settings: Settings) -> Place:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigurationError(f"environment: MODEL = {name!r} is a folder without a config.json, so no model")
+        if not is_exported(name) and not any(folder.glob("*.safetensors")):
+            raise ConfigurationError(f"environment: MODEL = {name!r}: {_NO_SAFETENSORS}")
         return Place(name=str(folder), local_only=True)
     if near := difflib.get_close_matches(name, ("demo", "echo"), cutoff=0.7):
         raise ConfigurationError(f"environment: MODEL = {name!r} is no model and no folder; did you mean {near[0]!r}?")
@@ -113,7 +117,7 @@ def unusable(settings: Settings, place: Place, error: Exception) -> Configuratio
     if isinstance(error, HubUnreachable):
         remedy = f"it is not in the cache, and the hub ({error}) cannot be reached from here; write MODEL=demo"
     elif "safetensors" in str(error) and isinstance(error, OSError):
-        remedy = "it has no safetensors weights, and Cauce reads no others; choose a model that has them"
+        remedy = _NO_SAFETENSORS
     elif "trust_remote_code" in str(error):
         remedy = "it needs code of its own to be run, which Cauce never does; choose another model"
     elif isinstance(error, OSError) and not Path(place.name).is_dir():

@@ -538,6 +538,16 @@ def test_check_finds_what_would_not_run(cauce, environ, subject) -> None:
     assert wrong == [subject]
 
 
+def test_check_knows_a_folder_whose_weights_nobody_would_read(cauce, tmp_path) -> None:
+    (tmp_path / "pickled").mkdir()
+    for name in ("config.json", "tokenizer.json", "pytorch_model.bin"):
+        (tmp_path / "pickled" / name).write_text("{}", encoding="utf-8")
+    looked = cauce("check", "--json", MODEL=str(tmp_path / "pickled"))
+    told = {finding["subject"]: finding for finding in json.loads(looked.stdout)}
+    assert (looked.returncode, told["MODEL"]["verdict"]) == (2, "wrong")
+    assert "no safetensors" in told["MODEL"]["text"]
+
+
 def test_check_asks_the_servers_of_models(cauce) -> None:
     looked = cauce("check", "--json", MODEL="qwen", MODEL_URL="http://127.0.0.1:1/v1 http://me:secret@127.0.0.1:2/v1")
     told = [finding for finding in json.loads(looked.stdout) if finding["subject"] == "MODEL_URL"]

@@ -16,7 +16,7 @@ from streams import metrics, turns, wire
 from streams.connection import Store
 from streams.effects import Effects, Handler, Output, Turn
 from streams.endings import NotAllowed
-from streams.errors import Retry
+from streams.errors import Crash, Retry
 from streams.watch import Consumer, Watch
 from streams.worker import Worker
 
@@ -311,6 +311,56 @@ async def test_a_worker_whose_resources_have_failed_ends_for_its_supervisor(stor
     async with working(store, well):
         await until(settled(store))
         assert await replies(store) == ['{"to":"+1","said":["hola"]}']
+
+
+class Mortal:
+    """Resources that a message may kill."""
+
+    def __init__(self) -> None:
+        self.dead, self.here = asyncio.Event(), set[str]()
+
+    async def failed(self) -> None:
+        await self.dead.wait()
+        raise Crash("the engine has died")
+
+
+async def test_who_kills_what_a_worker_needs_is_buried_and_nobody_beside(store: Store) -> None:
+    async def handle(turn: Turn) -> Effects:
+        model: Mortal = turn.resources
+        model.here.add(turn.key)
+        if turn.key == "+poison":
+            for _ in range(5):
+                await asyncio.sleep(0)  # those who were taken with it are in work by then
+            model.dead.set()
+        if "+poison" not in model.here:
+            return an_answer(turn)
+        await model.dead.wait()
+        raise Crash("the engine has died")
+
+    async def all_told() -> bool:
+        return len(await replies(store)) == 3
+
+    # Given one whose message kills it, and two who wait beside; and whoever dies is started again
+    for person in ("+poison", "+1", "+2"):
+        await say(store, person, "hola")
+    top, crashes = a_topology(attempts=3, backoff=[0]), 0
+    handler = Handler(handle=handle, buried=lambda turn, _why: an_answer(turn))
+    told = asyncio.create_task(until(all_told))
+    while not told.done():
+        worker = Worker(store, top, top.groups["g"], handler, resources=Mortal())
+        running = asyncio.create_task(worker.run(grace=0))
+        await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)
+        worker.stop()
+        with contextlib.suppress(Crash):
+            await running
+            break
+        crashes += 1
+    await told
+
+    # Then it is buried after its three starts, and each of the others has had a reply
+    assert crashes == 3
+    assert await store.command("XLEN", "inbound.dead") == 1
+    assert sorted(await replies(store)) == [f'{{"to":"{each}","said":["hola"]}}' for each in ("+1", "+2", "+poison")]
 
 
 async def test_what_is_worth_nothing_later_is_said_while_the_turn_is_in_work(store: Store) -> None:

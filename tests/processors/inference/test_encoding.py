@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,3 +151,11 @@ def test_a_model_with_nothing_to_join_turns_with_is_named_at_the_start(tiny: Any
     tokenizer.eos_token = None
     with pytest.raises(ConfigurationError, match="neither a chat template nor an end-of-text token"):
         Encoding(tokenizer)
+
+
+def test_a_tokenizer_without_a_vocabulary_is_named_at_the_start(tiny: Any, tmp_path: Path) -> None:
+    # Of a folder of Qwen's whose tokenizer.json was not copied transformers makes one that knows its marks alone.
+    transformers = pytest.importorskip("transformers")
+    (tiny.saved(tmp_path, "qwen2", tiny.CHATML) / "tokenizer.json").unlink()
+    with pytest.raises(ConfigurationError, match=r"knows no words: tokenizer\.json"):
+        Encoding(transformers.AutoTokenizer.from_pretrained(tmp_path))

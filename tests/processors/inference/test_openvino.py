@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from processors.inference.door import Died
+from processors.inference.door import Crashed, Died
 from processors.inference.exchange import Failed, Process, Stepped, Turn
 from processors.inference.generation import Generated, Line, Request, Sampling, StepFailed, open_engine
 from streams.errors import ConfigurationError, Retry
@@ -119,9 +119,9 @@ async def test_a_pipeline_whose_process_dies_ends_the_worker(exported: Path) -> 
         )
         await asyncio.sleep(0)
         engine._steps._process.kill()
-        with pytest.raises(Retry):
+        with pytest.raises(Crashed):
             await asyncio.wait_for(asking, 10)
-        with pytest.raises(Died, match="Gone"):
+        with pytest.raises(Crashed, match="Gone"):
             await asyncio.wait_for(engine.failed(), 10)
 
 
