@@ -34,6 +34,12 @@ HOPELESS = 8
 """Steps in a row in which the model failed for everybody: it will not recover (a GPU after an assertion does not)."""
 
 
+STUCK_SECONDS = 300.0
+"""A step that takes longer will not end: a driver that hangs, for one."""
+_LOOKS = 10
+"""At a step, until it has taken that long."""
+
+
 class Speech(Protocol):
     """A model's words: how it reads a prompt, and writes a reply.  Called by one thread only."""
 
@@ -148,6 +154,9 @@ class Door(ABC, Generic[Work]):
         self._over: str | None = None
         """Why nothing is generated any more."""
         self._death: type[Died] = Died
+        self._step_began: float | None = None
+        """When the step in work began, on the monotonic clock."""
+        self._hangs = False
         self._watching: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         """Who wants to know when it dies."""
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
@@ -181,7 +190,7 @@ class Door(ABC, Generic[Work]):
 
     async def failed(self) -> None:
         """
-        Wait until the thread dies, which is for ever where it does not.
+        Wait until the thread dies or hangs in a step, which is for ever where it does not.
 
         Raises:
             Died: it has.
@@ -189,14 +198,22 @@ class Door(ABC, Generic[Work]):
         loop = asyncio.get_running_loop()
         watch = loop.create_future()
         self._watching.append((loop, watch))
-        if self._over is None:  # after the append: who dies says so first, and then to all who watch by then
-            await watch
+        seen, looks = None, 0
+        while self._over is None:  # after the append: who dies says so first, and then to all who watch by then
+            await asyncio.wait([watch], timeout=STUCK_SECONDS / _LOOKS)
+            # Looks are counted, not seconds: a process that was frozen has not been in a step meanwhile.
+            looks = looks + 1 if seen is not None and self._step_began == seen else 0
+            seen = self._step_began
+            if looks == _LOOKS:
+                self._over, self._death, self._hangs = "the engine has died: it hangs in a step", Crashed, True
+                log.error("engine.died", why=f"it has been in one step for {STUCK_SECONDS:g} s")
         raise self._death(self._over or "the engine has died")
 
     async def close(self) -> None:
-        """Stop after the step in work; who waits is told to come again."""
+        """Stop after the step in work, unless that hangs; who waits is told to come again."""
         self._inbox.put(_Stop())
-        await asyncio.to_thread(self._thread.join)
+        if not self._hangs:
+            await asyncio.to_thread(self._thread.join)
 
     # What follows runs in the thread.
 
@@ -245,7 +262,9 @@ class Door(ABC, Generic[Work]):
             while self._read_inbox():
                 self._drop_cancelled()
                 self._tell()
+                self._step_began = time.monotonic()
                 self._step()
+                self._step_began = None
                 self._tell()
         except BaseException as error:
             why = f"the engine has died: {type(error).__name__}"

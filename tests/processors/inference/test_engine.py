@@ -329,6 +329,20 @@ async def _end_of(reply: Coroutine[Any, Any, Generated]) -> Generated | BaseExce
     return end
 
 
+async def test_a_step_that_does_not_end_is_a_crash_and_nobody_waits_for_it(counting: Counting, monkeypatch) -> None:
+    monkeypatch.setattr("processors.inference.door.STUCK_SECONDS", 0.1)
+    counting.gate.clear()
+    engine = Threaded(counting, slots=1)
+    asking = asyncio.create_task(engine.generate(asked(900)))
+    with pytest.raises(Crashed, match="hangs"):
+        await asyncio.wait_for(engine.failed(), 10)
+    assert not engine.ready()
+    await engine.close()  # while the step is still in work
+    assert engine._thread.is_alive()
+    counting.gate.set()
+    asking.cancel()
+
+
 async def test_closing_tells_those_who_wait_to_come_again(counting: Counting) -> None:
     counting.gate.clear()
     engine = Threaded(counting, slots=1)
