@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from processors.inference import echo, graph, weights
-from processors.inference.model import from_pretrained
+from processors.inference.model import causal, from_pretrained
 from processors.inference.quietly import openvino, openvino_genai
 from processors.inference.tokenizer import Tokenizer
 from streams.errors import ConfigurationError
@@ -96,9 +96,7 @@ def _place(asked: Settings) -> weights.Place:
 def _loaded(asked: Settings, place: weights.Place) -> tuple[Any, Any]:
     try:
         tokenizer = from_pretrained(transformers.AutoTokenizer, place)
-        model = from_pretrained(
-            transformers.AutoModelForCausalLM, place, use_safetensors=True, dtype=torch.float32
-        ).eval()
+        model = causal(place, dtype=torch.float32).eval()
     except Exception as error:  # whatever a foreign folder makes its reader raise, it is the name that is wrong
         raise _of_the_argument(weights.unusable(asked, place, error)) from error
     if not getattr(tokenizer, "is_fast", False):

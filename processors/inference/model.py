@@ -234,7 +234,7 @@ def load(settings: Settings, inference: Inference) -> Model:
     device = _device(inference.device)
     try:
         tokenizer = from_pretrained(transformers.AutoTokenizer, place)
-        model = from_pretrained(transformers.AutoModelForCausalLM, place, use_safetensors=True, dtype="auto")
+        model = causal(place, dtype="auto")
         model = model.to(device=device, dtype=_dtype(inference.dtype, model, device))
     except Exception as error:  # whatever a foreign folder makes its reader raise, it is the name that is wrong
         raise weights.unusable(settings, place, error) from error
@@ -249,6 +249,24 @@ def load(settings: Settings, inference: Inference) -> Model:
     )
     loaded.verify()
     return loaded
+
+
+def causal(place: weights.Place, dtype: Any) -> Any:
+    """
+    A causal language model, of safetensors alone.
+
+    Raises:
+        ConfigurationError: some of its weights are nowhere; transformers fills them at random, and says so in a log.
+        Exception: whatever a foreign folder makes its reader raise.
+    """
+    kind = transformers.AutoModelForCausalLM
+    model, told = from_pretrained(kind, place, use_safetensors=True, dtype=dtype, output_loading_info=True)
+    if missing := sorted(told["missing_keys"]):
+        raise ConfigurationError(
+            f"environment: MODEL = {place.name!r} lacks {len(missing)} of its weights ({missing[0]}, …), so it would "
+            "speak at random: it was made for something else than the next word, or its files are not all there"
+        )
+    return model
 
 
 def from_pretrained(kind: Any, place: weights.Place, **how: Any) -> Any:

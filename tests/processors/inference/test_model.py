@@ -360,6 +360,24 @@ def test_what_is_no_model_is_said_in_one_line(tiny: Any, tmp_path: Path, monkeyp
     assert "cannot be loaded" in why(str(folder))
 
 
+def test_weights_that_are_nowhere_are_not_made_up(tiny: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+    from transformers import BertConfig, BertModel
+
+    # Given a model of which one tensor was not copied, and an encoder, which has no head to speak with
+    torn = tiny.saved(tmp_path / "torn")
+    held = load_file(torn / "model.safetensors")
+    del held["model.layers.1.mlp.up_proj.weight"]
+    save_file(held, torn / "model.safetensors", metadata={"format": "pt"})
+    encoder = tiny.saved(tmp_path / "encoder")
+    small = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=400)
+    BertModel(small).save_pretrained(encoder)
+    for folder, lacking in ((torn, "model.layers.1.mlp.up_proj.weight"), (encoder, "cls.predictions")):
+        # Then neither is served
+        with pytest.raises(ConfigurationError, match=rf"lacks \d+ of its weights \({lacking}"):
+            open_engine(Settings(model=str(folder)), Inference())
+
+
 def test_a_hub_that_cannot_be_reached_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:  # bound and not listening: it refuses
         taken.bind(("127.0.0.1", 0))
