@@ -22,7 +22,7 @@ from processors.archive.door import Door
 from processors.archive.session import Away, Unfit, Wrong
 from streams import log as logs
 from streams.effects import Turn, handler
-from streams.errors import Bury, CauceError, Partly, Unavailable
+from streams.errors import Bury, CauceError, ConfigurationError, Partly, Unavailable
 from streams.settings import Settings
 from streams.tables import Archive, Group
 from streams.topology import Topology
@@ -66,19 +66,19 @@ async def forget(person: str, group: Group, topology: Topology, settings: Settin
 
     Raises:
         Unavailable: the database cannot be reached.
-        Partly: the rows are gone, and their bytes still in its files.
+        Partly: the rows are gone, and their bytes still in its files; or of two databases one cannot be reached.
     """
 
-    def act() -> dict[str, int]:
-        with closing(opening.opened(settings)) as session:
+    def act(place: Settings) -> dict[str, int]:
+        with closing(opening.opened(place)) as session:
             gone = keeping.forget(session, person)
             try:
                 session.scrub()
             except (Away, Wrong) as error:
-                raise Partly(f"the archive: {error}", gone) from None
+                raise Partly(str(error), gone) from None
             return gone
 
-    return await _asked(act, group, topology)
+    return await _asked(act, group, topology, settings)
 
 
 async def kept(person: str, group: Group, topology: Topology, settings: Settings) -> dict[str, int]:
@@ -86,27 +86,47 @@ async def kept(person: str, group: Group, topology: Topology, settings: Settings
     How many rows `forget` would delete, by table; a database that no worker has made yet is not made for it.
 
     Raises:
-        Unavailable: it cannot be reached.
+        Unavailable, Partly: it, or one of two, cannot be reached.
     """
 
-    def act() -> dict[str, int]:
-        if settings.database_url is None and not opening.path(settings).exists():
+    def act(place: Settings) -> dict[str, int]:
+        if place.database_url is None and not opening.path(place).exists():
             return {}
-        with closing(opening.connected(settings)) as session:
+        with closing(opening.connected(place)) as session:
             return keeping.kept(session, person) if migrations.found(session) else {}
 
-    return await _asked(act, group, topology)
+    return await _asked(act, group, topology, settings)
 
 
-async def _asked(act: Callable[[], dict[str, int]], group: Group, topology: Topology) -> dict[str, int]:
+async def _asked(
+    act: Callable[[Settings], dict[str, int]], group: Group, topology: Topology, settings: Settings
+) -> dict[str, int]:
     """By the first of the archive's groups for all."""
     ours = [each.name for each in topology.groups.values() if each.handler.startswith(f"{__name__}:")]
     if group.name in ours[1:]:
         return {}
-    try:
-        return await asyncio.to_thread(act)
-    except (Away, Wrong) as error:
-        raise Unavailable(f"the archive: {error}") from None
+    return await asyncio.to_thread(_everywhere, act, settings)
+
+
+def _everywhere(act: Callable[[Settings], dict[str, int]], settings: Settings) -> dict[str, int]:
+    """In each database, whatever becomes of the other."""
+    done: dict[str, int] = {}
+    wrong, nothing = [], True
+    for mark, place in opening.everywhere(settings).items():
+        rows: dict[str, int] = {}
+        try:
+            rows, nothing = act(place), False
+        except Partly as error:
+            rows, nothing = error.done, False
+            wrong.append(f"the archive{mark}: {error}")
+        except (Away, Wrong, ConfigurationError) as error:
+            wrong.append(f"the archive{mark}: {error}")
+        done |= {table + mark: count for table, count in rows.items()}
+    if wrong and nothing:
+        raise Unavailable("; ".join(wrong))
+    if wrong:
+        raise Partly("; ".join(wrong), done)
+    return done
 
 
 @handler(batch=True, outside=True, lifespan=opened, forget=forget, kept=kept)

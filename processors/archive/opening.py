@@ -7,6 +7,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import msgspec
+
 from processors.archive import migrations
 from processors.archive.keeping import stamp
 from processors.archive.session import Session
@@ -21,6 +23,18 @@ log = logs.get("archive")
 def path(settings: Settings) -> Path:
     """Where SQLite's file is."""
     return settings.data_dir / "archive.db"
+
+
+def everywhere(settings: Settings) -> dict[str, Settings]:
+    """
+    Wherever rows of somebody may lie: the archive, and the file that moving to PostgreSQL has left behind.
+
+    Returns:
+        what the receipt adds to a table's name there → settings that name it.
+    """
+    if settings.database_url is None or not path(settings).exists():
+        return {"": settings}
+    return {"": settings, f" ({path(settings).name})": msgspec.structs.replace(settings, database_url=None)}
 
 
 def connected(settings: Settings) -> Session:

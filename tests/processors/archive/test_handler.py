@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from bench.ports import free_port
-from processors.archive import door, handler, opening, rows
+from processors.archive import door, handler, importing, opening, rows
 from processors.archive.handler import deliveries, messages, replies, statuses
 from processors.archive.session import Away
 from streams import log, topology, wire
@@ -251,6 +251,68 @@ async def test_on_postgres_an_erased_person_is_in_no_table(postgres: Postgres, t
     assert "59112345678" not in str(everything)
     assert WAMID not in str(everything)
     assert "web-42" in str(everything)
+
+
+async def a_moved_one(postgres: Postgres, tmp_path: Path) -> Settings:
+    """An archive that was moved to PostgreSQL, with the file of SQLite still there."""
+    where = Settings(data_dir=tmp_path, database_url=Secret(postgres.empty()))
+    async with worker(Settings(data_dir=tmp_path)) as here:
+        await messages.handle(turns(here, inbound(), inbound(person="web-42", message_id="w")))
+    importing.bring(opening.path(where), where, PLAN.archive, lambda _count: None)
+    return where
+
+
+PLAIN = topology.parse({"streams": {"inbound": {}}})
+
+
+async def test_the_file_that_a_move_to_postgres_left_behind_forgets_too(
+    store: Store, postgres: Postgres, tmp_path: Path
+) -> None:
+    moved = await a_moved_one(postgres, tmp_path)
+    erasure = Erasure(Stores.alone(store), PLAIN, moved, ANA, heard=0)
+    both = {"archived.messages": 1, "archived.people": 1}
+    both |= {f"{table} (archive.db)": rows for table, rows in both.items()}
+    foretold = await erasure.count()
+    assert foretold.counts.items() >= both.items()
+    receipt = await Erasure(Stores.alone(store), PLAIN, moved, ANA, heard=0).run()
+    assert (receipt.status, receipt.left) == ("erased", [])
+    assert receipt.counts.items() >= both.items()
+    files = b"".join(file.read_bytes() for file in moved.data_dir.iterdir() if file.name.startswith("archive.db"))
+    assert b"59112345678" not in files
+    assert WAMID.encode() not in files
+    assert b"web-42" in files
+    # Nor does another import bring them back
+    assert importing.bring(opening.path(moved), moved, PLAN.archive, lambda _count: None) == 0
+    with closing(opening.opened(moved)) as session:
+        assert session.run("SELECT user_id FROM people") == [("web-42",)]
+
+
+async def test_of_two_archives_one_that_cannot_be_reached_is_left_and_the_other_forgets(
+    store: Store, postgres: Postgres, tmp_path: Path
+) -> None:
+    moved = await a_moved_one(postgres, tmp_path)
+
+    async def erase(where: Settings) -> Any:
+        return await Erasure(Stores.alone(store), PLAIN, where, ANA, heard=0).run()
+
+    # PostgreSQL is away
+    nowhere = Secret(f"postgresql://cauce:{PASSWORD}@127.0.0.1:{free_port()}/cauce")
+    receipt = await erase(Settings(data_dir=moved.data_dir, database_url=nowhere))
+    assert (receipt.status, receipt.counts["archived.messages (archive.db)"]) == ("incomplete", 1)
+    assert "archived.messages" not in receipt.counts
+    [left] = receipt.left
+    assert left.startswith("group archived could not delete all of what it has written: the archive: PostgreSQL: ")
+    assert PASSWORD not in left
+    # The file is none that SQLite can read
+    opening.path(moved).write_text("no database, but what somebody has put there")
+    receipt = await erase(moved)
+    assert (receipt.status, receipt.counts["archived.messages"]) == ("incomplete", 1)
+    [left] = receipt.left
+    assert "the archive (archive.db): SQLite: file is not a database" in left
+    # And once it has gone
+    opening.path(moved).unlink()
+    assert (await erase(moved)).status == "erased"
+    assert not opening.path(moved).exists()
 
 
 async def test_a_worker_that_keeps_while_somebody_is_erased_brings_nothing_back(place: Settings) -> None:
