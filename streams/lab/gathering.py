@@ -75,6 +75,8 @@ class Gathering:
         """Key → the first and the last that were read of it."""
         self._asked_last: dict[str, Id] = {}
         """Key → the last of those that are to be replayed and were settled."""
+        self._begins: dict[str, int] = {}
+        """Stream → the time before which retention has left nothing of it."""
         self._unsettled = Unsettled(None, set())
         self._inputs: list[Input] = []
         self._outputs: list[Output] = []
@@ -89,8 +91,8 @@ class Gathering:
         """
         begins = 0
         for shard in log:
-            for stream in (self._group.reads, *self._group.writes):
-                begins = max(begins, await shard.begins_ms(stream))
+            self._begins = {each: await shard.begins_ms(each) for each in (self._group.reads, *self._group.writes)}
+            begins = max(begins, *self._begins.values())
             self._unsettled = await shard.unsettled(self._group)
             earlier, self._ends, self._asked_last = self._ends, {}, {}
             first, last = await self._letters(shard) if self._asked.dead else (self._asked.first, self._asked.last)
@@ -101,6 +103,7 @@ class Gathering:
                     self._take(logged)
             self._ends |= earlier
         self._flush()
+        self._run.forget_copies()
         self._tell_what_is_cut(begins)
 
     async def _letters(self, shard: Shard) -> tuple[str, str]:
@@ -122,12 +125,17 @@ class Gathering:
         if not ours:
             return
         await self._before(shard, first)
-        since = min(first[0] for first, _ in ours.values())
+        since = min(first for first, _ in ours.values())[0], 0
         if group.order == "key":
-            tail = str(max(int(tail), await self._ended(shard, since, int(tail))))
+            tail = str(max(int(tail), await self._ended(shard, since[0], int(tail))))
         for stream in group.writes:
-            async for logged in shard.read(stream, str(since), tail):
+            async for logged in shard.read(stream, f"{since[0]}-{since[1]}", tail):
                 self._answered(logged)
+            if self._begins[stream] > since[0]:
+                # Of what was cut a copy may be left, put back at any time since.
+                async for logged in shard.read(stream, f"({tail}-{1 << 62}", "+"):
+                    if logged.put_back and since <= order(logged.put_back) <= (int(tail), 1 << 62):
+                        self._answered(logged)
 
     async def _ended(self, shard: Shard, first_ms: int, last_ms: int) -> int:
         """
@@ -191,6 +199,7 @@ class Gathering:
             elif logged.stream in self._group.writes:
                 self._answered(logged)
         self._flush()
+        self._run.forget_copies()
         self._tell_what_is_cut(file.head.begins_ms)
 
     def _take(self, logged: Logged, mark: int = 0) -> None:

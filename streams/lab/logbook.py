@@ -81,12 +81,20 @@ class Logged(NamedTuple):
             turn=self.text("turn") if Label.read(self.text("turn")) else None,
         )
 
+    @property
+    def put_back(self) -> str:
+        """From which entry a redrive put it back; what was carried here has an `origin` too, but no `for`."""
+        origin = self.text("origin")
+        return origin if self.text("for") and ID.fullmatch(origin) else ""
+
     def output(self) -> Output:
-        ms, seq = self.at
+        """One that was put back stands where it first did; where that was elsewhere its time says nothing here."""
+        first = self.put_back
+        ms, seq = order(first) if first and "replayed" not in self.fields else self.at
         body = self.fields.get("body", b"")
         return Output(
             stream=self.stream, ms=ms, seq=seq, key=self.key, type=self.text("type"), body=body,
-            v=self.text("v") or wire.VERSION, trace=self.text("trace"), cut=cut_of(body),
+            v=self.text("v") or wire.VERSION, trace=self.text("trace"), cut=cut_of(body), first=first,
         )  # fmt: skip
 
 

@@ -59,6 +59,8 @@ class Output(NamedTuple):
     trace: str = ""
     cut: Id | None = None
     """The last entry of its turn, where its body says so."""
+    first: str = ""
+    """The id under which it first came, where it was put back from the dead letters; else empty."""
 
 
 class Ended(NamedTuple):

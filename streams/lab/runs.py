@@ -22,7 +22,7 @@ from streams.errors import ConfigurationError
 from streams.lab.pastturns import Id
 from streams.lab.replayed import WAITING, Ended, Input, Output, Planned, Result
 
-FORM = 5
+FORM = 6
 """Of the tables; a run of another form is begun anew."""
 
 KEPT_DAYS = 7
@@ -35,7 +35,7 @@ create table if not exists inputs (
     origin text, mark integer, turn text, only text, primary key (key, ms, seq)) without rowid;
 create table if not exists outputs (
     number integer primary key, stream text, ms integer, seq integer, key text, type text, body blob, v text,
-    trace text, cut_ms integer, cut_seq integer, turn_key text);
+    trace text, cut_ms integer, cut_seq integer, first text, named integer, turn_key text);
 create table if not exists ended (
     shard integer, ms integer, seq integer, first_ms integer, first_seq integer, at_ms integer,
     limited integer, buried integer, primary key (ms, seq, shard)) without rowid;
@@ -73,6 +73,25 @@ _BY_TRACE = (
         for own in ("and key = outputs.key", "")
     ),
 )
+# Put back from the dead letters, it is there beside the one that it was, or an earlier copy of that.
+_COPIES = (
+    "create index if not exists firsts on outputs "
+    "(stream, key, (case first when '' then ms || '-' || seq else first end))",
+    "delete from outputs where first != '' and exists "
+    "(select 1 from outputs as other where other.stream = outputs.stream and other.key = outputs.key "
+    "and (case other.first when '' then other.ms || '-' || other.seq else other.first end) "
+    "= outputs.first and (other.first = '' or other.number < outputs.number))",
+)
+# A file of a release before this does not tell what was put back: then it is the same reply of a turn, to the byte.
+_REPEATED = (
+    "delete from outputs where named and exists "
+    "(select 1 from outputs as other where other.turn_key = outputs.turn_key "
+    "and other.cut_ms = outputs.cut_ms and other.cut_seq = outputs.cut_seq and other.number < outputs.number "
+    "and other.stream = outputs.stream and other.key = outputs.key and other.type = outputs.type "
+    "and other.body = outputs.body)"
+)
+_SAID = "first = '', case first when '' then 0 else ms end, case first when '' then 0 else seq end, number"
+"""The order within a turn: retention takes the oldest, so what is left but as a copy came before the others."""
 
 
 class Run:
@@ -153,9 +172,9 @@ class Run:
 
     def add_outputs(self, outputs: Iterable[Output]) -> None:
         self._db.executemany(
-            "insert into outputs (stream, ms, seq, key, type, body, v, trace, cut_ms, cut_seq) values "
-            "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            ((*output[:8], *(output.cut or (None, None))) for output in outputs),
+            "insert into outputs (stream, ms, seq, key, type, body, v, trace, cut_ms, cut_seq, first, "
+            "named) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            ((*output[:8], *(output.cut or (None, None)), output.first, output.cut is not None) for output in outputs),
         )
 
     def add_ended(self, shard: int, turns: Iterable[Ended]) -> None:
@@ -187,6 +206,12 @@ class Run:
         )
         yield from (((row[0], row[1]), row[2]) for row in rows)
 
+    def forget_copies(self) -> None:
+        """Once all is there: an output that was put back is the one that it was put back from, and counts once."""
+        if self._db.execute("select 1 from outputs where first != '' limit 1").fetchone():
+            for statement in _COPIES:
+                self._db.execute(statement)
+
     def index(self) -> None:
         """Once all is there: find of each output the turn it belongs to, and forget those of none."""
         with self.act():
@@ -198,6 +223,7 @@ class Run:
             self._db.execute("delete from outputs where turn_key is null")
             for statement in _INDEXES.split(";"):
                 self._db.execute(statement)
+            self._db.execute(_REPEATED)
 
     def keys(self) -> Iterator[str]:
         """Whoever has said something."""
@@ -218,10 +244,10 @@ class Run:
         only, given = ("", ()) if cut is None else ("and cut_ms = ? and cut_seq = ?", cut)
         rows = self._db.execute(
             "select stream, ms, seq, key, type, body, v, trace, cut_ms, cut_seq from outputs "  # noqa: S608
-            f"where turn_key = ? {only} order by cut_ms, cut_seq, number",
+            f"where turn_key = ? {only} order by cut_ms, cut_seq, {_SAID}",
             (key, *given),
         )
-        yield from (Output._make((*row[:8], (row[8], row[9]))) for row in rows)
+        yield from (Output._make((*row[:8], (row[8], row[9]), "")) for row in rows)
 
     def put_back(self) -> Iterator[tuple[Id, str, str]]:
         """What came back from the dead letters: its id, whose it is, and the id under which it first came."""
@@ -242,7 +268,7 @@ class Run:
         rows = self._db.execute(
             "select stream, ms, seq, key, type, body, v, trace, cut_ms, cut_seq from outputs order by ms, seq, number"
         )
-        yield from (Output._make((*row[:8], None if row[8] is None else (row[8], row[9]))) for row in rows)
+        yield from (Output._make((*row[:8], None if row[8] is None else (row[8], row[9]), "")) for row in rows)
 
     # The plan
 
