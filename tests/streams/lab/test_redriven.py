@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 from clinic import ANA, Clinic
 from conftest import Server
+from protocol import redis_ms
 from waiting import until
 
-from streams import deadletters
+from streams import deadletters, wire
 from streams.commands import transfer
 from streams.commands.lab import Asked
 from streams.connection import Store
 from streams.deadletters import Letter, Wanted
 from streams.effects import Handler, Turn
 from streams.errors import Bury
+from streams.wire import Reply
 from streams.worker import Worker
 
 MINE = {"handler": "mine:handle"}
@@ -120,3 +122,15 @@ async def test_a_file_has_each_reply_once_and_one_of_before_is_read_so(clinic: C
     for each in (file, older):
         assert (await clinic.replay(file=str(each))).verdicts == ["same"] * 3
         assert (await clinic.replay(file=str(each), changes=MINE, history="original")).texts() == FOUND
+
+
+async def test_what_was_put_back_a_day_after_the_range_is_the_reply_where_the_other_was_cut(clinic: Clinic) -> None:
+    at = await redis_ms(clinic.store) - 86_400_000
+    asked = await clinic.write(ANA, "Hola", at=f"{at}-0")
+    body = wire.encode(Reply(id=f"reply_{asked}", user_id=ANA, message="Hola", created_at=""))
+    fields = ("key", ANA, "type", "reply", "body", body, "v", "1", "trace", "")
+    await clinic.store.command("XADD", "outbound", f"{at + 5}-0", *fields)
+    await clinic.store.command("XADD", "outbound", "*", "for", "egress", "origin", f"{at + 5}-0", *fields)
+    await clinic.store.command("XTRIM", "outbound", "MAXLEN", 1)
+    outcome = await clinic.replay(since="start", until=str(at + 10))
+    assert (outcome.verdicts, outcome.texts("then")) == (["same"], ["Hola"])
