@@ -45,6 +45,9 @@ SHORT = 10_000
 _ARCHIVE = "processors.archive."
 """Its groups; what they kept outlives them, also after `cauce group drop`."""
 
+_EGRESS = "processors.egress."
+"""Writes nowhere but to the webhooks, of which every receipt speaks."""
+
 _log = log.get("erase")
 
 
@@ -231,13 +234,16 @@ class Erasure:
         return found
 
     def _handlers(self) -> dict[str, Handler]:
-        """Who knows what each group has written elsewhere; a group that cannot be asked is left over."""
+        """Who knows what each group has written elsewhere; a group that cannot be asked is left over, or noted."""
         found = {}
         for name, group in self._groups.items():
             try:
                 found[name] = load(group, self._topology)
             except ConfigurationError as error:
                 self._left.append(f"group {name} could not be asked what it keeps elsewhere: {error}")
+                continue
+            if found[name].outside and found[name].forget is None and not group.handler.startswith(_EGRESS):
+                self._note(self._notes, f"what group {name} has written elsewhere: its handler has no `forget`")
         return found
 
     async def _outside(self, group: str, verb: str, act: Elsewhere, person: str) -> dict[str, int]:

@@ -16,6 +16,7 @@ from deployments import Cluster, Ground
 from protocol import bodies, end, ids, redis_ms
 
 from streams import topology
+from streams.commands import new
 from streams.connection import Store
 from streams.deadletters import redrive
 from streams.doors import Doors
@@ -561,6 +562,22 @@ async def test_of_what_could_be_done_in_part_the_receipt_has_both(
     receipt = await Erasure(Stores.alone(store), top, Settings(data_dir=tmp_path), ANA, heard=0).run()
     assert (receipt.status, receipt.counts["partly.rows"]) == ("incomplete", 3)
     assert receipt.left == ["group partly could not delete all of what it has written: the file is being read"]
+
+
+async def test_a_group_that_writes_elsewhere_and_cannot_forget_is_named(store: Store, tmp_path: Path) -> None:
+    # Given the group that `cauce new group --batch` begins with, and egress, whose webhooks are told of anyhow
+    (tmp_path / "streams.toml").write_text("[streams.inbound]\n[streams.outbound]\n", "utf-8")
+    module = f"ledger_{tmp_path.name}".replace("-", "_")
+    new.group(topology.load(tmp_path / "streams.toml"), module, reads="inbound", batch=True, write=True)
+    with (tmp_path / "streams.toml").open("a", encoding="utf-8") as file:
+        file.write('[groups.egress]\nreads = "outbound"\nhandler = "processors.egress.handler:deliver"\n')
+    top, told = topology.load(tmp_path / "streams.toml"), Settings(data_dir=tmp_path)
+    beyond = [f"what group {module} has written elsewhere: its handler has no `forget`"]
+    # Then it is beyond reach, when only counted too
+    assert (await Erasure(Stores.alone(store), top, told, ANA).count()).notes == beyond
+    receipt = await Erasure(Stores.alone(store), top, told, ANA, heard=0).run()
+    assert (receipt.status, receipt.left, receipt.notes[:1]) == ("erased", [], beyond)
+    assert "egress" not in str(receipt.notes)
 
 
 COUNTING = """
