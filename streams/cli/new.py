@@ -24,7 +24,9 @@ def new_group(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The group's name: lower-case letters, digits, - and _.")],
     reads: Annotated[str, typer.Option("--reads", metavar="STREAM", help="The stream that it reads.")] = "inbound",
     batch: Annotated[bool, typer.Option("--batch", help="It takes many entries at once, in no order.")] = False,
-    write: Annotated[bool, typer.Option("--write/--no-write", help="Add its table to streams.toml.")] = True,
+    write: Annotated[
+        bool, typer.Option("--write/--no-write", help="Add its table to streams.toml, or only print it.")
+    ] = True,
 ) -> None:
     """
     Write a handler to begin with, its test, and its table in streams.toml.
