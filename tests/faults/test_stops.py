@@ -114,8 +114,8 @@ async def test_a_debounce_window_outlives_the_worker_that_read_its_messages(own_
 
         await until(read)
         await whole.stop("inference")
+        last = await whole.say(ANA, "línea 3", "m3")  # before a start, which may take longer than the window
         await whole.start("inference2")
-        last = await whole.say(ANA, "línea 3", "m3")
         [delivery] = await whole.sink.received(1)
         assert answered([delivery]) == [["m0", "m1", "m2", "m3"]]
         late = delivery.at - order(last["entry_id"])[0] / 1000 - 3
