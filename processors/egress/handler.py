@@ -110,7 +110,12 @@ def given_up(turn: Turn, why: str) -> Effects | None:
     return _recorded(turn, reply, "failed", status=int(answered[1]) if answered else None, why=why)
 
 
-@handler(outside=True, lifespan=opened, buried=given_up)
+async def keeps_nothing(_person: str, _group: Group, _topology: Topology, _settings: Settings) -> dict[str, int]:
+    """What the webhooks were told is theirs; every receipt of an erase says so."""
+    return {}
+
+
+@handler(outside=True, lifespan=opened, buried=given_up, forget=keeps_nothing, kept=keeps_nothing)
 async def deliver(turn: Turn) -> Effects | None:
     """
     One outbound entry to the webhook.

@@ -33,7 +33,6 @@ _RUNNING, _WAITING = (metrics.ENGINE_REQUESTS.labels(state) for state in ("runni
 HOPELESS = 8
 """Steps in a row in which the model failed for everybody: it will not recover (a GPU after an assertion does not)."""
 
-
 STUCK_SECONDS = 300.0
 """A step that takes longer will not end: a driver that hangs, for one."""
 _LOOKS = 10

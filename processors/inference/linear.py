@@ -28,12 +28,8 @@ def straighten(model: Any) -> None:
     three: the slice (rows, 1, hidden) of the last tokens cannot be folded, so torch multiplies it as a batch and copies
     the whole vocabulary matrix at every step.
     """
-    for name, layer in _layers(model):
-        if isinstance(layer, Conv1D):
-            layer = _as_linear(layer)
-            _put(model, name, layer)
-        if type(layer) is nn.Linear and _in_blocks(layer):
-            _put(model, name, Blocks(layer))
+    for name, layer in _linears(model):
+        _put(model, name, Blocks(layer) if type(layer) is nn.Linear and _in_blocks(layer) else layer)
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         return
@@ -111,11 +107,8 @@ def to_int8(model: Any) -> None:
         raise ConfigurationError(
             "streams.toml: inference.dtype = 'int8' needs a processor with VNNI, and the model on it; write auto"
         )
-    for name, layer in _layers(model):
-        if isinstance(layer, Conv1D):
-            layer = _as_linear(layer)
-        if isinstance(layer, nn.Linear):
-            _put(model, name, Int8(layer))
+    for name, layer in _linears(model):
+        _put(model, name, Int8(layer))
 
 
 class Int8(nn.Module):
@@ -150,10 +143,18 @@ class Int8(nn.Module):
         return out.reshape(*given.shape[:-1], self.out_features)
 
 
-def _layers(model: Any) -> Iterator[tuple[str, nn.Module]]:
-    """One at a time, so that nobody holds one that was replaced: all of them are as much memory as the model."""
+def _linears(model: Any) -> Iterator[tuple[str, nn.Linear]]:
+    """
+    The linear layers, also those that were written as a Conv1D.
+
+    One at a time, so that nobody holds one that was replaced: all of them are as much memory as the model.
+    """
     for name in [name for name, _ in model.named_modules()]:
-        yield name, model.get_submodule(name)
+        layer = model.get_submodule(name)
+        if isinstance(layer, Conv1D):
+            yield name, _as_linear(layer)
+        elif isinstance(layer, nn.Linear):
+            yield name, layer
 
 
 def _put(model: Any, name: str, layer: nn.Module) -> None:

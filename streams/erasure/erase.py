@@ -45,9 +45,6 @@ SHORT = 10_000
 _ARCHIVE = "processors.archive."
 """Its groups; what they kept outlives them, also after `cauce group drop`."""
 
-_EGRESS = "processors.egress."
-"""Writes nowhere but to the webhooks, of which every receipt speaks."""
-
 _log = log.get("erase")
 
 
@@ -242,7 +239,7 @@ class Erasure:
             except ConfigurationError as error:
                 self._left.append(f"group {name} could not be asked what it keeps elsewhere: {error}")
                 continue
-            if found[name].outside and found[name].forget is None and not group.handler.startswith(_EGRESS):
+            if found[name].outside and found[name].forget is None:
                 self._note(self._notes, f"what group {name} has written elsewhere: its handler has no `forget`")
         return found
 

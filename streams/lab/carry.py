@@ -18,7 +18,7 @@ from streams import wire
 from streams.connection import Store
 from streams.errors import CauceError, ConfigurationError
 from streams.keys import shard_of
-from streams.lab.logbook import ID, Head, Logged, line_of
+from streams.lab.logbook import ID, NO_ID, Head, Logged, line_of
 from streams.lab.pseudonyms import Pseudonyms
 from streams.lab.replayed import Label
 from streams.line import Argument
@@ -85,7 +85,7 @@ def fault(logged: Logged, streams: Collection[str]) -> str:
     if logged.stream not in streams:
         return f"stream {logged.stream!r} is none of those that the first line names: {', '.join(streams)}"
     if not ID.fullmatch(logged.id):  # a dead letter's `origin`
-        return f"id {logged.id!r} is none; write <milliseconds>-<number>, such as 1759708800000-0"
+        return NO_ID.format(logged.id)
     for name in logged.fields:
         if name not in KNOWN:
             return f"there is no field {name!r}{suggest(name, KNOWN)}"

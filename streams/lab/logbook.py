@@ -35,6 +35,8 @@ FORM = 1
 
 ID = re.compile(r"(?!0+-0+$)\d{1,15}-\d{1,18}")
 """Of an entry, as a file may have it."""
+NO_ID = "id {!r} is none; write <milliseconds>-<number>, such as 1759708800000-0"
+"""What is wrong with another."""
 
 _OWN = ("key", "type", "body", "v", "trace")
 """What an entry is; other fields say what became of it, and are kept beside."""
@@ -256,7 +258,7 @@ def logged_of(line: bytes) -> Logged:
         raw = {name: bytes(value) for name, value in _line.decode(line).items()}
         stream, id = msgspec.json.decode(raw.pop("stream"), type=str), msgspec.json.decode(raw.pop("id"), type=str)
         if not ID.fullmatch(id):
-            raise ValueError(f"id {id!r} is none; write <milliseconds>-<number>, such as 1759708800000-0")
+            raise ValueError(NO_ID.format(id))
         return Logged(stream, id, {name: _read(name, value) for name, value in raw.items()})
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing") from error
