@@ -23,6 +23,7 @@ from ingress.refusal import Json, Refused
 from ingress.waiting import Ticket, Waiting, preferred
 from streams import appointments, marks, metrics, people, wire
 from streams import log as logs
+from streams.counted import Count
 from streams.doors import Claim
 from streams.errors import Unavailable
 from streams.stores import Each, Stores
@@ -34,9 +35,7 @@ STAFF = "staff"
 
 LONGEST_PAUSE = 366 * 86_400
 _log = logs.get("ingress")
-_COUNTED = {
-    "message.accepted": metrics.MESSAGES.labels("accepted"), "message.duplicate": metrics.MESSAGES.labels("duplicate"),
-}  # fmt: skip
+_COUNTED = {f"message.{outcome}": Count(metrics.MESSAGES.labels(outcome)) for outcome in ("accepted", "duplicate")}
 
 
 class Said(msgspec.Struct):

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -15,11 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ingress.refusal import Refused, answer
 from streams import log as logs
 from streams import metrics
+from streams.counted import Count, Times
 
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 """Of every answer; the last where it has none of its own."""
 
 _log = logs.get("ingress")
+_SECONDS = Times(metrics.REQUEST_SECONDS)
 
 
 class Observed:
@@ -69,12 +70,12 @@ def count(route: str, status: int, seconds: float | None) -> None:
     """
     _counter(route, status).inc()
     if seconds is not None:
-        metrics.REQUEST_SECONDS.observe(seconds)
+        _SECONDS.observe(seconds)
 
 
 @functools.cache
-def _counter(route: str, status: int) -> Any:
-    return metrics.REQUESTS.labels(route, str(status))
+def _counter(route: str, status: int) -> Count:
+    return Count(metrics.REQUESTS.labels(route, str(status)))
 
 
 def _route(scope: Scope) -> str:

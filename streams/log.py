@@ -97,7 +97,7 @@ class Log:
             self._say(logging.DEBUG, event, fields)
         elif self._logger.isEnabledFor(logging.DEBUG):
             self._say(logging.INFO, event, fields)
-        elif self._logger.isEnabledFor(logging.INFO) and _pace.admits():
+        elif _pace.admits() and self._logger.isEnabledFor(logging.INFO):
             _aside.put(self._logger, event, fields)
 
     def warning(self, event: str, /, **fields: object) -> None:
@@ -150,12 +150,11 @@ class _Pace:
     """Counts the lines of a second."""
 
     def __init__(self) -> None:
-        self._second = self._lines = 0
+        self._until, self._lines = 0.0, 0
 
     def admits(self) -> bool:
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._lines = second, 0
+        if (now := time.monotonic()) >= self._until:
+            self._until, self._lines = now + 1, 0
         self._lines += 1
         if self._lines == MOST_OF_THEM + 1:
             get("log").info("log.thinned", most_per_s=MOST_OF_THEM, hint="LOG_LEVEL=debug shows every line")

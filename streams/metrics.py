@@ -19,6 +19,9 @@ from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from streams import counted
+from streams.counted import Count, Times
+
 __all__ = ["CONTENT_TYPE", "expect", "forget", "loop_lag", "observe", "redis_call", "text", "turn"]
 
 LATELY = 30.0
@@ -130,8 +133,8 @@ def turn(group: str, outcome: str, seconds: float) -> None:
 
 
 @cache
-def _of_turns(group: str, outcome: str) -> tuple[Counter, Histogram]:
-    return TURNS.labels(group, outcome), TURN_SECONDS.labels(group)
+def _of_turns(group: str, outcome: str) -> tuple[Count, Times]:
+    return Count(TURNS.labels(group, outcome)), Times(TURN_SECONDS.labels(group))
 
 
 def redis_call(call: str, seconds: float) -> None:
@@ -187,6 +190,7 @@ def forget(groups: Mapping[str, str]) -> None:
 
 def text() -> bytes:
     """The answer to `GET /metrics`; its type is CONTENT_TYPE."""
+    counted.hand_over()
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest(REGISTRY)
     everyone = CollectorRegistry()

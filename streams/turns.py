@@ -348,7 +348,8 @@ def _host() -> str:
 
 
 def _message(id: bytes, count: bytes, flat: list[bytes]) -> Message:
-    fields = {flat[i]: flat[i + 1] for i in range(0, len(flat), 2)}
+    pairs = iter(flat)
+    fields = dict(zip(pairs, pairs, strict=True))
     return Message(
         id=id.decode(),
         type=_text(fields, b"type"),
@@ -363,4 +364,4 @@ def _message(id: bytes, count: bytes, flat: list[bytes]) -> Message:
 
 
 def _text(fields: dict[bytes, bytes], name: bytes) -> str:
-    return fields.get(name, b"").decode(errors="replace")
+    return fields.get(name, b"").decode("utf-8", "replace")

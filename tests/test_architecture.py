@@ -20,8 +20,8 @@ FLOORS = {
     "story.timeline lab.pastturns lab.replayed lab.changes lab.pseudonyms",
     # 1: Redis's verbs, and what every process says and counts
     1: "line routes connection stores lag watch turns batches endings handlers log metrics survey bell doors layout "
-    "outage memory groups backlog pulse sieve journals tallies index erasure.traces erasure.rewriting erasure.disk "
-    "lab.runs lab.compare",
+    "outage memory groups backlog counted pulse sieve journals tallies index erasure.traces erasure.rewriting "
+    "erasure.disk lab.runs lab.compare",
     # 2: the runtime
     2: "worker inwork room process committer housekeeping retention deadletters mover probe watchdog garbage embedded "
     "anew analytics erasure.erase story.stories story.receipts story.finding lab.logbook lab.gathering lab.planning "

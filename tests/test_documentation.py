@@ -160,7 +160,7 @@ def test_every_metric_has_a_row_with_its_labels_and_somebody_counts_it() -> None
         kind, labels = told[shown][:2]
         assert kind == metric._type, shown
         assert set(re.findall(r"`(\w+)`", labels)) == set(metric._labelnames), shown
-        counting = rf"\b{name}\.(labels|inc|dec|set|observe|track_inprogress|time)\("
+        counting = rf"\b{name}\.(labels|inc|dec|set|observe|track_inprogress|time)\(|(Count|Times)\(metrics\.{name}\)"
         assert re.search(counting, sources), f"nobody counts {name}"
 
 

@@ -18,7 +18,6 @@ from functools import cache
 from typing import Any, Literal
 
 import msgspec
-from prometheus_client import Counter
 
 from processors.egress import webhook
 from processors.egress.answers import Outcome
@@ -27,6 +26,7 @@ from processors.egress.split import split
 from streams import doors, metrics, wire
 from streams import log as logs
 from streams.connection import Store
+from streams.counted import Count, Times
 from streams.effects import Effects, Output, Turn, handler
 from streams.errors import Bury, ConfigurationError, Malformed, Retry, Unavailable
 from streams.settings import Settings
@@ -42,7 +42,9 @@ TYPING_SECONDS = 2.0
 TYPING_MS = 20_000
 """How long somebody is said to be typing after it began; WhatsApp shows it for 25 s at most."""
 
-_COUNTED = {kind: metrics.DELIVERIES.labels(kind) for kind in ("delivered", "retried", "buried", "unsent", "held")}
+_OUTCOMES = ("delivered", "retried", "buried", "unsent", "held")
+_COUNTED = {outcome: Count(metrics.DELIVERIES.labels(outcome)) for outcome in _OUTCOMES}
+_SECONDS = Times(metrics.DELIVERY_SECONDS)
 _KINDS = {"delivered": "delivered", "retry": "retried", "gone": "retried", "bury": "buried"}
 
 
@@ -175,9 +177,12 @@ async def _send_part(
         return _recorded(turn, reply, "delivered", parts=part - 1)
     body = webhook.payload(reply, texts, part)
     began = time.monotonic()
-    with metrics.DELIVERY_SECONDS.time():
+    try:
         outcome = await destination.post(body, trace=turn.messages[0].trace)
-    _note(turn, body, outcome, began)
+    finally:
+        seconds = time.monotonic() - began
+        _SECONDS.observe(seconds)
+    _note(turn, body, outcome, seconds)
     _COUNTED[_KINDS[outcome.kind]].inc()
     _answers(outcome.status).inc()
     if outcome.kind == "gone":
@@ -211,13 +216,13 @@ def _recorded(
 
 
 @cache
-def _answers(status: int | None) -> Counter:
-    return metrics.DELIVERY_ANSWERS.labels(str(status or "none"))
+def _answers(status: int | None) -> Count:
+    return Count(metrics.DELIVERY_ANSWERS.labels(str(status or "none")))
 
 
-def _note(turn: Turn, body: webhook.Payload, outcome: Outcome, began: float) -> None:
+def _note(turn: Turn, body: webhook.Payload, outcome: Outcome, seconds: float) -> None:
     """For the timeline; the reply itself says its webhook-id."""
-    facts: dict[str, object] = {"status": outcome.status, "ms": int((time.monotonic() - began) * 1000)}
+    facts: dict[str, object] = {"status": outcome.status, "ms": int(seconds * 1000)}
     if body.parts > 1:
         facts |= {"part": body.part, "parts": body.parts}
     if outcome.kind != "delivered" and 200 <= (outcome.status or 0) < 300:

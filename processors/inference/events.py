@@ -13,11 +13,13 @@ from processors.inference.replies import Exchange
 from streams import log as logs
 from streams import metrics
 from streams.connection import order
+from streams.counted import Count, Times
 from streams.effects import Effects
 
 log = logs.get("inference")
 
-_READ, _RECALLED, _WRITTEN = (metrics.GENERATION_TOKENS.labels(kind) for kind in ("prompt", "recalled", "reply"))
+_SECONDS = Times(metrics.GENERATION_SECONDS)
+_READ, _RECALLED, _WRITTEN = (Count(metrics.GENERATION_TOKENS.labels(of)) for of in ("prompt", "recalled", "reply"))
 
 
 def recalled(exchange: Exchange) -> None:
@@ -55,7 +57,7 @@ def cached(exchange: Exchange) -> None:
 
 
 def generated(exchange: Exchange, result: Generated) -> None:
-    metrics.GENERATION_SECONDS.observe(result.ms / 1000)
+    _SECONDS.observe(result.ms / 1000)
     _READ.inc(result.prompt_tokens)
     _RECALLED.inc(result.recalled_tokens)
     _WRITTEN.inc(result.tokens)

@@ -187,32 +187,25 @@ def pause(exchange: Exchange) -> Write:
 
 
 def _output(exchange: Exchange, said: Spoken, name: str, *, answers: bool) -> Output:
-    body = msgspec.structs.replace(
-        _envelope(exchange, said.to, name),
-        source=said.source,
-        message=said.text,
-        action=said.action,
-        slots=said.slots,
-    )
+    how = {"source": said.source, "message": said.text, "action": said.action, "slots": said.slots}
+    body = _envelope(exchange, said.to, name, **how)
     return Output(stream=exchange.here.outbound, type="reply", body=body, answers=answers)
 
 
 def typing(exchange: Exchange, within: list[Arrival]) -> Output:
     """That an answer to these messages is being written."""
-    body = msgspec.structs.replace(_envelope(exchange, within, f"typing_{exchange.turn.id}"), type="typing")
+    body = _envelope(exchange, within, f"typing_{exchange.turn.id}", type="typing")
     return Output(stream=exchange.here.outbound, type="typing", body=body)
 
 
 def _from_staff(exchange: Exchange, after: int) -> list[Output]:
     """What n8n or staff asked to be delivered as well, before anything the bot says."""
-    told = [one for one in exchange.arrived if not one.from_person and one.inbound.send and one.inbound.text]
+    told = [one for one in exchange.arrived if one.inbound.send and one.inbound.text and not one.from_person]
     return [
         Output(
             stream=exchange.here.outbound,
             type="reply",
-            body=msgspec.structs.replace(
-                _envelope(exchange, [one], name), source="staff", message=one.inbound.text, in_reply_to=[]
-            ),
+            body=_envelope(exchange, [one], name, source="staff", message=one.inbound.text, in_reply_to=[]),
         )
         for one, name in zip(told, _ids(exchange.turn, len(told), after), strict=True)
     ]
@@ -224,34 +217,40 @@ def _handover(exchange: Exchange, from_staff: list[Output]) -> list[Output]:
         return []
     (name,) = _ids(exchange.turn, 1, after=len(from_staff))
     words = "\n".join(arrival.words for arrival in person)
-    body = msgspec.structs.replace(_envelope(exchange, person, name), type="handover", source="person", message=words)
+    body = _envelope(exchange, person, name, type="handover", source="person", message=words)
     return [Output(stream=exchange.here.outbound, type="handover", body=body)]
 
 
-def _envelope(exchange: Exchange, to: list[Arrival], name: str) -> Reply:
-    """A reply without its words: whom it is for, and what it belongs to."""
+def _envelope(exchange: Exchange, to: list[Arrival], name: str, **said: Any) -> Reply:
+    """A reply: whom it is for, what it belongs to, and what else is said of it."""
     newest = to[-1].inbound
     phone = _PHONE.fullmatch(exchange.turn.key)
     named = next((one.inbound.name for one in reversed(exchange.arrived) if one.inbound.name), None)
     wa_id = next((one.inbound.wa_id for one in reversed(exchange.arrived) if one.inbound.wa_id), None)
-    return Reply(
-        id=name,
-        user_id=exchange.turn.key,
-        wa_id=wa_id or (phone[1] if phone else None),
-        name=named,
-        message="",
-        conversation_id=exchange.past.conversation.conversation_id,
-        in_reply_to=[arrival.inbound.message_id for arrival in to],
-        created_at=history.stamp(exchange.now) + "Z",
-        metadata=_our_number(exchange) | newest.metadata,
-    )
+    told: dict[str, Any] = {
+        "id": name,
+        "user_id": exchange.turn.key,
+        "wa_id": wa_id or (phone[1] if phone else None),
+        "name": named,
+        "message": "",
+        "conversation_id": exchange.past.conversation.conversation_id,
+        "in_reply_to": [arrival.inbound.message_id for arrival in to],
+        "created_at": history.stamp(exchange.now) + "Z",
+        "metadata": _our_number(exchange) | newest.metadata,
+    }
+    return Reply(**told | said)
 
 
 def _our_number(exchange: Exchange) -> dict[str, Any]:
     """The last that is known of it, in this turn or before; n8n and staff seldom send it along."""
-    arrived = [one.inbound.metadata for one in reversed(exchange.arrived)]
-    before = [said.metadata for said in reversed(exchange.past.conversation.messages) if said.role == "user"]
-    for metadata in [*arrived, *before]:
-        if _OURS[0] in metadata:
-            return {name: metadata[name] for name in _OURS if name in metadata}
+    for arrived in reversed(exchange.arrived):
+        if _OURS[0] in arrived.inbound.metadata:
+            return _ours(arrived.inbound.metadata)
+    for said in reversed(exchange.past.conversation.messages):
+        if _OURS[0] in said.metadata and said.role == "user":
+            return _ours(said.metadata)
     return {}
+
+
+def _ours(metadata: dict[str, Any]) -> dict[str, Any]:
+    return {name: metadata[name] for name in _OURS if name in metadata}

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from conftest import Server
+from counts import count
 from prometheus_client.parser import text_string_to_metric_families
 from sources import command
 
@@ -120,7 +121,7 @@ async def test_workers_of_one_model_are_one_however_much_each_has_to_do(store: S
 
 
 async def test_metrics_are_prometheus_text_with_the_pipeline_s_gauges(store: Store) -> None:
-    before = metrics.REQUESTS.labels("/chat", "202")._value.get()
+    before = count(metrics.REQUESTS.labels("/chat", "202"))
     async with front(store) as door:
         await door.say("Hola")
         await door.get(f"/chat/history/{ANA}")

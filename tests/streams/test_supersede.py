@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counts import count
 from protocol import a_consumer, a_topology, bodies, end, kill, nothing, redis_ms, say
 from waiting import until
 
@@ -317,7 +318,7 @@ async def test_a_full_redis_still_lets_turns_be_superseded(each_store: Store) ->
 
 async def test_a_reply_in_work_is_left_and_one_reply_answers_both_messages(each_store: Store) -> None:
     scribe, counted = Scribe(), metrics.TURNS.labels("g", "superseded")
-    before = counted._value.get()
+    before = count(counted)
     async with working(each_store, scribe.handle, **SUPERSEDE):
         await say(each_store, "+1", "asked")
         assert await scribe.next() == ["asked"]
@@ -326,7 +327,7 @@ async def test_a_reply_in_work_is_left_and_one_reply_answers_both_messages(each_
         scribe.go_on.set()
         await until(settled(each_store))
     assert await replies(each_store) == ['{"to":"+1","said":["asked","and"]}']
-    assert (scribe.cancelled, counted._value.get() - before) == (1, 1)
+    assert (scribe.cancelled, count(counted) - before) == (1, 1)
 
 
 async def test_without_the_setting_a_reply_in_work_is_finished(store: Store) -> None:

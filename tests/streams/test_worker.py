@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import Server
+from counts import count
 from protocol import a_topology, redis_ms, say
 from waiting import until
 
@@ -414,7 +415,7 @@ async def test_a_turn_whose_commit_is_under_way_is_not_lost_to_a_beat(store: Sto
 
     store.run = held_up  # type: ignore[method-assign]
     counted = metrics.TURNS.labels("g", "settled")
-    before = counted._value.get()
+    before = count(counted)
 
     async def handle(turn: Turn) -> Effects:
         return an_answer(turn)
@@ -425,7 +426,7 @@ async def test_a_turn_whose_commit_is_under_way_is_not_lost_to_a_beat(store: Sto
         await until(settled(store))
     # Then nobody is told that the turn was taken over, and it counts as what it is
     assert "lease.lost" not in caplog.messages
-    assert counted._value.get() == before + 1
+    assert count(counted) == before + 1
 
 
 async def test_a_handler_past_its_deadline_is_cancelled_and_counts_as_failed(store: Store) -> None:

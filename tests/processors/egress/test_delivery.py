@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from counts import count
 
 from processors.egress import handler
 from processors.egress.handler import deliver
@@ -48,7 +49,7 @@ def ids(requests: list[Received], user_id: str) -> list[str]:
 
 
 async def test_a_failing_reply_holds_its_own_person_in_order_and_nobody_else(store):
-    unwell = metrics.DELIVERY_ANSWERS.labels("503")._value.get()
+    unwell = count(metrics.DELIVERY_ANSWERS.labels("503"))
     async with Sink() as sink:
         # Given the first reply of Ana fails twice, and more replies follow
         sink.plan(status=503, count=1)
@@ -66,7 +67,7 @@ async def test_a_failing_reply_holds_its_own_person_in_order_and_nobody_else(sto
     assert set(luis) == {"reply_3-0"}
     assert len(ana) + len(luis) == 6
     assert sorted(got.answered for got in sink.requests) == [200, 200, 200, 200, 503, 503]
-    assert metrics.DELIVERY_ANSWERS.labels("503")._value.get() == unwell + 2
+    assert count(metrics.DELIVERY_ANSWERS.labels("503")) == unwell + 2
 
 
 async def test_parts_go_in_order_with_the_persons_next_reply_behind_them(store, client: redis.Redis):
