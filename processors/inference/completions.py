@@ -196,7 +196,8 @@ class Answer:
     def __init__(self) -> None:
         self._pieces: list[str] = []
         self._calls = _Calls()
-        self._finish: str | None = None
+        self.finish: str | None = None
+        """Why it ended, in the server's word."""
         self._usage = _Usage()
         self.complete = False
         """It came to its end."""
@@ -232,7 +233,7 @@ class Answer:
             if words is not None and words.tool_calls:
                 self._calls.hear(words.tool_calls)
             if choice.finish_reason or choice.message is not None:
-                self._finish, self.complete = choice.finish_reason, True  # a message comes whole
+                self.finish, self.complete = choice.finish_reason, True  # a message comes whole
 
     def generated(self, ms: float, stop: tuple[str, ...] = (), *, tools: bool = False) -> Generated:
         """
@@ -246,6 +247,6 @@ class Answer:
             tokens=self._usage.completion_tokens or len(self._pieces),
             prompt_tokens=self._usage.prompt_tokens,
             ms=ms,
-            finish="length" if self._finish == "length" else "stop",
+            finish="length" if self.finish == "length" else "stop",
             calls=self._calls.all() + heard.calls if tools else (),
         )

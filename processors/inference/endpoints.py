@@ -1,9 +1,11 @@
 """
-Which of several model servers is asked next.
+Which of several model servers is asked next, and how much at once.
 
 Pure: time comes in, and what became of a request is told.  The least busy of those that answer is taken; one that does
 not answer is left alone for a second, for twice as long after each further failure, up to half a minute, and then tried
-with one request (the circuit breaker of M. Nygard, "Release It!").
+with one request (the circuit breaker of M. Nygard, "Release It!").  One that fails while it has several of ours gets
+half as many from then on, and one more after some that went well: D.-M. Chiu and R. Jain, "Analysis of the Increase and
+Decrease Algorithms for Congestion Avoidance in Computer Networks" (1989), section 2.
 """
 
 from __future__ import annotations
@@ -15,6 +17,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds for which a server that failed is left alone."""
 
 MOST_DOUBTS = 3
+
+FIRST_TRIAL, LONGEST_TRIAL = 8, 512
+"""Requests that have to go well before a server that was crowded gets one more at once; after each further crowd twice
+as many."""
 
 
 @dataclass(eq=False)
@@ -31,6 +37,22 @@ class Endpoint:
     """Requests in a row at which it failed, though it answered: they may be to blame."""
     again_at: float = 0.0
     """When it may be asked again, in seconds on the caller's clock."""
+    most: int | None = None
+    """Requests of ours that it can take at once, as far as it has shown; None: any number."""
+    crowded_at: float = -1.0
+    """When that was last found out."""
+    shared_at: float = -1.0
+    """When it last had two at once."""
+    trial: int = FIRST_TRIAL
+    """Requests that have to go well before it gets one more."""
+    well: int = 0
+    """Those that have, since it was crowded or got one more."""
+    tells: bool | None = None
+    """Whether it tells why an answer ended; None: it has not shown."""
+
+    @property
+    def full(self) -> bool:
+        return self.most is not None and self.busy >= self.most
 
 
 class Endpoints:
@@ -41,12 +63,18 @@ class Endpoints:
 
     def next(self, now: float, but: Container[Endpoint] = ()) -> Endpoint | None:
         """The one to ask; None where all others are to be left alone.  It counts as busy until `done`."""
-        free = [each for each in self.all if each not in but and self._takes(each, now)]
+        free = [each for each in self.all if each not in but and self._takes(each, now) and not each.full]
         if not free:
             return None
         chosen = min(free, key=lambda each: (each.failures > 0, each.doubts, each.busy))
         chosen.busy += 1
+        self._look(chosen, now)
         return chosen
+
+    @staticmethod
+    def _look(endpoint: Endpoint, now: float) -> None:
+        if endpoint.busy > 1:
+            endpoint.shared_at = now
 
     @staticmethod
     def _takes(endpoint: Endpoint, now: float) -> bool:
@@ -54,12 +82,51 @@ class Endpoints:
             return True
         return endpoint.again_at <= now and endpoint.busy == 0  # one request finds out for all
 
-    def done(self, endpoint: Endpoint) -> None:
+    def all_full(self, now: float, but: Container[Endpoint] = ()) -> bool:
+        """Some of the others would take one, but for those that they have."""
+        return any(each not in but and each.full and self._takes(each, now) for each in self.all)
+
+    def done(self, endpoint: Endpoint, now: float) -> None:
         """A request has ended, in whatever way."""
+        self._look(endpoint, now)
         endpoint.busy -= 1
 
     def works(self, endpoint: Endpoint) -> None:
+        """It has answered a request."""
         endpoint.failures = endpoint.doubts = 0
+        endpoint.well += 1
+        if endpoint.most is not None and endpoint.well >= endpoint.trial:
+            endpoint.most, endpoint.well = endpoint.most + 1, 0
+
+    @staticmethod
+    def _shared(endpoint: Endpoint, began: float) -> bool:
+        """It had others of ours since then."""
+        return endpoint.shared_at >= began
+
+    def interrupted(self, endpoint: Endpoint, began: float, finish: str | None) -> bool:
+        """
+        Whether the answer to a request that was sent then is not the whole one, though it came to an end.
+
+        llama-cpp-python's server ends who is served when somebody else comes, and does not say so: there is no reason.
+        Some servers never give one.
+        """
+        if finish is not None:
+            endpoint.tells = True
+        elif endpoint.tells is None and not self._shared(endpoint, began):
+            endpoint.tells = False
+        return finish is None and endpoint.tells is not False
+
+    def crowded(self, endpoint: Endpoint, began: float, now: float) -> bool:
+        """
+        A request failed that was sent then.  Returns whether it had others of ours beside it, and may have failed for
+        them; it gets fewer at once from now on.
+        """
+        if not self._shared(endpoint, began):
+            return False
+        if began > endpoint.crowded_at:  # else it had been sent before that was known
+            endpoint.trial = FIRST_TRIAL if endpoint.most is None else min(LONGEST_TRIAL, 2 * endpoint.trial)
+            endpoint.most, endpoint.crowded_at, endpoint.well = max(1, endpoint.busy // 2), now, 0
+        return True
 
     def doubted(self, endpoint: Endpoint, now: float) -> None:
         """It failed at a request that may be to blame for it; at several in a row it is the server."""

@@ -7,15 +7,18 @@ too: the connection is closed.  Which server is asked endpoints.py says, and com
 
 What becomes of a request: whatever is wrong with one server, another is asked.  Where none is left, a server that
 cannot be reached, is busy, or refuses our key or the model's name is no fault of the request, which waits; one that
-failed at it or broke off may be its fault, and an attempt is counted.  A 400 is refused for good, unless it is for the
-prompt's length: then the oldest turns are left out.
+failed at it may be its fault, and an attempt is counted.  So may one that broke off or said nothing, unless it had
+others of ours at the same time: then it gets fewer at once, and who finds no place waits here.  A 400 is refused for
+good, unless it is for the prompt's length: then the oldest turns are left out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
+from collections import deque
 from collections.abc import Container, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,12 +61,15 @@ class _Away(Exception):
     Args:
         pause: seconds for which it is to be left alone; None: as Endpoints has it.
         blame: the request itself may be to blame.
+        load: or what else the server had to do.
         refused: it takes nothing of ours, for its key, address or name.
     """
 
-    def __init__(self, why: str, *, pause: float | None = None, blame: bool = False, refused: bool = False) -> None:
+    def __init__(
+        self, why: str, *, pause: float | None = None, blame: bool = False, load: bool = False, refused: bool = False
+    ) -> None:
         super().__init__(why)
-        self.pause, self.blame, self.refused = pause, blame, refused
+        self.pause, self.blame, self.load, self.refused = pause, blame, load, refused
 
 
 class _TooLong(Exception):
@@ -92,6 +98,8 @@ class Remote:
         """Fields without which a request went through that was refused with them."""
         self._refused = ""
         """Why no server takes anything of ours: the key, or the model's name."""
+        self._waiting = deque[asyncio.Future[None]]()
+        """Requests for which no server has a place."""
 
     async def generate(self, request: Request) -> Generated:
         lines, without = request.lines, self._without
@@ -113,17 +121,13 @@ class Remote:
 
     async def _somewhere(self, lines: list[Line], request: Request, without: frozenset[str]) -> Generated:
         loop, tried = asyncio.get_running_loop(), dict[Endpoint, _Away]()
-        while (endpoint := self._endpoints.next(loop.time(), tried)) is not None:
+        while (place := await self._place(tried)) is not None:
+            endpoint, began = place
             try:
-                generated = await self._ask(endpoint, lines, request, without)
+                generated = await self._ask(endpoint, began, lines, request, without)
             except _Away as away:
                 tried[endpoint] = away
-                if endpoint.failures == 0:
-                    log.warning("model.away", url=bare(endpoint.url), why=str(away))
-                if away.blame:
-                    self._endpoints.doubted(endpoint, loop.time())
-                else:
-                    self._endpoints.failed(endpoint, loop.time(), pause=away.pause)
+                self._failed(endpoint, away, began, loop.time())
             else:
                 if endpoint.failures:
                     log.info("model.back", url=bare(endpoint.url))
@@ -131,8 +135,64 @@ class Remote:
                 self._refused = ""
                 return generated
             finally:
-                self._endpoints.done(endpoint)
+                self._endpoints.done(endpoint, loop.time())
+                self._wake()
         raise self._nobody(tried)
+
+    async def _place(self, tried: Container[Endpoint]) -> tuple[Endpoint, float] | None:
+        """
+        The server to ask, once it has a place, and since when it has; None where there is none to ask.
+
+        Raises:
+            Retry: that took longer than a first token may.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._timeout.sock_read):
+                while True:
+                    now = loop.time()
+                    if (endpoint := self._endpoints.next(now, tried)) is not None:
+                        return endpoint, now
+                    if not self._endpoints.all_full(now, tried):
+                        return None
+                    await self._wait()
+        except TimeoutError:
+            again = random.uniform(1, 2)  # noqa: S311 - jitter, not a secret
+            raise Retry("every model server has as much to do as it can", after=again, counted=False) from None
+
+    async def _wait(self) -> None:
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self._wake()  # it was ours; the next one's, then
+            raise
+        finally:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(place)
+
+    def _wake(self) -> None:
+        """Whoever has waited longest looks for a place."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+
+    def _failed(self, endpoint: Endpoint, away: _Away, began: float, now: float) -> None:
+        if endpoint.failures == 0:
+            log.warning("model.away", url=bare(endpoint.url), why=str(away))
+        if away.blame:
+            self._endpoints.doubted(endpoint, now)
+        else:
+            self._endpoints.failed(endpoint, now, pause=away.pause)
+        before = endpoint.most
+        if away.load and self._endpoints.crowded(endpoint, began, now):
+            away.blame = False
+            if endpoint.most != before:
+                log.warning("model.crowded", url=bare(endpoint.url), at_once=endpoint.most)
 
     def _nobody(self, tried: dict[Endpoint, _Away]) -> Exception:
         """Why nobody has answered, and what that means for the request."""
@@ -146,8 +206,9 @@ class Remote:
         wait = max(1.0, self._endpoints.wait(asyncio.get_running_loop().time()))
         return Retry(why, after=wait * random.uniform(1, 1.5), counted=False)  # noqa: S311 - jitter, not a secret
 
-    async def _ask(self, endpoint: Endpoint, lines: list[Line], request: Request, without: frozenset[str]) -> Generated:
-        began = asyncio.get_running_loop().time()
+    async def _ask(
+        self, endpoint: Endpoint, began: float, lines: list[Line], request: Request, without: frozenset[str]
+    ) -> Generated:
         more = {name: value for name, value in wished(request).items() if name not in without}
         body = {"model": self._model, "messages": messages(lines), **more}
         url, answer = f"{endpoint.url}/chat/completions", Answer()
@@ -166,13 +227,15 @@ class Remote:
             raise _Away(str(lost)) from lost
         except TimeoutError as late:  # while it connects it is aiohttp's own kind of the former
             blame = not isinstance(late, aiohttp.ConnectionTimeoutError)
-            raise _Away(f"nothing came for {self._timeout.sock_read:g} s", blame=blame) from late
+            raise _Away(f"nothing came for {self._timeout.sock_read:g} s", blame=blame, load=blame) from late
         except (aiohttp.ClientError, OSError) as lost:
-            raise _Away(str(lost) or type(lost).__name__, blame=True) from lost
+            raise _Away(str(lost) or type(lost).__name__, blame=True, load=True) from lost
         except (Unreadable, ValueError) as wrong:  # a line that is too long is aiohttp's ValueError
             raise _Away(f"its answer is none: {wrong}", blame=True) from wrong
         if not answer.complete:
-            raise _Away("the answer broke off", blame=True)
+            raise _Away("the answer broke off", blame=True, load=True)
+        if self._endpoints.interrupted(endpoint, began, answer.finish):
+            raise _Away("the answer was interrupted", pause=0.0, load=True)
         ms = (asyncio.get_running_loop().time() - began) * 1000
         return answer.generated(ms, request.stop, tools="tools" in more)
 
@@ -186,7 +249,8 @@ class Remote:
                 return _TooMuch(field)
             return Refused(f"the model server answered {status}: {_excerpt(told)}")
         if status in (408, 425, 429, 502, 503, 504):
-            return _Away(why, pause=retry_after.seconds(response.headers.get("retry-after"), time.time()))
+            pause = retry_after.seconds(response.headers.get("retry-after"), time.time())
+            return _Away(why, pause=pause, load=status in (408, 429, 503, 504))
         if status < 500:
             # Nothing that a person wrote: the key, the address, or the model's name.
             return _Away(why, pause=30.0, refused=True)
@@ -210,7 +274,7 @@ class Remote:
             "dtype": None, "device": None, "parameters": None, "context_length": None,
             "urls": [bare(each.url) for each in self._endpoints.all],
             "away": [bare(each.url) for each in self._endpoints.all if each.failures],
-            "running": sum(each.busy for each in self._endpoints.all), "waiting": 0,
+            "running": sum(each.busy for each in self._endpoints.all), "waiting": len(self._waiting),
         }  # fmt: skip
 
     def ready(self) -> bool:

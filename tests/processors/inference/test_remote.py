@@ -282,6 +282,86 @@ async def test_many_at_once_are_spread_over_the_servers() -> None:
         assert min(len(first.asked), len(second.asked)) >= 10
 
 
+async def as_a_group_asks(engine: Remote) -> Generated:
+    """Again and again, as long as no attempt is counted."""
+    while True:
+        try:
+            return await engine.generate(ASKED)
+        except Retry as again:
+            if again.counted:
+                raise
+            await asyncio.sleep(0.01)
+
+
+async def test_a_server_that_interrupts_one_for_another_answers_all_in_the_end() -> None:
+    # As llama-cpp-python's server is shipped (`interrupt_requests`): at its next token it leaves whom it serves
+    server, newest, lock = Scripted(), [0], asyncio.Lock()
+
+    async def fickle(request: web.Request, _body: Any) -> web.StreamResponse:
+        newest[0] += 1
+        mine = newest[0]
+        async with lock:
+            response = await stream(request)
+            for word in ("muy ", "bien"):
+                await response.write(piece(word))
+                await asyncio.sleep(0)
+                if newest[0] != mine:
+                    await response.write(b"data: [DONE]\n\n")
+                    return response
+            await response.write(piece(finish="stop") + b"data: [DONE]\n\n")
+            return response
+
+    server.replies = [fickle] * 1000
+    async with server.up(), engine_at(server.url) as engine, asyncio.timeout(20):
+        said = await asyncio.gather(*(as_a_group_asks(engine) for _ in range(12)))
+        assert {each.text for each in said} == {"muy bien"}, "no half answer is taken for a whole one"
+        asked = len(server.asked)
+        await asyncio.gather(*(as_a_group_asks(engine) for _ in range(6)))
+        assert len(server.asked) == asked + 6, "and then it gets one at a time"
+
+
+async def test_who_waits_too_long_behind_others_has_used_up_no_attempt() -> None:
+    server, lock = Scripted(), asyncio.Lock()
+
+    async def one_at_a_time(request: web.Request, body: Any) -> web.StreamResponse:
+        async with lock:
+            await asyncio.sleep(0.1)
+            return await well(request, body)
+
+    server.replies = [one_at_a_time] * 1000
+    async with server.up(), engine_at(server.url, patience=0.45) as engine, asyncio.timeout(30):
+        said = await asyncio.gather(*(as_a_group_asks(engine) for _ in range(12)))
+    assert {each.text for each in said} == {"muy bien"}
+
+
+async def test_who_finds_no_place_waits_for_one_and_goes_back_uncounted_after_a_while() -> None:
+    server, enough = Scripted(), asyncio.Event()
+
+    async def long_winded(request: web.Request, _body: Any) -> web.StreamResponse:
+        response = await stream(request)
+        while not enough.is_set():
+            await response.write(piece("y "))
+            await asyncio.sleep(0.02)
+        await response.write(piece(finish="stop"))
+        return response
+
+    server.replies = [breaks_off, breaks_off, long_winded]
+    async with server.up(), engine_at(server.url, patience=0.3) as engine:
+        for failed in await asyncio.gather(*(engine.generate(ASKED) for _ in range(2)), return_exceptions=True):
+            assert isinstance(failed, Retry), "that it broke off may have been for the other"
+        first = asyncio.create_task(engine.generate(ASKED))
+        await asyncio.sleep(0)
+        with pytest.raises(Retry, match="as much to do") as full:
+            await engine.generate(ASKED)
+        assert not full.value.counted
+        second = asyncio.create_task(engine.generate(ASKED))
+        await asyncio.sleep(0)
+        assert engine.describe()["waiting"] == 1
+        enough.set()
+        await first
+        assert (await second).text == "muy bien"
+
+
 async def test_a_server_is_asked_which_models_it_has() -> None:
     async with Scripted().up() as server:
         assert await served(server.url, Secret("k")) == ["qwen"]
