@@ -215,14 +215,7 @@ class Remote:
         headers = self._headers | ({"traceparent": wire.trace_from(trace)} if (trace := logs.trace.get()) else {})
         try:
             async with self._session().post(url, json=body, headers=headers, proxy=_proxy(url)) as response:
-                if response.status != 200:
-                    told = (await response.read())[:4096].decode(errors="replace")
-                    raise self._declined(response, told, more)
-                if "event-stream" in response.headers.get("content-type", ""):
-                    async for line in response.content:
-                        answer.hear(line)
-                else:
-                    answer.read(await response.read())
+                await self._hear(response, answer, more)
         except aiohttp.ClientConnectorError as lost:
             raise _Away(str(lost)) from lost
         except TimeoutError as late:  # while it connects it is aiohttp's own kind of the former
@@ -238,6 +231,19 @@ class Remote:
             raise _Away("the answer was interrupted", pause=0.0, load=True)
         ms = (asyncio.get_running_loop().time() - began) * 1000
         return answer.generated(ms, request.stop, tools="tools" in more)
+
+    async def _hear(self, response: aiohttp.ClientResponse, answer: Answer, sent: Container[str]) -> None:
+        if response.status != 200:
+            told = (await response.read())[:4096].decode(errors="replace")
+            raise self._declined(response, told, sent)
+        kind = response.headers.get("content-type", "")
+        if "html" in kind:  # a proxy's, or a log-in's: nothing that a person wrote
+            raise _Away("it answered with a web page", pause=30.0, refused=True)
+        if "event-stream" in kind:
+            async for line in response.content:
+                answer.hear(line)
+        else:
+            answer.read(await response.read())
 
     def _declined(self, response: aiohttp.ClientResponse, told: str, sent: Container[str]) -> Exception:
         """What a status other than 200 means, for a request with these fields."""

@@ -17,6 +17,16 @@ _THOUGHTS = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
 _SAYS = re.compile(r"[^\W_]|[^\x00-\u2190]")
 """A letter, a figure, or a sign such as 👍."""
 
+_OWN_LABEL = re.compile(r"\A\s*(?:(?:assistant|asistente|bot)\s*:|<\|im_start\|>\s*assistant\b)\s*", re.IGNORECASE)
+"""As a model begins that writes the whole talk like a play."""
+
+_NEXT_TURN = re.compile(
+    r"(?:\A|\n)\s*(?:User|Human)\s*:|\n\s*(?:Assistant|Asistente)\s*:"
+    r"|<\|[a-z_]{2,20}\|>|</s>|\[/?INST\]|<(?:start|end)_of_turn>"
+)
+"""Where it goes on with somebody else's part, or a server has left its template's marks in the words.  Not «Usuario:»
+or «Paciente:»: those stand in many a reply."""
+
 _LOOP = re.compile(r"(.{1,80}?)\1{4,}", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?…](?=[\s\"»)]|$)")
 
@@ -35,7 +45,11 @@ def tidy(text: str, *, cut: bool) -> str:
         cut: it was cut at the token limit: the half sentence at its end is dropped if whole ones make a third of it.
     """
     # A lone surrogate or U+FFFD is half a character that the last token did not finish.
-    text = aloud(text).encode("utf-8", "ignore").decode().replace("\x00", "").rstrip("\ufffd").strip()
+    text = aloud(text).encode("utf-8", "ignore").decode().replace("\x00", "").rstrip("\ufffd")
+    text = _OWN_LABEL.sub("", text)
+    if (echo := _NEXT_TURN.search(text)) is not None:
+        return text[: echo.start()].strip()
+    text = text.strip()
     if cut and (ends := [match.end() for match in _SENTENCE_END.finditer(text)]) and ends[-1] * 3 >= len(text):
         return text[: ends[-1]]
     return text

@@ -237,6 +237,17 @@ async def test_a_prompt_that_is_too_long_loses_its_oldest_turns() -> None:
             await engine.generate(ASKED)
 
 
+async def test_a_web_page_is_no_fault_of_the_message(caplog) -> None:
+    async def page(_request: web.Request, _body: Any) -> web.Response:
+        return web.Response(text="<html>Log in</html>", content_type="text/html")
+
+    async with Scripted(page).up() as server, engine_at(server.url) as engine:
+        with pytest.raises(Retry, match="web page") as away:
+            await engine.generate(ASKED)
+        assert not away.value.counted
+        assert "model.misconfigured" in [record.event for record in caplog.records if hasattr(record, "event")]
+
+
 @pytest.mark.parametrize("code", [401, 403, 404])
 async def test_a_wrong_key_or_name_is_no_fault_of_the_message(code: int, caplog) -> None:
     async with Scripted(status(code, "no such thing")).up() as server, engine_at(server.url, key="sk-secret") as engine:
