@@ -66,8 +66,12 @@ async def test_connections_are_divided_and_either_serves_while_the_other_does_no
                         body = {"user_id": "ana", "message": "Hola", "message_id": f"{worker.pid}.{number}"}
                         async with session.post(f"{whole.url}/chat", json=body) as answer:
                             assert answer.status == 202
-        # And the metrics of either are those of both
-        assert await counted(whole, 'cauce_messages_total{outcome="accepted"}') == 40
+
+        # And the metrics of either are those of both, once the other has told what it counted
+        async def all_are_counted() -> bool:
+            return await counted(whole, 'cauce_messages_total{outcome="accepted"}') == 40
+
+        await until(all_are_counted)
         assert await counted(whole, "cauce_ingress_workers") == 2
         assert await whole.store.command("XLEN", "inbound") == 40
         for _, writer in kept:
