@@ -39,8 +39,10 @@ class Endpoint:
     """When it may be asked again, in seconds on the caller's clock."""
     most: int | None = None
     """Requests of ours that it can take at once, as far as it has shown; None: any number."""
+    crowd: int = 0
+    """How many it had when that was last found out."""
     crowded_at: float = -1.0
-    """When that was last found out."""
+    """And when."""
     shared_at: float = -1.0
     """When it last had two at once."""
     trial: int = FIRST_TRIAL
@@ -95,8 +97,11 @@ class Endpoints:
         """It has answered a request."""
         endpoint.failures = endpoint.doubts = 0
         endpoint.well += 1
-        if endpoint.most is not None and endpoint.well >= endpoint.trial:
-            endpoint.most, endpoint.well = endpoint.most + 1, 0
+        if endpoint.most is None or endpoint.well < endpoint.trial:
+            return
+        endpoint.most, endpoint.well = endpoint.most + 1, 0
+        if endpoint.most > endpoint.crowd:  # it takes them well now: it was something else, or is no more
+            endpoint.most, endpoint.trial = None, FIRST_TRIAL
 
     @staticmethod
     def _shared(endpoint: Endpoint, began: float) -> bool:
@@ -125,7 +130,8 @@ class Endpoints:
             return False
         if began > endpoint.crowded_at:  # else it had been sent before that was known
             endpoint.trial = FIRST_TRIAL if endpoint.most is None else min(LONGEST_TRIAL, 2 * endpoint.trial)
-            endpoint.most, endpoint.crowded_at, endpoint.well = max(1, endpoint.busy // 2), now, 0
+            endpoint.crowd, endpoint.crowded_at = endpoint.busy, now
+            endpoint.most, endpoint.well = max(1, endpoint.busy // 2), 0
         return True
 
     def doubted(self, endpoint: Endpoint, now: float) -> None:

@@ -119,6 +119,21 @@ def test_after_some_that_went_well_it_gets_one_more_and_after_each_crowd_later()
         assert only.most == 2
 
 
+def test_one_that_takes_as_many_as_when_it_was_crowded_gets_any_number_again() -> None:
+    endpoints = Endpoints(["http://a/v1"])
+    under_way = [ask(endpoints, 0) for _ in range(4)]
+    endpoints.crowded(under_way[0], 0, 1)
+    for each in under_way:
+        endpoints.done(each, 1)
+    (only,) = endpoints.all
+    for most in (2, 3, 4):
+        assert only.most == most
+        for _ in range(FIRST_TRIAL):
+            endpoints.works(only)
+    assert only.most is None
+    assert not only.full
+
+
 def test_an_answer_without_a_reason_to_end_was_interrupted_unless_the_server_never_gives_one() -> None:
     endpoints = Endpoints(["http://a/v1"])
     (server,) = endpoints.all
