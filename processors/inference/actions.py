@@ -1,5 +1,5 @@
 """
-What the person asks for: `[[actions]]` of streams.toml, found in their words.
+What the person asks for: `[[actions]]` of streams.toml, found in their words by patterns, or else by examples.
 
 Accents and case are ignored in patterns and values alike.  Knows no model and no Redis; a day is told from the
 timestamp of the very message that names it, so that a replay finds the same.
@@ -18,6 +18,7 @@ import regex  # type: ignore[import-untyped] # it ships no types; unlike re it c
 
 from processors.inference import slots
 from processors.inference.backtracking import endless
+from processors.inference.examples import Examples
 from processors.inference.slots import Heard, Words
 from processors.inference.spanish_dates import fold
 from processors.inference.vocabulary import Vocabulary
@@ -33,6 +34,8 @@ class Detected(msgspec.Struct, frozen=True):
 
     name: str
     slots: dict[str, Any] = {}
+    guessed: bool = False
+    """No pattern names it: the words are like those of others who asked for it."""
 
 
 class _Compiled(NamedTuple):
@@ -42,16 +45,19 @@ class _Compiled(NamedTuple):
 
 
 class Detector:
-    """Finds the first action, in the order of the file, that one of its patterns names."""
+    """Finds the first action, in the order of the file, that one of its patterns names; else the one guessed."""
 
-    def __init__(self, compiled: list[_Compiled]) -> None:
-        self._compiled = compiled
+    def __init__(self, compiled: list[_Compiled], examples: Examples | None) -> None:
+        self._compiled, self._examples = compiled, examples
 
     @classmethod
-    def of(cls, actions: Iterable[Action], words: Mapping[str, str] | None = None) -> Detector:
+    def of(
+        cls, actions: Iterable[Action], words: Mapping[str, str] | None = None, examples: Examples | None = None
+    ) -> Detector:
         """
         Args:
             words: `[vocabulary]`.
+            examples: asked where no pattern finds anything.
 
         Raises:
             ConfigurationError: a pattern or a word is no regular expression, or names a word that there is none of.
@@ -61,7 +67,7 @@ class Detector:
         for name, word in words.items():  # also those that no pattern names yet
             where = f"vocabulary.{name}"
             _regex(vocabulary.expand(word, where, within=(name,)), f"{where} = {word!r}")
-        return cls([_compile(action, vocabulary) for action in actions])
+        return cls([_compile(action, vocabulary) for action in actions], examples)
 
     def detect(self, said: Sequence[Words], *, zone: tzinfo | None) -> Detected | None:
         """See `Heard.of`."""
@@ -72,6 +78,10 @@ class Detector:
             for pattern in compiled.patterns:
                 if (match := _search(pattern, heard.folded, ends)) is not None:
                     return Detected(compiled.action.name, _slots(compiled, match, heard))
+        name = self._examples.guess(heard.text) if self._examples else None
+        for compiled in self._compiled:
+            if compiled.action.name == name:
+                return Detected(name, _slots(compiled, None, heard), guessed=True)
         return None
 
 
@@ -118,25 +128,25 @@ def _search(pattern: regex.Pattern[str], text: str, ends: float) -> regex.Match[
         return None
 
 
-def _slots(compiled: _Compiled, match: regex.Match[str], said: Heard) -> dict[str, Any]:
+def _slots(compiled: _Compiled, match: regex.Match[str] | None, said: Heard) -> dict[str, Any]:
     """
     What fills each slot: the pattern's group of its name, else for days, times and values the first in the words.
 
     Slots that nothing fills are left out.
     """
     filled: dict[str, Any] = {}
-    spans = match.groupdict().keys()
+    spans = match.groupdict().keys() if match else ()
     for name, slot in compiled.action.slots.items():
         values = compiled.values.get(name, [])
-        start, end = match.span(name) if name in spans else (-1, -1)
+        start, end = match.span(name) if match and name in spans else (-1, -1)
         if start >= 0 and (told := said.text[start:end].strip()):
             line = [line for line in said.lines if line.start <= start][-1]
             value = slots.read(slot, fold(told), values, line.said_at)
             filled[name] = told if value is None else value
         elif (value := slots.found(slot, values, said.lines)) is not None:
             filled[name] = value
-    for name in spans - filled.keys():  # a group for which no slot is declared is plain text
-        if name not in compiled.action.slots and match[name]:
+    for name in spans:  # a group for which no slot is declared is plain text
+        if match and name not in filled and name not in compiled.action.slots and match[name]:
             start, end = match.span(name)
             filled[name] = said.text[start:end].strip()
     return filled

@@ -15,7 +15,7 @@ from datetime import tzinfo
 from functools import cached_property
 from typing import Any, Protocol
 
-from processors.inference import prompt
+from processors.inference import examples, prompt
 from processors.inference.actions import Detector
 from processors.inference.answers import Answers
 from processors.inference.echo import Echo
@@ -65,7 +65,8 @@ class Resources:
 
     @cached_property
     def detector(self) -> Detector:
-        return Detector.of(self.topology.actions, self.topology.vocabulary)
+        learnt = examples.of(self.topology)
+        return Detector.of(self.topology.actions, self.topology.vocabulary, learnt)
 
     @cached_property
     def tools(self) -> Tools:
@@ -119,7 +120,8 @@ async def opened(group: tables.Group, topology: Topology, settings: Settings, st
             archive=archive,
             outbound=group.writes[0] if group.writes else "outbound",
         )
-        _ = here.detector  # a pattern that is none is to be said now, not with the first message
+        # A pattern that is none is to be said now, not with the first message; and to learn takes a second.
+        await asyncio.to_thread(lambda: here.detector)
         if here.tools.offered and engine.describe().get("tools") is False:
             log.warning("tools.none", why="the chat template of this model knows no tools; patterns alone find actions")
         log.info("service.ready", model=settings.model)

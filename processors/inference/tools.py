@@ -77,6 +77,7 @@ class Tools:
 
         Args:
             asked: what the person's words ask for; it stays, and a call of the same action fills slots that they left.
+                Where that is but guessed, a model that calls another knows better.
             said: the person's messages of this turn, one at least.
             before: what the person wrote in former turns, as far as the model has read it.
         """
@@ -90,7 +91,7 @@ class Tools:
             else:
                 fit.append((place, detected))
                 verdicts.append(Verdict("overruled", detected.name))
-        if asked is not None:
+        if asked is not None and not asked.guessed:
             fit = [(place, each) for place, each in fit if each.name == asked.name][:1]
         if not fit:
             return asked, verdicts
@@ -98,7 +99,8 @@ class Tools:
         order = list(self._actions)
         place, chosen = min(fit, key=lambda one: order.index(one[1].name))
         verdicts[place] = Verdict("taken", chosen.name)
-        return Detected(chosen.name, chosen.slots | (asked.slots if asked else {})), verdicts
+        own = asked.slots if asked is not None and asked.name == chosen.name else {}
+        return Detected(chosen.name, chosen.slots | own), verdicts
 
     def _judged(self, call: Call, said: Heard, written: str) -> Detected:
         if call.flaw:

@@ -21,7 +21,7 @@ import msgspec
 from processors.archive.look import look
 from processors.egress.handler import refuse_what_breaks_order
 from processors.egress.webhook import Webhook
-from processors.inference import echo, prompt, remote, weights
+from processors.inference import echo, examples, prompt, remote, weights
 from processors.inference.actions import Detector
 from streams import embedded, groups, layout, memory, settings
 from streams.commands import contradictions, entry
@@ -151,7 +151,7 @@ def shape(where: Settings, pipeline: Topology) -> Iterator[Finding]:
         why = f"[streams.inbound] is missing, and the ingress writes to it{near}"
         yield wrong("streams.toml", f"{pipeline.path.name}: {why}")
     try:
-        Detector.of(pipeline.actions, pipeline.vocabulary)
+        Detector.of(pipeline.actions, pipeline.vocabulary, examples.of(pipeline))
     except ConfigurationError as error:
         yield wrong("actions", str(error))
     try:

@@ -9,11 +9,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from processors.inference import examples
 from processors.inference.actions import Detector, Words
 from streams import topology
 
 FILE = topology.load(Path(__file__).parents[3] / "streams.toml")
 SHIPPED = Detector.of(FILE.actions, FILE.vocabulary)
+"""Patterns alone."""
 LA_PAZ = datetime(2025, 10, 8, 10, 15, tzinfo=ZoneInfo("America/La_Paz"))
 """A Wednesday."""
 MEXICO = datetime(2025, 10, 7, 16, 40, tzinfo=ZoneInfo("America/Mexico_City"))
@@ -322,6 +324,7 @@ def test_it_is_found_however_it_is_put(name: str, words: list[str]) -> None:
 )  # fmt: skip
 def test_what_only_sounds_like_it_is_none(words: str) -> None:
     assert heard(words, LA_PAZ) == (None, {})
+    assert examples.of(FILE).guess(words) is None
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_the_pages_own_action_works() -> None:
 
 
 def test_the_pages_own_words_work() -> None:
-    _, written, _ = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    _, written, *_ = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     file = topology.parse(tomllib.loads(written))
     own = Detector.of(file.actions, file.vocabulary)
     assert own.detect([Words("¿Ya están mis análisis del lunes?", SUNDAY)], zone=UTC) == Detected("results")

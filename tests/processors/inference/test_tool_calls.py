@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from processors.inference import resources
+from processors.inference.actions import Detector
 from processors.inference.answers import Answers
 from processors.inference.calls import hear
+from processors.inference.examples import Examples
 from processors.inference.generation import Call, Generated, Request
 from processors.inference.resources import Resources
 from streams import metrics, moments
@@ -19,6 +21,7 @@ from streams.settings import Settings
 from streams.stores import Stores
 from streams.tables import Action, Group, Inference, Slot, Texts
 from streams.topology import Topology
+from streams.wire import Reply
 from tests.processors.inference.test_answers import answered
 from tests.processors.inference.test_handler import ANA, continued, handled, message, replies, written
 
@@ -96,6 +99,28 @@ def test_what_the_words_ask_for_by_pattern_stays() -> None:
     here = clinic(said("Un momento.", Call(name="handoff"), Call(name="book", arguments={"why": "control"})))
     (sent,) = replies(handled(message("una cita mañana"), here=here))
     assert (sent.action, sent.slots) == ("book", {"date": "2025-10-06", "why": "control"})
+
+
+def test_what_they_are_only_guessed_to_ask_for_gives_way_to_the_model() -> None:
+    told = {
+        "book": ["a ver si me ve el de siempre"],
+        "none": ["gracias por todo, que le vaya bien", "ayer me fue muy bien"],
+    }
+    words = "a ver si me ve el de siempre mañana"
+
+    def sent(*says: Generated) -> Reply:
+        here = clinic(*says)
+        here.__dict__["detector"] = Detector.of(here.topology.actions, {}, Examples.learn(told))
+        (reply,) = replies(handled(message(words), here=here))
+        return reply
+
+    alone = sent(said("Con gusto."))
+    assert (alone.action, alone.slots) == ("book", {"date": "2025-10-06"})
+    assert sent(said("Le paso.", Call(name="handoff"))).action == "handoff"
+    same = sent(said("Un momento.", Call(name="book", arguments={"why": "control"})))
+    assert (same.action, same.slots) == ("book", {"date": "2025-10-06", "why": "control"})
+    # And a call that is none leaves it as it is
+    assert sent(said("Bien.", Call(name="dance"))).action == "book"
 
 
 def test_a_model_that_hands_over_pauses_the_bot() -> None:

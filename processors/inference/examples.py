@@ -1,0 +1,168 @@
+"""
+What a person asks for, guessed from sentences that others have said: where no pattern knows their words.
+
+Multinomial logistic regression over words, pairs of words and pieces of words, by stochastic gradient descent
+(C. Bishop, "Pattern Recognition and Machine Learning", 4.3.4 and 5.2.4).  It is learnt anew at each start, in a second
+for two thousand sentences and the same each time, so that whoever adds an action adds what people say for it.  Pure
+but for reading the file.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from processors.inference.spanish_dates import fold
+from streams.errors import ConfigurationError
+from streams.topology import Topology
+
+SHIPPED = {"spanish": Path(__file__).with_name("examples_es.toml")}
+"""By the name that `[inference] examples` has for them; they may name actions that are not there."""
+
+NOTHING = "none"
+"""The name of those that ask for nothing."""
+
+CERTAIN = 0.7
+"""How probable the likeliest has to be; a wrong action is worse than none, for the reply goes out all the same."""
+
+_LEAST, _MOST = 3, 200
+"""Words that are looked at: of one or two nothing can be told that a pattern does not tell better."""
+
+_EPOCHS, _RATE = 8, 3.0
+_SURE = 0.02
+"""A sentence about which no more than this is amiss teaches nothing more in that round."""
+
+_WORD = re.compile(r"[^\W\d_]+|0|\?")
+_NUMBER = re.compile(r"\d+")
+_DRAWN_OUT = re.compile(r"(.)\1{2,}")
+_DAY = re.compile(r"\b(lunes|martes|miercoles|jueves|viernes|sabados?|domingos?)\b")
+_PIECE = 4
+
+Weights = dict[str, list[float]]
+"""Of each feature, for each name."""
+
+
+class Examples:
+    """Learnt."""
+
+    def __init__(self, names: Sequence[str], weights: Weights) -> None:
+        self._names, self._weights = names, weights
+
+    @classmethod
+    def learn(cls, told: Mapping[str, Iterable[str]]) -> Examples:
+        """
+        Args:
+            told: sentences by what they ask for; NOTHING's among them.
+        """
+        names = sorted(told)
+        rows = [(_features(text), names.index(name)) for name in names for text in told[name]]
+        weights: Weights = {feature: [0.0] * len(names) for features, _ in rows for feature in features}
+        draw = random.Random(1)  # noqa: S311 - an order, no secret
+        for epoch in range(_EPOCHS):
+            draw.shuffle(rows)
+            for features, right in rows:
+                _step(weights, features, right, _RATE / (1 + epoch / 2))
+        return cls(names, weights)
+
+    def guess(self, text: str) -> str | None:
+        """The name of what is asked for; None where that is nothing, or not certain."""
+        words = _words(text)
+        if len(words) < _LEAST:
+            return None
+        known = [found for feature in _features(text) if (found := self._weights.get(feature)) is not None]
+        if not known:
+            return None
+        odds = _probabilities(known)
+        best = max(range(len(odds)), key=odds.__getitem__)
+        return self._names[best] if odds[best] >= CERTAIN and self._names[best] != NOTHING else None
+
+
+def _step(weights: Weights, features: Sequence[str], right: int, rate: float) -> None:
+    rows = [weights[feature] for feature in features]
+    odds = _probabilities(rows) if rows else []
+    if not odds or 1 - odds[right] < _SURE:
+        return
+    pace = rate / math.sqrt(len(rows))
+    steps = [pace * (probability - (name == right)) for name, probability in enumerate(odds)]
+    for row in rows:
+        for name, step in enumerate(steps):
+            row[name] -= step
+
+
+def _probabilities(rows: Sequence[Sequence[float]]) -> list[float]:
+    """Of each name, from the weights of what is there (softmax); a long text counts no more than a short one."""
+    scale = math.sqrt(len(rows))
+    scores = [sum(column) / scale for column in zip(*rows, strict=True)]
+    highest = max(scores)
+    powers = [math.exp(score - highest) for score in scores]
+    whole = sum(powers)
+    return [power / whole for power in powers]
+
+
+def _words(text: str) -> list[str]:
+    """Without accents; one number is like another, as is one day of the week, and «holaaaa» is «holaa»."""
+    plain = _DAY.sub("lunes", _DRAWN_OUT.sub(r"\1\1", _NUMBER.sub("0", fold(text))))
+    return _WORD.findall(plain)[:_MOST]
+
+
+def _features(text: str) -> list[str]:
+    words = _words(text)
+    # How it begins tells more than what comes in the middle.
+    found = [*words, *(f"{first} {second}" for first, second in pairwise(["^", *words]))]
+    found.append(" ".join(["^", *words[:2]]))
+    for word in words:
+        if len(word) >= _PIECE:
+            framed = f"<{word}>"
+            found += [framed[at : at + _PIECE] for at in range(len(framed) - _PIECE + 1)]
+    return list(dict.fromkeys(found))
+
+
+def of(topology: Topology) -> Examples | None:
+    """
+    What `[inference] examples` names, learnt; None where it names none, or there are no actions.
+
+    A file's path begins in the folder of streams.toml.  What asks for an action that is not there asks for nothing.
+
+    Raises:
+        ConfigurationError: there is no such file, it is not of that form, or it names an action that there is none of.
+    """
+    where, actions = topology.inference.examples, frozenset(action.name for action in topology.actions)
+    if not where or not actions:
+        return None
+    return _learnt(SHIPPED.get(where) or topology.path.parent / Path(where).expanduser(), actions, where in SHIPPED)
+
+
+@functools.lru_cache(maxsize=8)
+def _learnt(path: Path, actions: frozenset[str], shipped: bool) -> Examples:
+    told: dict[str, list[str]] = {NOTHING: []}
+    for name, sentences in _read(path).items():
+        if name != NOTHING and name not in actions and not shipped:
+            known = ", ".join(sorted(actions))
+            raise ConfigurationError(f"{path}: there is no action {name!r}; actions are {known}, and {NOTHING}")
+        told.setdefault(name if name in actions else NOTHING, []).extend(sentences)
+    if not told[NOTHING]:
+        raise ConfigurationError(f"{path}: {NOTHING!r} is missing: sentences that ask for nothing, a third of all")
+    return Examples.learn(told)
+
+
+def _read(path: Path) -> dict[str, list[str]]:
+    try:
+        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"streams.toml: inference.examples: {path} cannot be read: {error.strerror or error}; write "
+            f"{', '.join(SHIPPED)}, or the path of a file"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is no TOML: {error}") from error
+    for name, sentences in found.items():
+        if not (isinstance(sentences, list) and all(isinstance(each, str) for each in sentences)):
+            raise ConfigurationError(f"{path}: {name} should be a list of sentences")
+    return found
