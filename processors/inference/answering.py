@@ -107,7 +107,10 @@ def give_up(exchange: Exchange) -> Said:
 
 def _asked(exchange: Exchange, within: list[Arrival]) -> Detected | None:
     said = [words for words in _words(within) if words.text.strip()]
-    return exchange.here.detector.detect(said, zone=exchange.here.zone)
+    asked = exchange.here.detector.detect(said, zone=exchange.here.zone)
+    if asked is not None and asked.guessed:
+        events.guessed(exchange, asked.name)
+    return asked
 
 
 def _words(within: list[Arrival]) -> list[Words]:

@@ -56,6 +56,10 @@ def cached(exchange: Exchange) -> None:
     exchange.turn.note("cached")
 
 
+def guessed(exchange: Exchange, action: str) -> None:
+    exchange.turn.note("guessed", action=action)
+
+
 def generated(exchange: Exchange, result: Generated) -> None:
     _SECONDS.observe(result.ms / 1000)
     _READ.inc(result.prompt_tokens)
