@@ -189,8 +189,8 @@ class Inference(Table):
     """How long a reply serves others who begin with the same question; 0: not at all."""
     tools: bool = True
     """Offer the actions that have a description to the model, where it has tools."""
-    examples: str = ""
-    """Sentences by which actions are found where no pattern finds one: `spanish`, which ship, or a file."""
+    examples: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
+    """Sentences by which actions are found where no pattern finds one: `spanish`, which ship, and files."""
     timeout: Span = Seconds(60)
     """Of a model on another server (MODEL_URL): within which its first token has to come, and each further one."""
 

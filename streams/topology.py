@@ -23,7 +23,7 @@ import msgspec
 
 from streams import moments
 from streams.errors import ConfigurationError
-from streams.tables import Action, File, Group, Seconds, Stream, Table
+from streams.tables import File, Group, Seconds, Stream, Table
 
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 """Of a stream or a group."""
@@ -257,7 +257,7 @@ def _check(file: File, name: str) -> None:
     for word in file.vocabulary:
         if not WORD.fullmatch(word):
             _fail(name, f"vocabulary.{word}", file.vocabulary[word], "has no name; use two letters or more, and _")
-    _check_actions(file.actions, name)
+    _check_actions(file, name)
     device = file.inference.device
     if not re.fullmatch(rf"auto|({'|'.join(_DEVICES)})(:\d+)?", device):
         near = suggest(device.partition(":")[0], ("auto", *_DEVICES))
@@ -268,11 +268,11 @@ def _check(file: File, name: str) -> None:
         _fail(name, "wait.keep", kept, f"should be at least egress.expire + wait.max_seconds ({least:.0f} seconds)")
 
 
-def _check_actions(actions: list[Action], name: str) -> None:
+def _check_actions(file: File, name: str) -> None:
     """Of those that the model may call: its names are the server's business too."""
     called = set[str]()
-    for action in actions:
-        if not action.patterns and not action.description:
+    for action in file.actions:
+        if not (action.patterns or action.description or file.inference.examples):
             why = "has neither `patterns` nor a `description`, so nothing would ever name it"
             raise ConfigurationError(f"{name}: actions.{action.name} {why}")
         if not action.description:

@@ -4,8 +4,9 @@ Which of several model servers is asked next, and how much at once.
 Pure: time comes in, and what became of a request is told.  The least busy of those that answer is taken; one that does
 not answer is left alone for a second, for twice as long after each further failure, up to half a minute, and then tried
 with one request (the circuit breaker of M. Nygard, "Release It!").  One that fails while it has several of ours gets
-half as many from then on, and one more after some that went well: D.-M. Chiu and R. Jain, "Analysis of the Increase and
-Decrease Algorithms for Congestion Avoidance in Computer Networks" (1989), section 2.
+half as many from then on, and one more after some that went well, which is taken back where it does not: D.-M. Chiu and
+R. Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance in Computer Networks" (1989),
+section 2.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Endpoint:
     """Requests that have to go well before it gets one more."""
     well: int = 0
     """Those that have, since it was crowded or got one more."""
+    grown: bool = False
+    """The last change of `most` was one more: one fewer is known to go well."""
     tells: bool | None = None
     """Whether it tells why an answer ended; None: it has not shown."""
 
@@ -99,7 +102,7 @@ class Endpoints:
         endpoint.well += 1
         if endpoint.most is None or endpoint.well < endpoint.trial:
             return
-        endpoint.most, endpoint.well = endpoint.most + 1, 0
+        endpoint.most, endpoint.well, endpoint.grown = endpoint.most + 1, 0, True
         if endpoint.most > endpoint.crowd:  # it takes them well now: it was something else, or is no more
             endpoint.most, endpoint.trial = None, FIRST_TRIAL
 
@@ -130,8 +133,10 @@ class Endpoints:
             return False
         if began > endpoint.crowded_at:  # else it had been sent before that was known
             endpoint.trial = FIRST_TRIAL if endpoint.most is None else min(LONGEST_TRIAL, 2 * endpoint.trial)
+            tried_one_more = endpoint.most is not None and endpoint.grown and endpoint.busy >= endpoint.most
             endpoint.crowd, endpoint.crowded_at = endpoint.busy, now
-            endpoint.most, endpoint.well = max(1, endpoint.busy // 2), 0
+            endpoint.most = max(1, endpoint.busy - 1 if tried_one_more else endpoint.busy // 2)
+            endpoint.well, endpoint.grown = 0, False
         return True
 
     def doubted(self, endpoint: Endpoint, now: float) -> None:

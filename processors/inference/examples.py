@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from processors.inference.spanish_dates import fold
 from streams.errors import ConfigurationError
@@ -47,6 +47,15 @@ _PIECE = 4
 
 Weights = dict[str, list[float]]
 """Of each feature, for each name."""
+
+
+class _Asked(NamedTuple):
+    """One sentence, and what for."""
+
+    name: str
+    text: str
+    named: str
+    """Of the file, as `[inference] examples` has it."""
 
 
 class Examples:
@@ -128,41 +137,77 @@ def of(topology: Topology) -> Examples | None:
     """
     What `[inference] examples` names, learnt; None where it names none, or there are no actions.
 
-    A file's path begins in the folder of streams.toml.  What asks for an action that is not there asks for nothing.
+    Raises:
+        ConfigurationError: see `told`.
+    """
+    sentences = told(topology)
+    return _learnt(tuple((name, tuple(sentences[name])) for name in sorted(sentences))) if sentences else None
+
+
+def told(topology: Topology) -> dict[str, list[str]]:
+    """
+    All sentences by what they ask for; what asks for an action that is not there asks for nothing.
 
     Raises:
-        ConfigurationError: there is no such file, it is not of that form, or it names an action that there is none of.
+        ConfigurationError: there is no such file, it is not of that form, it names an action that there is none of, or
+            one sentence asks for two things.
     """
-    where, actions = topology.inference.examples, frozenset(action.name for action in topology.actions)
-    if not where or not actions:
-        return None
-    return _learnt(SHIPPED.get(where) or topology.path.parent / Path(where).expanduser(), actions, where in SHIPPED)
-
-
-@functools.lru_cache(maxsize=8)
-def _learnt(path: Path, actions: frozenset[str], shipped: bool) -> Examples:
-    told: dict[str, list[str]] = {NOTHING: []}
-    for name, sentences in _read(path).items():
-        if name != NOTHING and name not in actions and not shipped:
-            known = ", ".join(sorted(actions))
-            raise ConfigurationError(f"{path}: there is no action {name!r}; actions are {known}, and {NOTHING}")
-        told.setdefault(name if name in actions else NOTHING, []).extend(sentences)
-    if not told[NOTHING]:
+    actions = {action.name for action in topology.actions}
+    if not (topology.inference.examples and actions):
+        return {}
+    if NOTHING in actions:
+        raise ConfigurationError(
+            f"{topology.path.name}: an action {NOTHING!r} can have no examples: they ask for nothing"
+        )
+    asked = dict[str, _Asked]()
+    for named, path in files(topology).items():
+        _join(asked, named, path, actions | {NOTHING})
+    found: dict[str, list[str]] = {NOTHING: []}
+    for each in asked.values():
+        found.setdefault(each.name if each.name in actions else NOTHING, []).append(each.text)
+    if not found[NOTHING]:
         raise ConfigurationError(f"{path}: {NOTHING!r} is missing: sentences that ask for nothing, a third of all")
-    return Examples.learn(told)
+    return found
+
+
+def _join(asked: dict[str, _Asked], named: str, path: Path, names: set[str]) -> None:
+    """Add a file's sentences; one's own take the place of those that ship."""
+    own = named not in SHIPPED
+    for name, sentences in _read(path).items():
+        if own and name not in names:
+            known = ", ".join(sorted(names - {NOTHING}))
+            raise ConfigurationError(f"{path}: there is no action {name!r}; actions are {known}, and {NOTHING}")
+        for text in sentences:
+            same = " ".join(_words(text)) or text
+            before = asked.get(same)
+            if before is None or before.named in SHIPPED:
+                asked[same] = _Asked(name, text, named)
+            elif own and before.name != name:
+                raise ConfigurationError(f"{path}: {text!r} stands under {before.name} and under {name}")
+
+
+def files(topology: Topology) -> dict[str, Path]:
+    """Those that `[inference] examples` names; the path of one's own begins in the folder of streams.toml."""
+    folder = topology.path.parent
+    return {named: SHIPPED.get(named) or folder / Path(named).expanduser() for named in topology.inference.examples}
+
+
+@functools.lru_cache(maxsize=4)
+def _learnt(sentences: tuple[tuple[str, tuple[str, ...]], ...]) -> Examples:
+    return Examples.learn(dict(sentences))
 
 
 def _read(path: Path) -> dict[str, list[str]]:
     try:
-        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(
-            f"streams.toml: inference.examples: {path} cannot be read: {error.strerror or error}; write "
-            f"{', '.join(SHIPPED)}, or the path of a file"
+            f"inference.examples: {path} cannot be read: {error.strerror or error}; write {', '.join(SHIPPED)}, or the "
+            "path of a file"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is no TOML: {error}") from error
     for name, sentences in found.items():
-        if not (isinstance(sentences, list) and all(isinstance(each, str) for each in sentences)):
+        if not (isinstance(sentences, list) and all(isinstance(each, str) and each.strip() for each in sentences)):
             raise ConfigurationError(f"{path}: {name} should be a list of sentences")
     return found

@@ -37,6 +37,9 @@ from streams.topology import Topology, suggest
 
 OLDEST_REDIS = (6, 2)
 
+FEW_EXAMPLES = 20
+
+
 TESTED = {"Redis": ("6.2", "7.0", "7.2", "7.4", "8.0", "8.6"), "Valkey": ("7.2", "8.0", "8.1", "9.1")}
 """What the conformance tests have been run on (docs/servers.md)."""
 
@@ -144,6 +147,23 @@ def delivery(where: Settings) -> Iterator[Finding]:
         yield good("OUTBOUND_URL", Mask().text(where.outbound_url.reveal()))
 
 
+def learnt(pipeline: Topology) -> Iterator[Finding]:
+    """The sentences by which actions are found."""
+    try:
+        counts = {name: len(sentences) for name, sentences in examples.told(pipeline).items()}
+    except ConfigurationError as error:
+        yield wrong("examples", str(error))
+        return
+    if not counts:
+        return
+    told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    if few := [name for name, count in counts.items() if count < FEW_EXAMPLES]:
+        why = f"of {' and '.join(few)} there are fewer than {FEW_EXAMPLES}, and little teaches wrong things: {told}"
+        yield warning("examples", why)
+    else:
+        yield good("examples", f"sentences: {told}")
+
+
 def shape(where: Settings, pipeline: Topology) -> Iterator[Finding]:
     """What the ingress and the handlers that ship want of streams.toml, beyond what makes it a valid one."""
     if "inbound" not in pipeline.streams:
@@ -151,9 +171,10 @@ def shape(where: Settings, pipeline: Topology) -> Iterator[Finding]:
         why = f"[streams.inbound] is missing, and the ingress writes to it{near}"
         yield wrong("streams.toml", f"{pipeline.path.name}: {why}")
     try:
-        Detector.of(pipeline.actions, pipeline.vocabulary, examples.of(pipeline))
+        Detector.of(pipeline.actions, pipeline.vocabulary)
     except ConfigurationError as error:
         yield wrong("actions", str(error))
+    yield from learnt(pipeline)
     try:
         pipeline.dated(time.time(), where.zone)
     except ConfigurationError as error:

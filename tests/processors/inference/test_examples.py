@@ -35,7 +35,7 @@ def shipped() -> Detector:
 
 def with_examples(folder: Path, text: str, name: str = "own.toml") -> Topology:
     folder.joinpath(name).write_text(text, encoding="utf-8")
-    inference = msgspec.structs.replace(FILE.inference, examples=name)
+    inference = msgspec.structs.replace(FILE.inference, examples=(name,))
     return msgspec.structs.replace(FILE, inference=inference, path=folder / "streams.toml")
 
 
@@ -107,6 +107,8 @@ def test_the_pages_own_file_is_one(tmp_path: Path) -> None:
         ('book = "quiero"\nnone = ["b"]', "book should be a list of sentences"),
         ("book = [1]", "book should be a list of sentences"),
         ("book =", "is no TOML"),
+        ('book = [" "]', "book should be a list of sentences"),
+        ('book = ["Una cita, por favor"]\nnone = ["una cita por favor!"]', "stands under book and under none"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, why: str) -> None:
@@ -115,15 +117,27 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, why: str) 
     assert why in str(wrong.value)
 
 
+def test_several_files_are_learnt_together_and_an_action_by_examples_needs_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text('\ufeffresults = ["ya salieron mis análisis?"]', encoding="utf-8")
+    actions = [{"name": "results"}, {"name": "book", "patterns": ["x"]}]
+    table = {"actions": actions, "inference": {"examples": ["spanish", "own.toml"]}}
+    sentences = examples.told(topology.parse(table, tmp_path / "streams.toml"))
+    assert sentences["results"] == ["ya salieron mis análisis?"]
+    assert len(sentences["book"]) > 200
+    assert sentences.keys() == {"results", "book", "none"}
+    with pytest.raises(ConfigurationError, match="neither"):
+        topology.parse({"actions": actions}, tmp_path / "streams.toml")
+
+
 def test_a_file_that_is_not_there_is_said_to_be_none() -> None:
-    inference = msgspec.structs.replace(FILE.inference, examples="spanisch")
+    inference = msgspec.structs.replace(FILE.inference, examples=("spanisch",))
     with pytest.raises(ConfigurationError, match="cannot be read: No such file or directory; write spanish"):
         examples.of(msgspec.structs.replace(FILE, inference=inference))
 
 
 def test_without_examples_or_actions_nothing_is_learnt() -> None:
     assert (
-        examples.of(msgspec.structs.replace(FILE, inference=msgspec.structs.replace(FILE.inference, examples="")))
+        examples.of(msgspec.structs.replace(FILE, inference=msgspec.structs.replace(FILE.inference, examples=())))
         is None
     )
     assert examples.of(msgspec.structs.replace(FILE, actions=[])) is None

@@ -476,6 +476,17 @@ def test_what_a_handler_of_ours_does_not_read_does_not_concern_it() -> None:
     assert changed(given(), wordier) == {"ingress", "work inference"}
 
 
+def test_examples_that_were_changed_in_their_file_concern_who_learns_them(tmp_path: Path) -> None:
+    whole = given()
+    whole.inference.examples, whole.path = ("spanish", "own.toml"), tmp_path / "streams.toml"
+    told = []
+    for sentence in ("una cita", "una cita", "un turno"):
+        (tmp_path / "own.toml").write_text(f'book = ["{sentence}"]\n', encoding="utf-8")
+        told.append(parts(whole, Settings()))
+    assert concerned(told[0], told[1]) == set()
+    assert concerned(told[1], told[2]) == {"work inference"}
+
+
 def test_who_becomes_the_one_that_answers_is_concerned() -> None:
     first = {"aaa": {"reads": "inbound", "handler": "a:b", "writes": ["outbound"]}}
     writes = {
