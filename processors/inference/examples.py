@@ -35,6 +35,9 @@ CERTAIN = 0.7
 _LEAST, _MOST = 3, 200
 """Words that are looked at: of one or two nothing can be told that a pattern does not tell better."""
 
+_KNOWN = 2 / 3
+"""Of the words, as many as somebody has to have said before; of another language there are fewer."""
+
 _EPOCHS, _RATE = 8, 3.0
 _SURE = 0.02
 """A sentence about which no more than this is amiss teaches nothing more in that round."""
@@ -83,12 +86,10 @@ class Examples:
     def guess(self, text: str) -> str | None:
         """The name of what is asked for; None where that is nothing, or not certain."""
         words = _words(text)
-        if len(words) < _LEAST:
+        named = [word for word in words if word.isalpha()]
+        if len(words) < _LEAST or sum(word in self._weights for word in named) < max(1, _KNOWN * len(named)):
             return None
-        known = [found for feature in _features(text) if (found := self._weights.get(feature)) is not None]
-        if not known:
-            return None
-        odds = _probabilities(known)
+        odds = _probabilities([found for each in _features(text) if (found := self._weights.get(each)) is not None])
         best = max(range(len(odds)), key=odds.__getitem__)
         return self._names[best] if odds[best] >= CERTAIN and self._names[best] != NOTHING else None
 

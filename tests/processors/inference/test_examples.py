@@ -66,6 +66,19 @@ def test_a_guess_has_its_slots_and_says_that_it_is_one(shipped: Detector) -> Non
     assert not sure.guessed
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Does it come in another color? 🙂",
+        "Bom dia, quero saber o preço do produto",
+        "👍👍 🙂 ??",
+        "Is the doctor in today?",
+    ],
+)
+def test_another_language_is_not_guessed_at(shipped: Detector, words: str) -> None:
+    assert shipped.detect([Words(words, SUNDAY)], zone=UTC) is None
+
+
 def test_of_sentences_that_it_has_not_seen_most_are_found_and_few_wrongly(shipped: Detector) -> None:
     learnt = {text for sentences in examples._read(examples.SHIPPED["spanish"]).values() for text in sentences}
     told = [
