@@ -8,14 +8,13 @@ Knows counters and histograms, and nothing of what they count.  For the thread o
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 from bisect import bisect_left
 from collections import Counter as Tally
-from contextvars import Context
 from typing import Any, Protocol
 
 import prometheus_client
+
+from streams.later import Later
 
 LATER = 0.25
 """Seconds; far less than passes between two scrapes."""
@@ -27,39 +26,23 @@ class _Held(Protocol):
     def hand_over(self) -> None: ...
 
 
-class _Waiting:
-    """What has counts that the library does not know of."""
-
-    def __init__(self) -> None:
-        self._held: list[_Held] = []
-        self._waker: asyncio.AbstractEventLoop | None = None
-        """The loop that is going to hand them over."""
-        atexit.register(self.hand_over)
-
-    def add(self, held: _Held) -> None:
-        self._held.append(held)
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self.hand_over()
-            return
-        if loop is not self._waker:
-            self._waker = loop
-            loop.call_later(LATER, self.hand_over, context=Context())
-
-    def hand_over(self) -> None:
-        self._waker = None
-        held, self._held = self._held, []
-        for each in held:
-            each.hand_over()
-
-
-_waiting = _Waiting()
+_held: list[_Held] = []
 
 
 def hand_over() -> None:
     """Let the library know of all that was counted until now."""
-    _waiting.hand_over()
+    held = _held.copy()
+    _held.clear()
+    for each in held:
+        each.hand_over()
+
+
+_later = Later(hand_over, LATER)
+
+
+def _hold(held: _Held) -> None:
+    _held.append(held)
+    _later.ask()
 
 
 class Count:
@@ -76,7 +59,7 @@ class Count:
             return
         self._more += amount
         if self._more == amount:
-            _waiting.add(self)
+            _hold(self)
 
     def hand_over(self) -> None:
         more, self._more = self._more, 0
@@ -97,7 +80,7 @@ class Times:
     def observe(self, seconds: float) -> None:
         self._seen.append(seconds)
         if len(self._seen) == 1:
-            _waiting.add(self)
+            _hold(self)
 
     def hand_over(self) -> None:
         seen, self._seen = self._seen, []

@@ -8,8 +8,6 @@ in development, debug in production), and that what people write is never logged
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import json
 import logging
 import os
@@ -19,13 +17,14 @@ import time
 import traceback as tracebacks
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextvars import Context, ContextVar
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
 
 from streams import fate
+from streams.later import Later
 from streams.masking import Mask, passwords
 from streams.settings import Secret, Settings
 
@@ -173,23 +172,13 @@ class _Aside:
 
     def __init__(self) -> None:
         self._lines: deque[tuple[logging.Logger, str, Mapping[str, object], float, str]] = deque()
-        self._writer: asyncio.AbstractEventLoop | None = None
-        """The loop that is going to."""
-        atexit.register(self.write)
+        self._later = Later(self.write, ASIDE)
 
     def put(self, logger: logging.Logger, event: str, fields: Mapping[str, object]) -> None:
         self._lines.append((logger, event, fields, time.time(), trace.get()))
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self.write()
-            return
-        if loop is not self._writer:
-            self._writer = loop
-            loop.call_later(ASIDE, self.write, context=Context())
+        self._later.ask()
 
     def write(self) -> None:
-        self._writer = None
         while self._lines:
             logger, event, fields, at, traceparent = self._lines.popleft()
             said = trace.set(traceparent)

@@ -16,7 +16,7 @@ FILES = sorted(path.relative_to(ROOT) for package in ("ingress", "processors", "
 FLOORS = {
     # 0: the vocabulary; no Redis, no network
     0: "errors wire effects tables topology settings values keys fate signature masking addresses trouble scripts "
-    "people retry_after published rates moments pace journal marks wamids buckets timings appointments "
+    "later people retry_after published rates moments pace journal marks wamids buckets timings appointments "
     "story.timeline lab.pastturns lab.replayed lab.changes lab.pseudonyms",
     # 1: Redis's verbs, and what every process says and counts
     1: "line routes connection stores lag watch turns batches endings handlers log metrics survey bell doors layout "

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from processors.inference.spanish_dates import fold
+from processors.inference.spanish_dates import DAYS, fold
 from streams.errors import ConfigurationError
 from streams.topology import Topology
 
@@ -45,7 +45,6 @@ _SURE = 0.02
 _WORD = re.compile(r"[^\W\d_]+|0|\?")
 _NUMBER = re.compile(r"\d+")
 _DRAWN_OUT = re.compile(r"(.)\1{2,}")
-_DAY = re.compile(r"\b(lunes|martes|miercoles|jueves|viernes|sabados?|domingos?)\b")
 _PIECE = 4
 
 Weights = dict[str, list[float]]
@@ -74,7 +73,7 @@ class Examples:
             told: sentences by what they ask for; NOTHING's among them.
         """
         names = sorted(told)
-        rows = [(_features(text), names.index(name)) for name in names for text in told[name]]
+        rows = [(_features(_words(text)), names.index(name)) for name in names for text in told[name]]
         weights: Weights = {feature: [0.0] * len(names) for features, _ in rows for feature in features}
         draw = random.Random(1)  # noqa: S311 - an order, no secret
         for epoch in range(_EPOCHS):
@@ -89,15 +88,15 @@ class Examples:
         named = [word for word in words if word.isalpha()]
         if len(words) < _LEAST or sum(word in self._weights for word in named) < max(1, _KNOWN * len(named)):
             return None
-        odds = _probabilities([found for each in _features(text) if (found := self._weights.get(each)) is not None])
+        odds = _probabilities([found for each in _features(words) if (found := self._weights.get(each)) is not None])
         best = max(range(len(odds)), key=odds.__getitem__)
         return self._names[best] if odds[best] >= CERTAIN and self._names[best] != NOTHING else None
 
 
 def _step(weights: Weights, features: Sequence[str], right: int, rate: float) -> None:
     rows = [weights[feature] for feature in features]
-    odds = _probabilities(rows) if rows else []
-    if not odds or 1 - odds[right] < _SURE:
+    odds = _probabilities(rows)
+    if 1 - odds[right] < _SURE:
         return
     pace = rate / math.sqrt(len(rows))
     steps = [pace * (probability - (name == right)) for name, probability in enumerate(odds)]
@@ -118,12 +117,11 @@ def _probabilities(rows: Sequence[Sequence[float]]) -> list[float]:
 
 def _words(text: str) -> list[str]:
     """Without accents; one number is like another, as is one day of the week, and «holaaaa» is «holaa»."""
-    plain = _DAY.sub("lunes", _DRAWN_OUT.sub(r"\1\1", _NUMBER.sub("0", fold(text))))
-    return _WORD.findall(plain)[:_MOST]
+    words = _WORD.findall(_DRAWN_OUT.sub(r"\1\1", _NUMBER.sub("0", fold(text))))[:_MOST]
+    return ["lunes" if word in DAYS or word.removesuffix("s") in DAYS else word for word in words]
 
 
-def _features(text: str) -> list[str]:
-    words = _words(text)
+def _features(words: Sequence[str]) -> list[str]:
     # How it begins tells more than what comes in the middle.
     found = [*words, *(f"{first} {second}" for first, second in pairwise(["^", *words]))]
     found.append(" ".join(["^", *words[:2]]))

@@ -15,7 +15,6 @@ good, unless it is for the prompt's length: then the oldest turns are left out.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from collections import deque
@@ -99,7 +98,7 @@ class Remote:
         self._refused = ""
         """Why no server takes anything of ours: the key, or the model's name."""
         self._waiting = deque[asyncio.Future[None]]()
-        """Requests for which no server has a place."""
+        """Of requests for which no server has a place; those that have gone meanwhile are done."""
 
     async def generate(self, request: Request) -> Generated:
         lines, without = request.lines, self._without
@@ -166,12 +165,9 @@ class Remote:
         try:
             await place
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
+            if not place.cancelled():
                 self._wake()  # it was ours; the next one's, then
             raise
-        finally:
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(place)
 
     def _wake(self) -> None:
         """Whoever has waited longest looks for a place."""
@@ -280,7 +276,8 @@ class Remote:
             "dtype": None, "device": None, "parameters": None, "context_length": None,
             "urls": [bare(each.url) for each in self._endpoints.all],
             "away": [bare(each.url) for each in self._endpoints.all if each.failures],
-            "running": sum(each.busy for each in self._endpoints.all), "waiting": len(self._waiting),
+            "running": sum(each.busy for each in self._endpoints.all),
+            "waiting": sum(not place.done() for place in self._waiting),
         }  # fmt: skip
 
     def ready(self) -> bool:

@@ -22,7 +22,7 @@ import msgspec
 
 from streams.tables import Which
 
-_DAYS = {
+DAYS = {
     "lunes": 0, "lune": 0, "martes": 1, "martez": 1, "miercoles": 2, "miercole": 2, "mircoles": 2, "jueves": 3,
     "juebes": 3, "jueve": 3, "viernes": 4, "biernes": 4, "viernez": 4, "sabado": 5, "savado": 5, "sabdo": 5,
     "domingo": 6, "domigo": 6, "lun": 0, "mie": 2, "jue": 3, "vie": 4, "vier": 4, "sab": 5,
@@ -43,7 +43,7 @@ NUMBERS = {
 }  # fmt: skip
 ANY_NUMBER = "|".join(sorted(NUMBERS, key=len, reverse=True))
 
-EACH_DAY = "|".join(_DAYS)
+EACH_DAY = "|".join(DAYS)
 _EACH_MONTH = "|".join(_MONTHS)
 _TEN_AND_MORE = "|".join(word for word in ANY_NUMBER.split("|") if 10 <= NUMBERS[word] <= 30) + "|treinta y uno"
 _NEXT = "(?:(?:que|q) (?:viene|entra)|proxim[ao]|siguiente|entrante)"
@@ -60,7 +60,7 @@ _DAY_WORDS = re.compile(
     rf"|(?P<today>hoy|esta (?:{_TOMORROW}|tarde|noche))"
     r"|(?P<eve>anteayer|antier|antes de ayer)|(?P<yesterday>ayer|anoche)"
     rf"|(?<!\bla )(?<!\besta )(?<!\bsolo de )(?<!tarde o de )(?<!tarde y de )"
-    rf"{''.join(rf'(?<!{day} de )' for day in _DAYS)}(?P<tomorrow>{_TOMORROW})(?! o pasado))\b" + _EIGHT
+    rf"{''.join(rf'(?<!{day} de )' for day in DAYS)}(?P<tomorrow>{_TOMORROW})(?! o pasado))\b" + _EIGHT
 )
 _ISO = re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b")
 _NUMERIC = re.compile(
@@ -256,7 +256,7 @@ def _held(text: str, named: _Named) -> bool:
         return held is not None
     # "una cita de lunes a viernes" and "una cita de hoy en ocho" are asked for
     return not (
-        text.startswith(tuple(_DAYS), named.start)
+        text.startswith(tuple(DAYS), named.start)
         or text.endswith(tuple(f" en {word}" for word in _WEEKS), named.start, named.end)
     )
 
@@ -328,9 +328,9 @@ def _weekday(match: re.Match[str], said_on: date) -> date | None:
         return None
     if match["before"] or match["after"]:
         # On a Sunday, and of one, it depends on whether that is the last day of a week or the first.
-        sunday = 6 in (said_on.weekday(), _DAYS[match["day"]])
-        return None if sunday else said_on + timedelta(days=7 - said_on.weekday() + _DAYS[match["day"]])
-    ahead = (_DAYS[match["day"]] - said_on.weekday()) % 7
+        sunday = 6 in (said_on.weekday(), DAYS[match["day"]])
+        return None if sunday else said_on + timedelta(days=7 - said_on.weekday() + DAYS[match["day"]])
+    ahead = (DAYS[match["day"]] - said_on.weekday()) % 7
     if match["past"] or match["gone"]:
         return said_on + timedelta(days=ahead - 7)
     # Said on a Tuesday, "el martes" is the next one; "este martes" is today.
@@ -347,7 +347,7 @@ def _of_some_month(match: re.Match[str], said_on: date) -> date | None:
         months = [_months_on(said_on, 1 if match["next"] else 0)]
     for year, month in months:
         first, length = monthrange(year, month)
-        days = range(1 + (_DAYS[match["day"]] - first) % 7, length + 1, 7)
+        days = range(1 + (DAYS[match["day"]] - first) % 7, length + 1, 7)
         if (day := date(year, month, days[_WHICH[match["which"]]])) >= said_on:
             return day
     return None

@@ -46,7 +46,7 @@ def test_a_histogram_tells_the_same_as_if_it_had_seen_each(seen) -> None:
 
 
 async def test_the_library_hears_of_it_by_itself_and_once(registry, monkeypatch) -> None:
-    monkeypatch.setattr(counted, "LATER", 0.0)
+    monkeypatch.setattr(counted._later, "seconds", 0.0)
     count = counted.Count(Counter("messages", "x", registry=registry))
     count.inc()
     count.inc(4)
