@@ -130,16 +130,16 @@ class Int8(nn.Module):
         self._bias = None if layer.bias is None else layer.bias.detach()
 
     def forward(self, given: Tensor) -> Tensor:
-        flat = given.reshape(-1, self.in_features).float()
-        scale = flat.abs().amax(-1, keepdim=True).clamp_(min=1e-12) / 127
+        flat = given.reshape(-1, self.in_features)
+        scale = flat.abs().amax(-1, keepdim=True).float().clamp_(min=1e-12).div_(127)
+        signed = (flat.float() * scale.reciprocal()).round_().to(torch.int8)  # to uint8 torch goes number by number
         # The instruction multiplies unsigned with signed: 128 stands for nothing.
-        whole = (flat / scale).round_().add_(128).to(torch.uint8)
+        whole = signed.view(torch.uint8).bitwise_xor_(128)
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
             whole, 1.0, 128, self._packed, self._scale, self._zero, None, 1.0, 0, given.dtype, "none", [], ""
         )
-        out = out * scale.to(given.dtype)
-        if self._bias is not None:
-            out += self._bias
+        scale = scale.to(given.dtype)
+        out = out.mul_(scale) if self._bias is None else torch.addcmul(self._bias, out, scale)
         return out.reshape(*given.shape[:-1], self.out_features)
 
 

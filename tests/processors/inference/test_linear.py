@@ -115,3 +115,24 @@ def test_nobody_is_asked_for_blocks_where_the_processor_has_none(torch: Any, mon
     model = large(torch, "qwen2")
     straighten(model)
     assert not any(isinstance(each, Blocks) for each in model.modules())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_product_of_eight_bits_is_nearly_the_product(torch: Any, dtype: str, bias: bool) -> None:
+    from processors.inference.linear import Int8
+
+    if not any(torch.cpu.get_capabilities().get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
+        pytest.skip("this processor has no VNNI")
+    plain = layer(torch, dtype, bias=bias)
+    # Given rows of any size, one of nothing, and one in which a single number is large
+    given = (torch.randn(2, 3, 96) * torch.tensor([1e-6, 1.0, 1e4])[:, None]).to(plain.weight.dtype)
+    given[0, 0], given[1, 1, 5] = 0, 3e3
+    before = given.clone()
+    with torch.inference_mode():
+        found, expected = Int8(plain)(given), plain(given)
+    assert found.dtype == expected.dtype
+    assert torch.equal(given, before)
+    # Then each is wrong by no more than its own scale has it
+    largest = given.float().abs().amax(-1, keepdim=True)
+    assert ((found - expected).float().abs() <= 0.05 * largest + 0.01 * expected.float().abs() + 1e-6).all()
