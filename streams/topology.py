@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import difflib
+import functools
 import math
 import operator
 import re
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
+from msgspec.structs import FieldInfo
 
 from streams import moments
 from streams.errors import ConfigurationError
@@ -219,12 +221,18 @@ def _out_of_bounds(value: Any, rule: msgspec.Meta) -> str:
     return ""
 
 
-def _table(value: Any, shape: type[Table], where: str, file: str) -> Table:
-    dotted = f"{where}." if where else ""
+@functools.cache
+def _fields(shape: type[Table]) -> tuple[dict[str, FieldInfo], dict[str, Any]]:
+    """What a table may hold, by its key, and the shape of each by its field: both are read from annotations, slowly."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(shape)}
     if shape is Group:
         del fields["name"]  # it is the table's own
-    hints = typing.get_type_hints(shape, include_extras=True)
+    return fields, typing.get_type_hints(shape, include_extras=True)
+
+
+def _table(value: Any, shape: type[Table], where: str, file: str) -> Table:
+    dotted = f"{where}." if where else ""
+    fields, hints = _fields(shape)
     if isinstance(value, str) and shape.__name__ == "Slot":
         value = {"kind": value}
     if not isinstance(value, dict):

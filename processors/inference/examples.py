@@ -177,12 +177,18 @@ def _join(asked: dict[str, _Asked], named: str, path: Path, names: set[str]) -> 
             known = ", ".join(sorted(names - {NOTHING}))
             raise ConfigurationError(f"{path}: there is no action {name!r}; actions are {known}, and {NOTHING}")
         for text in sentences:
-            same = " ".join(_words(text)) or text
+            same = _spelt_alike(text)
             before = asked.get(same)
             if before is None or before.named in SHIPPED:
                 asked[same] = _Asked(name, text, named)
             elif own and before.name != name:
                 raise ConfigurationError(f"{path}: {text!r} stands under {before.name} and under {name}")
+
+
+@functools.lru_cache(maxsize=1 << 13)
+def _spelt_alike(text: str) -> str:
+    """The same for sentences that are learnt as the same."""
+    return " ".join(_words(text)) or text
 
 
 def files(topology: Topology) -> dict[str, Path]:
