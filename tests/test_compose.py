@@ -24,6 +24,8 @@ import yaml  # type: ignore[import-untyped, unused-ignore]  # its stubs are not 
 
 from streams.settings import Settings, load
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "compose.yaml").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)

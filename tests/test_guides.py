@@ -222,6 +222,7 @@ async def _long(store: Store, stream: str, count: int) -> bool:
     return bool(await store.command("XLEN", stream) >= count)
 
 
+@pytest.mark.slow
 async def test_the_bookings_of_the_guide_are_numbered_for_each_person(
     guided: Path, store: Store, any_server: Server
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import pytest
 from conftest import Server
 from counts import count
 from prometheus_client.parser import text_string_to_metric_families
@@ -184,6 +185,7 @@ async def test_conversations_are_listed_page_by_page(store: Store) -> None:
     assert pages > 1
 
 
+@pytest.mark.slow
 async def test_clear_deletes_our_keys_and_nobody_else_s(any_server, store: Store) -> None:
     theirs = [
         "foreign",

@@ -43,6 +43,7 @@ async def the_rest(reader: asyncio.StreamReader) -> bytes:
     return whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "begun",
     [b"P", HEAD, HEAD + b"Content-Length: 100\r\n\r\n{", HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"],
@@ -194,6 +195,7 @@ async def test_large_bodies_are_read_a_few_at_a_time_and_small_ones_always(store
         assert (await door.post("/whatsapp", large))[0] == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behind", [post("dos") + LIVE, LIVE])
 async def test_what_was_asked_before_the_end_is_answered_after_what_is_in_work(store: Store, behind: bytes) -> None:
     async with front(store) as door, connected(door) as (reader, writer):

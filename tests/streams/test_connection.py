@@ -141,6 +141,7 @@ def test_a_connection_that_was_reset_while_it_was_idle_is_replaced(any_server: S
     run(story())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("steps", range(8))
 def test_a_follower_that_is_closed_wherever_it_is_says_so(any_server: Server, run: Any, steps: int) -> None:

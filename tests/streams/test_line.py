@@ -153,6 +153,7 @@ async def test_one_that_is_made_while_the_others_are_closed_is_closed_too(any_se
     pool.give_back(line)
 
 
+@pytest.mark.slow
 async def test_nothing_is_left_of_one_that_was_closed(any_server: Server) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -186,6 +186,7 @@ async def moved(bot: Bot, server: Redis, shards: int) -> Bot:
     return other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [(1, 3), (3, 2), (4, 1), (2, 5, 3)])
 async def test_everybody_is_found_again_wherever_they_were_moved(each_server: Server, way: tuple[int, ...]) -> None:
     # Given a bot that has been spoken to

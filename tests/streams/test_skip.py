@@ -171,6 +171,7 @@ async def test_it_may_be_only_so_far_behind_as_it_says(each_store: Store) -> Non
     assert [grant.turn.id for grant in (await archive.take(10, 200, 1)).grants] == said[1:]
 
 
+@pytest.mark.slow
 async def test_a_thousand_and_more_go_in_slices(each_store: Store) -> None:
     top = two_groups(max_len=2500)
     bot, archive = await opened(each_store, top)

@@ -84,6 +84,7 @@ def test_what_no_database_takes_is_made_fit_and_the_rest_stays(session: Session)
     assert found["k\ufffd"][1]["big"] == 10**30
 
 
+@pytest.mark.slow
 def test_people_and_conversations_come_out_the_same_whatever_the_order(place: Settings, postgres) -> None:
     batches = [
         said("uno", 0, name="Ana"), said("dos", 1, name="Ana María", wa_id="59112345678"), said("tres", 2),

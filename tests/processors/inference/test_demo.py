@@ -68,6 +68,7 @@ def test_no_reply_that_is_taught_claims_that_anything_was_booked():
     assert [turn.reply for turn in written(1, 1500) if claims(turn.reply)] == []
 
 
+@pytest.mark.slow
 def test_every_phrase_is_used_by_some_dialogue():
     taught = {turn.about for turn in written(2, 4000)}
     kinds = {f"{table}.{entry}" for table, entries in phrases().items() if table != "rules" for entry in entries}

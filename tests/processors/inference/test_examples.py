@@ -156,6 +156,7 @@ def test_without_examples_or_actions_nothing_is_learnt() -> None:
     assert examples.of(msgspec.structs.replace(FILE, actions=[])) is None
 
 
+@pytest.mark.slow
 def test_what_ships_names_the_shipped_actions_and_what_asks_for_another_asks_for_nothing(tmp_path: Path) -> None:
     names = {action.name for action in FILE.actions}
     assert examples._read(examples.SHIPPED["spanish"]).keys() == names | {examples.NOTHING}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,6 +51,7 @@ def test_the_least_recently_used_goes_first_and_too_large_a_value_is_not_kept() 
     assert kept.size == 30
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(TOKENS, st.integers(1, 40)), max_size=12), TOKENS)
 def test_whatever_is_kept_what_is_found_is_a_beginning_and_the_bound_holds(
     said: list[tuple[list[int], int]], asked: list[int]

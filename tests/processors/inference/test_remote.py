@@ -331,6 +331,7 @@ async def test_a_server_that_interrupts_one_for_another_answers_all_in_the_end()
         assert len(server.asked) == asked + 6, "and then it gets one at a time"
 
 
+@pytest.mark.slow
 async def test_who_waits_too_long_behind_others_has_used_up_no_attempt() -> None:
     server, lock = Scripted(), asyncio.Lock()
 

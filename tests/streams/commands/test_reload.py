@@ -466,6 +466,7 @@ def test_a_new_group_concerns_the_ingress_and_no_other_group() -> None:
     assert changed(given(), given(x={"reads": "inbound", "handler": "a:b"})) == {"ingress", "work x"}
 
 
+@pytest.mark.slow
 def test_what_a_handler_of_ours_does_not_read_does_not_concern_it() -> None:
     slower, warmer, wordier = given(), given(), given()
     slower.egress.spacing = topology.Seconds(5)
@@ -501,6 +502,7 @@ def test_a_secret_that_was_rotated_concerns_everybody() -> None:
     assert concerned(before, after) == {"ingress", "work inference", "work egress"}
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_new_concerns_nobody_who_was_there_and_one_that_is_changed_all() -> None:
     more, kept = given(), given()
     more.streams["bookings"] = topology.Stream()

@@ -37,6 +37,7 @@ async def shown(clinic: Clinic, capsys: pytest.CaptureFixture[str], **form: obje
     return status, capsys.readouterr().out
 
 
+@pytest.mark.slow
 async def test_on_a_terminal_what_has_changed_is_a_table(clinic: Clinic, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     status, out = await shown(clinic, capsys)

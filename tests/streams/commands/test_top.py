@@ -92,6 +92,7 @@ async def test_rates_of_messages_are_the_ingresss_and_where_it_is_away_that_is_s
     assert "messages  not known" in shown(away)
 
 
+@pytest.mark.slow
 async def test_who_may_not_ask_the_ingress_is_told_what_it_wants(store: Store) -> None:
     tokens = {"ingress_tokens": secret(TOKEN), "operator_tokens": secret(OPERATOR)}
     async with front(store, **tokens) as door:

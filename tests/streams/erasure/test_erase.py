@@ -400,6 +400,7 @@ async def test_a_dry_run_counts_and_leaves_everything(each_store: Store) -> None
     assert counted.counts["inbound"] == 4
 
 
+@pytest.mark.slow
 async def test_cut_off_after_any_step_the_same_again_ends_it(each_store: Store) -> None:
     """Whatever call to Redis is the last one before the process dies."""
     steps = 1

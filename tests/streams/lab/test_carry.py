@@ -155,6 +155,7 @@ async def test_what_people_said_before_goes_along_and_is_not_replayed(clinic: Cl
     assert outcome["cut"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pseudonyms", [False, True], ids=["as it was", "with pseudonyms"])
 async def test_what_was_one_turn_is_one_wherever_it_is_carried(clinic: Clinic, any_server, pseudonyms) -> None:
     # Given messages of hours ago that an outage had answered together, with nothing that would tell: with silence, and

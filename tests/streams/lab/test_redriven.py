@@ -101,6 +101,7 @@ async def test_where_only_what_was_put_back_is_left_it_is_the_reply(clinic: Clin
     assert next(each["id"] for each in lines if each["stream"] == "outbound") == original.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pseudonyms", [False, True], ids=["as it was", "with pseudonyms"])
 async def test_a_file_has_each_reply_once_and_one_of_before_is_read_so(clinic: Clinic, pseudonyms: bool) -> None:
     await three_replies_put_back_twice(clinic)

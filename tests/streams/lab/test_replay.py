@@ -61,6 +61,7 @@ def compare(before: dict[bytes, Any], after: dict[bytes, Any]) -> None:
     assert all(left >= 0 for name, (_, left) in before.items() if name not in after)
 
 
+@pytest.mark.slow
 async def test_the_same_again_comes_out_the_same_and_nothing_in_redis_has_changed(clinic: Clinic) -> None:
     # Given people who ask, ask for a person, are silent, and write in bursts
     async with clinic.open():
@@ -478,6 +479,7 @@ async def test_a_run_of_which_not_all_was_gathered_begins_anew(
     assert "same" in told.out
 
 
+@pytest.mark.slow
 async def test_of_two_who_ask_the_same_one_is_told_that_it_is_under_way(clinic: Clinic) -> None:
     held = runs.Run(clinic.folder / "data" / "replays", lab.Lab(clinic.place, Asked()).name)
     with pytest.raises(ConfigurationError, match="another `cauce replay` is at this run"):
@@ -492,6 +494,7 @@ async def test_it_is_as_fast_as_is_asked(clinic: Clinic) -> None:
     assert (await clinic.replay(speed=1.0)).verdicts == ["same"] * 2
 
 
+@pytest.mark.slow
 async def test_what_acts_outside_redis_is_refused(clinic: Clinic) -> None:
     with pytest.raises(ConfigurationError, match=r"egress is not for replaying: its handler .*:deliver acts outside"):
         await lab.replay(clinic.place, Asked(group="egress"), Form())
