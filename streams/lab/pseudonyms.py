@@ -26,7 +26,7 @@ _TEXT = re.compile(
       (?P<trace> \b00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\b )               # made of nothing of anybody's
     | (?P<wamid> wamid\.[\w+/=%.-]+ )
     | conv_(?P<owner> [^/\n]{1,160}? )_(?P<since> \d{9,11} )(?!_?\d)         # a conversation's id
-    | (?P<entry> (?<!\d)1\d{12}-\d{1,18}(?![\d-]) )                           # an entry's is nobody's
+    | (?P<entry> (?<!\d)1\d{12}-\d{1,6}(?![\d-]) )                            # an entry's; longer, it may be a number
     | (?P<email> [\w.+-]+@[\w-]+(?:\.[\w-]+)+ )
     | (?P<scoped> (?<![A-Za-z0-9])[A-Z]{2}\.(?:ENT\.)?(?=[A-Za-z]*\d)[A-Za-z0-9]{8,} )
     | (?P<date> (?<![\d-])(?:(?:19|20)\d\d-(?:0\d|1[0-2])-[0-3]\d

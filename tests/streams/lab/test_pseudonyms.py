@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streams.lab.pseudonyms import Pseudonyms
@@ -121,6 +121,7 @@ def test_a_trace_stays_one_though_some_of_it_looks_like_a_number(they) -> None:
     assert they.fields({"key": b"+59171111111", "trace": trace})["trace"] == trace
 
 
+@example(around="1000000000000-", number="20000000000")
 @given(TEXTS, st.from_regex(r"[2-8]\d{10}", fullmatch=True))
 def test_no_number_survives_whatever_stands_around_it(around, number) -> None:
     they = Pseudonyms(b"a secret")
