@@ -57,7 +57,7 @@ class Told(msgspec.Struct):
     metadata: dict[str, Any] | None = None
 
 
-class Pause(msgspec.Struct):
+class Pause(msgspec.Struct, forbid_unknown_fields=True):
     """The body of POST /chat/{user_id}/pause, which may be left out."""
 
     seconds: float | None = None

@@ -209,6 +209,14 @@ async def test_a_human_takes_over_and_hands_back(store: Store) -> None:
         assert await store.command("EXISTS", f"paused:{ANA}") == 0
 
 
+async def test_a_pause_whose_field_is_misspelt_is_none_of_another_length(store: Store) -> None:
+    async with front(store) as door:
+        status, answer = await door.post(f"/chat/{ANA}/pause", {"minutes": 30})
+        assert (status, answer["error"]) == (400, "invalid_field")
+        assert "`minutes`" in answer["detail"]
+        assert await store.command("EXISTS", f"paused:{ANA}") == 0
+
+
 @pytest.mark.parametrize("seconds", [0, -1, 1e12, "60", True])
 async def test_a_pause_has_bounds(store: Store, seconds) -> None:
     async with front(store) as door:
