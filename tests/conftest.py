@@ -211,8 +211,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.slow)
             if item.get_closest_marker("extremes") and item.callspec.params["each_binary"] not in (oldest, newest):
                 item.add_marker(pytest.mark.long)
-    # Torch has loggers by the dozen that propagate nothing, to each of which pytest would add its handlers anew for
-    # each phase of each test, and take them away again.
+
+
+def pytest_collection_finish() -> None:
+    """
+    Let torch's loggers propagate: it has dozens that do not, to each of which pytest would add its handlers anew for
+    each phase of each test, and take them away again.
+    """
     for name, logger in logging.Logger.manager.loggerDict.items():
         if isinstance(logger, logging.Logger) and name.startswith("torch"):
             logger.propagate = True

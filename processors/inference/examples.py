@@ -51,6 +51,13 @@ Weights = dict[str, list[float]]
 """Of each feature, for each name."""
 
 
+class _File(NamedTuple):
+    named: str
+    """As `[inference] examples` has it."""
+    path: Path
+    text: str
+
+
 class _Asked(NamedTuple):
     """One sentence, and what for."""
 
@@ -139,8 +146,8 @@ def of(topology: Topology) -> Examples | None:
     Raises:
         ConfigurationError: see `told`.
     """
-    sentences = told(topology)
-    return _learnt(tuple((name, tuple(sentences[name])) for name in sorted(sentences))) if sentences else None
+    given = _given(topology)
+    return _learnt(*given) if given else None
 
 
 def told(topology: Topology) -> dict[str, list[str]]:
@@ -151,44 +158,56 @@ def told(topology: Topology) -> dict[str, list[str]]:
         ConfigurationError: there is no such file, it is not of that form, it names an action that there is none of, or
             one sentence asks for two things.
     """
-    actions = {action.name for action in topology.actions}
+    given = _given(topology)
+    return _told(*given) if given else {}
+
+
+def _given(topology: Topology) -> tuple[frozenset[str], tuple[_File, ...]] | None:
+    """The actions' names, and what stands in the files; None where there are none."""
+    actions = frozenset(action.name for action in topology.actions)
     if not (topology.inference.examples and actions):
-        return {}
+        return None
     if NOTHING in actions:
         raise ConfigurationError(
             f"{topology.path.name}: an action {NOTHING!r} can have no examples: they ask for nothing"
         )
+    return actions, tuple(_File(named, path, _text(path)) for named, path in files(topology).items())
+
+
+@functools.lru_cache(maxsize=4)
+def _learnt(actions: frozenset[str], given: tuple[_File, ...]) -> Examples:
+    return Examples.learn(_told(actions, given))
+
+
+def _told(actions: frozenset[str], given: tuple[_File, ...]) -> dict[str, list[str]]:
     asked = dict[str, _Asked]()
-    for named, path in files(topology).items():
-        _join(asked, named, path, actions | {NOTHING})
+    for file in given:
+        _join(asked, file, actions | {NOTHING})
     found: dict[str, list[str]] = {NOTHING: []}
     for each in asked.values():
         found.setdefault(each.name if each.name in actions else NOTHING, []).append(each.text)
     if not found[NOTHING]:
-        raise ConfigurationError(f"{path}: {NOTHING!r} is missing: sentences that ask for nothing, a third of all")
+        raise ConfigurationError(
+            f"{given[-1].path}: {NOTHING!r} is missing: sentences that ask for nothing, a third of all"
+        )
     return found
 
 
-def _join(asked: dict[str, _Asked], named: str, path: Path, names: set[str]) -> None:
+def _join(asked: dict[str, _Asked], file: _File, names: frozenset[str]) -> None:
     """Add a file's sentences; one's own take the place of those that ship."""
+    named, path = file.named, file.path
     own = named not in SHIPPED
-    for name, sentences in _read(path).items():
+    for name, sentences in _sentences(file).items():
         if own and name not in names:
             known = ", ".join(sorted(names - {NOTHING}))
             raise ConfigurationError(f"{path}: there is no action {name!r}; actions are {known}, and {NOTHING}")
         for text in sentences:
-            same = _spelt_alike(text)
+            same = " ".join(_words(text)) or text
             before = asked.get(same)
             if before is None or before.named in SHIPPED:
                 asked[same] = _Asked(name, text, named)
             elif own and before.name != name:
                 raise ConfigurationError(f"{path}: {text!r} stands under {before.name} and under {name}")
-
-
-@functools.lru_cache(maxsize=1 << 13)
-def _spelt_alike(text: str) -> str:
-    """The same for sentences that are learnt as the same."""
-    return " ".join(_words(text)) or text
 
 
 def files(topology: Topology) -> dict[str, Path]:
@@ -197,22 +216,24 @@ def files(topology: Topology) -> dict[str, Path]:
     return {named: SHIPPED.get(named) or folder / Path(named).expanduser() for named in topology.inference.examples}
 
 
-@functools.lru_cache(maxsize=4)
-def _learnt(sentences: tuple[tuple[str, tuple[str, ...]], ...]) -> Examples:
-    return Examples.learn(dict(sentences))
-
-
-def _read(path: Path) -> dict[str, list[str]]:
+def _text(path: Path) -> str:
     try:
-        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigurationError(
             f"inference.examples: {path} cannot be read: {error.strerror or error}; write {', '.join(SHIPPED)}, or the "
             "path of a file"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is no TOML: {error}") from error
+
+
+def _sentences(file: _File) -> dict[str, list[str]]:
+    try:
+        found: dict[str, Any] = tomllib.loads(file.text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{file.path} is no TOML: {error}") from error
     for name, sentences in found.items():
         if not (isinstance(sentences, list) and all(isinstance(each, str) and each.strip() for each in sentences)):
-            raise ConfigurationError(f"{path}: {name} should be a list of sentences")
+            raise ConfigurationError(f"{file.path}: {name} should be a list of sentences")
     return found

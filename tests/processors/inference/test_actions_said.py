@@ -26,13 +26,6 @@ LIMA = datetime(2025, 12, 31, 23, 30, tzinfo=ZoneInfo("America/Lima"))
 """A Wednesday; in UTC the year is over."""
 
 
-@pytest.fixture(scope="module")
-def shipped_examples() -> examples.Examples:
-    found = examples.of(FILE)
-    assert found is not None
-    return found
-
-
 def heard(words: str, said: datetime) -> tuple[str | None, dict[str, Any]]:
     found = SHIPPED.detect([Words(words, said.timestamp())], zone=said.tzinfo)
     return (found.name, found.slots) if found else (None, {})
@@ -329,9 +322,9 @@ def test_it_is_found_however_it_is_put(name: str, words: list[str]) -> None:
         "do you close the wound with stitches?",
     ],
 )  # fmt: skip
-def test_what_only_sounds_like_it_is_none(shipped_examples: examples.Examples, words: str) -> None:
+def test_what_only_sounds_like_it_is_none(words: str) -> None:
     assert heard(words, LA_PAZ) == (None, {})
-    assert shipped_examples.guess(words) is None
+    assert examples.of(FILE).guess(words) is None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +27,10 @@ TOLD = {
     ],
     "none": ["gracias por los resultados", "me hice el examen ayer", "hoy no hubo nada nuevo", "que tenga un buen dia"],
 }
+
+
+def that_ship() -> dict[str, list[str]]:
+    return tomllib.loads(examples.SHIPPED["spanish"].read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +85,7 @@ def test_another_language_is_not_guessed_at(shipped: Detector, words: str) -> No
 
 
 def test_of_sentences_that_it_has_not_seen_most_are_found_and_few_wrongly(shipped: Detector) -> None:
-    learnt = {text for sentences in examples._read(examples.SHIPPED["spanish"]).values() for text in sentences}
+    learnt = {text for sentences in that_ship().values() for text in sentences}
     told = [
         (text, name)
         for text, name in json.loads(Path(__file__).with_name("unseen.json").read_text(encoding="utf-8"))
@@ -159,7 +164,7 @@ def test_without_examples_or_actions_nothing_is_learnt() -> None:
 @pytest.mark.slow
 def test_what_ships_names_the_shipped_actions_and_what_asks_for_another_asks_for_nothing(tmp_path: Path) -> None:
     names = {action.name for action in FILE.actions}
-    assert examples._read(examples.SHIPPED["spanish"]).keys() == names | {examples.NOTHING}
+    assert that_ship().keys() == names | {examples.NOTHING}
     without = [action for action in FILE.actions if action.name != "prices"]
     learnt = examples.of(msgspec.structs.replace(FILE, actions=without))
     assert learnt is not None
