@@ -120,6 +120,12 @@ class Appender:
         self._waiting: deque[_Request] = deque()
         self._writing: asyncio.Task[None] | None = None
         self.pressure = Pressure(store, topology)
+        names = store.keys
+        self._keys = [names.of("digest"), names.of("waiting", INBOUND), names.of("groups")]
+        self._streams = {name: names.stream(name) for name in topology.streams}
+        self._prefixes = {
+            said: names.of(kind) + ":" for said, kind in (("door", "door"), ("bells", "bell"), ("index", "index"))
+        }
 
     @cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -185,8 +191,8 @@ class Appender:
 
     async def _written(self, batch: list[_Request]) -> None:
         """Write and tell each request; where this raises, those not told yet have failed."""
-        metrics.APPEND_MESSAGES.observe(sum(len(request.arrivals) for request in batch))
         full = self._tell(batch, await self._run(batch))
+        metrics.APPEND_MESSAGES.observe(sum([len(request.arrivals) for request in batch]))
         if full and await self.pressure.relieve():
             again = [request for request, _ in full]
             full = self._tell(again, await self._run(again))
@@ -231,7 +237,7 @@ class Appender:
 
     def _packed(self, batch: list[_Request]) -> tuple[list[str], list[bytes]]:
         names = self._store.keys
-        keys = [names.of("digest"), names.of("waiting", INBOUND), names.of("groups")]
+        keys = self._keys.copy()
         streams: dict[str, int] = {}
         index: dict[str, int] = {}
 
@@ -245,7 +251,7 @@ class Appender:
         for request in batch:
             packed = []
             for number, arrival in enumerate(request.arrivals):
-                place(names.stream(arrival.stream))
+                place(self._streams[arrival.stream])
                 message = Message(
                     streams.setdefault(arrival.stream, len(streams) + 1),
                     place(marks.name(names, self.digest, arrival.key, arrival.message_id)),
@@ -262,13 +268,11 @@ class Appender:
         head = {
             "digest": self.digest.decode(),  # Redis's msgpack knows text but no binary
             "mark_ms": SCARCE_MARK_MS if self.pressure.scarce else MARK_MS,
-            "door": names.of("door") + ":",
-            "bells": names.of("bell") + ":",
-            "index": names.of("index") + ":",
+            **self._prefixes,
             "now_ms": now_ms,
             "durable": self._durability.command is not None,
             "waits": any(arrival.waiter for request in batch for arrival in request.arrivals),
-            "streams": [[index[names.stream(name)], name, *self._limits(name)] for name in streams],
+            "streams": [[index[self._streams[name]], name, *self._limits(name)] for name in streams],
         }
         return keys, [_pack(head), _pack(requests)]
 

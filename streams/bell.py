@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from streams.connection import Store, order
+from streams.connection import Store, entries, order
 from streams.errors import Unavailable
 from streams.line import Argument
 from streams.tables import Group
@@ -113,11 +113,11 @@ class Bell:
         finally:
             self._until = -math.inf
             self._silence()
-        for name, entries in found:
-            newest = entries[-1][0]
+        for told, some in found:
+            name, newest = told.decode(), some[-1][0].decode()
             if name == self._own:
                 self._own_last = newest
-                for token in [fields["newer"] for _, fields in entries if "newer" in fields]:
+                for token in [fields["newer"] for _, fields in entries(some) if "newer" in fields]:
                     self._newer(token.decode())
             elif name == self._others:
                 self._others_last = newest

@@ -71,8 +71,9 @@ class Committer:
     async def _send(self, batch: list[tuple[Ending, Then]]) -> None:
         while True:
             try:
-                async with self._pace.kept():
-                    results = await self._turns.settle([ending for ending, _ in batch])
+                began = self._pace.begins()
+                results = await self._turns.settle([ending for ending, _ in batch])
+                await self._pace.rest(began)
                 break
             except Unavailable as error:
                 level = self._log.debug if error.told else self._log.warning

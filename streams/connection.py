@@ -176,13 +176,12 @@ class Store:
         pool = instead = None
         trouble: Exception | None
         while True:
-            tried, begun = loop.time(), time.perf_counter()  # a loop's clock may count milliseconds
+            until, begun = loop.time() + (silence or SILENCE), time.perf_counter()  # a loop's may count milliseconds
             try:
-                async with asyncio.timeout(silence or SILENCE):
-                    pool = instead or await self._route.pool()
-                    line = await pool.borrow()
-                    maybe_written = True
-                    replies = await _exchange(pool, line, commands, asking=instead is not None)
+                pool = instead or await self._route.pool()
+                line = await pool.borrow(until)
+                maybe_written = True
+                replies = await _exchange(pool, line, commands, until, asking=instead is not None)
                 if (trouble := _trouble(replies, raising=raising)) is None:
                     metrics.redis_call(call, time.perf_counter() - begun)
                     self._heard(call, pool, replies)
@@ -197,7 +196,7 @@ class Store:
             if pool is not None:
                 instead = self._route.learn(pool, trouble)
             readable = code_of(trouble) in READ_ONLY
-            if loop.time() > tried + (silence or SILENCE) + OVERSLEPT:
+            if loop.time() > until + OVERSLEPT:
                 started = loop.time()
             if loop.time() >= started + self.patience:
                 raise self._lost(call, started, why, readable=readable, maybe_written=maybe_written) from trouble
@@ -237,12 +236,12 @@ def prefix(namespace: str) -> str:
 
 
 async def _exchange(
-    pool: Connections, line: Line, commands: Sequence[Sequence[Argument]], *, asking: bool
+    pool: Connections, line: Line, commands: Sequence[Sequence[Argument]], until: float, *, asking: bool
 ) -> list[Any]:
     if asking:
         commands = [command for each in commands for command in (("ASKING",), each)]
     try:
-        replies = await line.ask(commands)
+        replies = await line.ask(commands, until)
         return replies[1::2] if asking else replies
     except BaseException:
         # Half an exchange leaves replies under way that the next user would take for its own.
@@ -310,23 +309,25 @@ class Follower:
         Raises:
             Unavailable: the connection was lost; the next call makes a new one.
         """
-        return (await self.read_then(after, block_ms, [], count))[0]
+        found, _ = await self.read_then(after, block_ms, [], count)
+        return [(name.decode(), entries(some)) for name, some in found]
 
     async def read_then(
         self, after: dict[str, str], block_ms: int, then: Sequence[Argument], count: int = 1
-    ) -> tuple[list[tuple[str, list[Entry]]], Any]:
+    ) -> tuple[list[tuple[bytes, list[Any]]], Any]:
         """
         The same, and a command that Redis has by then: it is carried out the moment the wait is over.
 
         Returns:
-            the entries, and the command's reply: None where there was no command, or Redis refused it.
+            by the stream's name what `entries` reads, and the command's reply: None where there was no command, or
+            Redis refused it.
         """
         streams: list[Argument] = [*after.keys(), *after.values()]
         commands = [["XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *streams], *([then] if then else [])]
         try:
-            async with asyncio.timeout(block_ms / 1000 + SILENCE):
-                line = await self._connected()
-                reply, *answers = await line.ask(commands)
+            until = asyncio.get_running_loop().time() + block_ms / 1000 + SILENCE
+            line = await self._connected(until)
+            reply, *answers = await line.ask(commands, until)
             if isinstance(reply, RedisError):
                 raise reply
         except (ResponseError, InvalidResponse) as error:
@@ -340,9 +341,9 @@ class Follower:
             await self.close()
             raise
         answer = answers[0] if answers and not isinstance(answers[0], RedisError) else None
-        return [(name.decode(), entries(found)) for name, found in reply or []], answer
+        return reply or [], answer
 
-    async def _connected(self) -> Line:
+    async def _connected(self, until: float) -> Line:
         pool = await self._route.pool()
         line = self._line
         if pool is self._pool and line is not None and line.open:
@@ -350,7 +351,8 @@ class Follower:
         # Perhaps others have found that the server is no longer the one; it would be silent for ever, and not lost.
         await self.close()
         self._pool, closed = pool, self._closed
-        line = await pool.line()
+        async with asyncio.timeout_at(until):
+            line = await pool.line()
         if self._closed != closed:  # meanwhile
             line.close()
             raise LostConnection("the connection was closed while it was made")

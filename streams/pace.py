@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 OLD_MS = 60_000
 """Nobody waits for what was said so long ago, or they have learnt to."""
@@ -89,10 +89,11 @@ class Pace:
         """Of so many at full speed."""
         return min(most, LITTLE) if self.gentle else most
 
-    @contextlib.asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
-        """Around a call."""
-        began = self._clock()
-        yield
+    def begins(self) -> float:
+        """Before a call; what it returns is for `rest`."""
+        return self._clock()
+
+    async def rest(self, began: float) -> None:
+        """After it."""
         if self.gentle:
             await self._sleep(RESTS * (self._clock() - began))

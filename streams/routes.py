@@ -27,6 +27,9 @@ from streams.trouble import DEMOTED, code_of
 ASKED = 0.5
 """Seconds that a sentinel or a node has to say who is who; the others have been asked at the same time."""
 
+FOUND = 5.0
+"""Seconds after which whoever waits for others to find out is told that nobody knows."""
+
 MOST = 100
 """Connections of a process to one server, besides those that wait; who needs a further one waits for it."""
 
@@ -85,8 +88,19 @@ class Connections(ConnectionPool):
         made: AbstractConnection = super().make_connection()  # type: ignore[no-untyped-call]
         return made
 
-    async def borrow(self) -> Line:
-        """A line that is open, until `give_back`; where all are lent, the next.  Raises redis.RedisError, OSError."""
+    async def borrow(self, until: float) -> Line:
+        """
+        A line that is open, for its borrower until `give_back`; where all are lent, the next.
+
+        Raises:
+            redis.RedisError, OSError: it cannot be made, or (TimeoutError) not `until` then, on the loop's clock.
+        """
+        if self._idle and self._idle[-1].open and not self._free.locked():
+            return await self._next()
+        async with asyncio.timeout_at(until):
+            return await self._next()
+
+    async def _next(self) -> Line:
         await self._free.acquire()
         try:
             while self._idle:
@@ -211,7 +225,9 @@ class Sentinel:
         return self
 
     async def pool(self) -> Connections:
-        async with self._looking:
+        if self._master is not None:
+            return self._master
+        async with asyncio.timeout(FOUND), self._looking:
             if self._master is None:
                 self._master = await self._find()
             return self._master
@@ -280,9 +296,10 @@ class Cluster:
 
     async def owner(self, slot: int) -> Connections:
         """Connections to the master of a slot.  Raises redis.ConnectionError: nobody has it."""
-        async with self._looking:
-            if self._stale:
-                await self._look()
+        if self._stale:
+            async with asyncio.timeout(FOUND), self._looking:
+                if self._stale:
+                    await self._look()
         node = self._moved.get(slot) or next((node for slots, node in self._owners.items() if slot in slots), None)
         if node is None:
             self._stale = True

@@ -140,7 +140,18 @@ class Turns:
         self._answers = answering is not None and answering.name == group.name
         self._suspect_after = min(SUSPECT_AFTER, max(1, group.attempts - 1))
         self._supersedes = group.on_new_message == "supersede"
+        self._take_keys = [*self._some("cursor", "leases", "due", "attempts", "hints", "consumers", first=self._stream)]
+        self._take_keys += [self._heartbeat, self._dead, self._erased]
         self._take_args = self._taking()
+        self._settle_keys = [
+            *self._some("leases", "due", "attempts", "hints", first=self._stream),
+            keys.of("waiting", group.reads), self._dead, self._erased, keys.group("journal", group.name),
+        ]  # fmt: skip
+        self._settle_args = {
+            "group": group.name, "box": self._box, "door": keys.of("door") + ":", "bell": keys.of("bell") + ":",
+            "keep_ms": self._keep_ms, "dead_max": self._dead_max, "answers": self._answers,
+            "unordered": group.order == "none", "version": wire.VERSION,
+        }  # fmt: skip
 
     def _taking(self) -> list[Argument]:
         """The arguments of a take that are the group's, as take.lua numbers them."""
@@ -199,11 +210,9 @@ class Turns:
         """
         self._calls = call = self._calls + 1
         args = [self.consumer, call, room, count, suspects, *self._take_args]
-        keys = [*self._some("cursor", "leases", "due", "attempts", "hints", "consumers", first=self._stream)]
-        keys += [self._heartbeat, self._dead, self._erased]
-        reply = await later(self._store.calling(_TAKE, keys, args)) if later else None
+        reply = await later(self._store.calling(_TAKE, self._take_keys, args)) if later else None
         if reply is None:
-            reply = await self._store.run(_TAKE, keys, args)
+            reply = await self._store.run(_TAKE, self._take_keys, args)
         if reply[0] == b"nogroup":
             raise Gone(self.group.name)
         _, now_ms, read, next_due_ms, turns, cursor, held, more = reply
@@ -248,37 +257,15 @@ class Turns:
             for each, whether it was still ours to end, and the milliseconds until its key is due again (-1: it is not);
             or why nothing was done, though it is.
         """
-        keys = self._store.keys
-        args = {
-            "group": self.group.name,
-            "box": self._box,
-            "door": keys.of("door") + ":",
-            "bell": keys.of("bell") + ":",
-            "keep_ms": self._keep_ms,
-            "dead_max": self._dead_max,
-            "answers": self._answers,
-            "unordered": self.group.order == "none",
-            "version": wire.VERSION,
+        head = self._settle_args | {
             "counts": [count for ending in endings for count in ending.counts],
             "more": [(i, msgspec.Raw(ending.more)) for i, ending in enumerate(endings, 1) if ending.more],
         }
-        declared = dict.fromkeys(key for ending in endings for key in ending.keys)
-        reply = await self._store.run(
-            _SETTLE,
-            [
-                *self._some("leases", "due", "attempts", "hints", first=self._stream),
-                keys.of("waiting", self.group.reads),
-                self._dead,
-                self._erased,
-                keys.group("journal", self.group.name),
-                *declared,
-            ],
-            [
-                _pack(args),
-                b"".join([ending.told for ending in endings]),
-                *(arg for ending in endings for arg in ending.args),
-            ],
-        )
+        args: list[Argument] = [_pack(head), b"".join([ending.told for ending in endings])]
+        for ending in endings:
+            args += ending.args
+        declared = dict.fromkeys([key for ending in endings for key in ending.keys])
+        reply = await self._store.run(_SETTLE, [*self._settle_keys, *declared], args)
         return [
             _REFUSED[done]() if done in _REFUSED else (done == 1, due)
             for done, due in zip(reply[::2], reply[1::2], strict=True)

@@ -211,10 +211,11 @@ class Worker:
     async def _take(self, room: int) -> Taken:
         self._bell.hush()
         with self._room.suspects.ask(self._bell.ring) as suspects:
-            async with self._pace.kept():
-                taken = await self._turns.take(room, self._pace.at_once(READ_COUNT), suspects)
-                await self._pace.read(taken.read, taken.cursor, taken.now_ms, self._turns.furthest_ms)
-                return taken
+            began = self._pace.begins()
+            taken = await self._turns.take(room, self._pace.at_once(READ_COUNT), suspects)
+            await self._pace.read(taken.read, taken.cursor, taken.now_ms, self._turns.furthest_ms)
+            await self._pace.rest(began)
+            return taken
 
     async def _take_when_rung(self, room: int, last: Taken) -> Taken | None:
         async def later(call: Sequence[Argument]) -> Any:

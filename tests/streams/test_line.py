@@ -25,6 +25,11 @@ from streams.line import Line
 from streams.routes import connections
 
 
+def soon() -> float:
+    """Until when somebody waits, on the loop's clock."""
+    return asyncio.get_running_loop().time() + 5
+
+
 @contextlib.asynccontextmanager
 async def serving(serve: Any) -> AsyncIterator[str]:
     """The address of a server of the test's own, of which nothing is left in the end."""
@@ -49,9 +54,9 @@ async def serving(serve: Any) -> AsyncIterator[str]:
 
 async def test_replies_come_as_they_were_sent_and_errors_in_their_place(any_server: Server) -> None:
     pool = connections(any_server.url)
-    line = await pool.borrow()
+    line = await pool.borrow(soon())
     replies = await line.ask(
-        [("SET", "a", "é"), ("GET", "a"), ("LPUSH", "a", 1), ("EVALSHA", "0" * 40, 0), ("GET", "b")]
+        [("SET", "a", "é"), ("GET", "a"), ("LPUSH", "a", 1), ("EVALSHA", "0" * 40, 0), ("GET", "b")], soon()
     )
     assert replies[:2] == [b"OK", "é".encode()]
     assert isinstance(replies[2], ResponseError)
@@ -59,26 +64,26 @@ async def test_replies_come_as_they_were_sent_and_errors_in_their_place(any_serv
     assert isinstance(replies[3], NoScriptError)
     assert replies[4] is None
     large = "x" * 300_000
-    assert await line.ask([("SET", "a", large), ("GET", "a")]) == [b"OK", large.encode()]
+    assert await line.ask([("SET", "a", large), ("GET", "a")], soon()) == [b"OK", large.encode()]
     pool.give_back(line)
-    assert await pool.borrow() is line, "one that is open is lent again"
+    assert await pool.borrow(soon()) is line, "one that is open is lent again"
     await pool.disconnect()
     assert not line.open
 
 
 async def test_one_that_the_server_has_closed_is_not_lent_again(any_server: Server) -> None:
     pool = connections(any_server.url)
-    first, second = await pool.borrow(), await pool.borrow()
-    [number] = await first.ask([("CLIENT", "ID")])
+    first, second = await pool.borrow(soon()), await pool.borrow(soon())
+    [number] = await first.ask([("CLIENT", "ID")], soon())
     pool.give_back(first)
-    await second.ask([("CLIENT", "KILL", "ID", number)])
+    await second.ask([("CLIENT", "KILL", "ID", number)], soon())
     pool.give_back(second)
     while first.open:  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0)
-    assert await pool.borrow() is second
-    assert await pool.borrow() not in (first, second)
+    assert await pool.borrow(soon()) is second
+    assert await pool.borrow(soon()) not in (first, second)
     with pytest.raises(LostConnection):
-        await first.ask([("PING",)])
+        await first.ask([("PING",)], soon())
     await pool.disconnect()
 
 
@@ -89,8 +94,8 @@ async def test_however_many_ask_at_once_connections_are_no_more_than_so_many(
     pool = connections(any_server.url)
 
     async def ask() -> int:
-        line = await pool.borrow()
-        [number] = await line.ask([("CLIENT", "ID")])
+        line = await pool.borrow(soon())
+        [number] = await line.ask([("CLIENT", "ID")], soon())
         pool.give_back(line)
         return int(number)
 
@@ -114,12 +119,12 @@ async def test_a_server_that_speaks_otherwise_is_hung_up_on(said: bytes, error: 
 
     async with serving(serve) as url:
         pool = connections(url)
-        line = await pool.borrow()
+        line = await pool.borrow(soon())
         if error is None:
-            assert (await line.ask([("PING",)]))[0] == b"PONG"
+            assert (await line.ask([("PING",)], soon()))[0] == b"PONG"
         else:
             with pytest.raises(error):
-                await line.ask([("PING",)])
+                await line.ask([("PING",)], soon())
         while line.open:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0)
         await pool.disconnect()
@@ -145,12 +150,23 @@ async def test_a_server_that_does_not_serve_yet_has_not_said_that_nothing_is_the
 
 async def test_one_that_is_made_while_the_others_are_closed_is_closed_too(any_server: Server) -> None:
     pool = connections(any_server.url)
-    borrowing = asyncio.create_task(pool.borrow())
+    borrowing = asyncio.create_task(pool.borrow(soon()))
     await asyncio.sleep(0)
     await pool.disconnect()
     line = await borrowing
     assert not line.open
     pool.give_back(line)
+
+
+async def test_one_that_is_silent_is_lost(any_server: Server) -> None:
+    pool = connections(any_server.url)
+    line = await pool.borrow(soon())
+    with pytest.raises(TimeoutError):
+        await line.ask([("BLPOP", "nobody", 0)], asyncio.get_running_loop().time())
+    assert not line.open
+    pool.give_back(line)
+    assert await pool.borrow(soon()) is not line
+    await pool.disconnect()
 
 
 @pytest.mark.slow
@@ -160,9 +176,9 @@ async def test_nothing_is_left_of_one_that_was_closed(any_server: Server) -> Non
         gc.collect()  # what others have left
         warnings.simplefilter("error")
         pool = connections(any_server.url)
-        line: Line | None = await pool.borrow()
+        line: Line | None = await pool.borrow(soon())
         assert line is not None
-        asking = asyncio.create_task(line.ask([("BLPOP", "nobody", 0)]))
+        asking = asyncio.create_task(line.ask([("BLPOP", "nobody", 0)], soon()))
         await asyncio.sleep(0)
         line.close()
         with pytest.raises(LostConnection):
@@ -193,9 +209,9 @@ def encrypted(short_path: Path) -> Iterator[str]:
 def test_it_is_spoken_through_tls_as_well(encrypted: str, run: Any) -> None:
     async def speak() -> None:
         pool = connections(encrypted)
-        line = await pool.borrow()
+        line = await pool.borrow(soon())
         large = "x" * 300_000
-        replies = await line.ask([("ACL", "WHOAMI"), ("SET", "a", large), ("GET", "a"), ("CLIENT", "INFO")])
+        replies = await line.ask([("ACL", "WHOAMI"), ("SET", "a", large), ("GET", "a"), ("CLIENT", "INFO")], soon())
         assert replies[:3] == [b"ana", b"OK", large.encode()]
         assert b" db=3 " in replies[3]
         await pool.disconnect()

@@ -62,8 +62,8 @@ async def test_a_rest_is_as_long_as_the_call_was_several_times_over() -> None:
 
     for age_ms in (OLD_MS + 1, 0):
         times = iter([1.0, 1.5])
-        async with (await looked(1, age_ms, clock=times.__next__, sleep=rest)).kept():
-            pass
+        pace = await looked(1, age_ms, clock=times.__next__, sleep=rest)
+        await pace.rest(pace.begins())
     assert rests == [RESTS * 0.5]
 
 

@@ -122,15 +122,16 @@ async def test_dead_letters_go_after_thirty_days(each_store: Store) -> None:
 
 async def test_dead_letters_are_never_more_than_their_cap(each_store: Store) -> None:
     # Buried by many turns, or put there by whatever else
-    turns = await a_consumer(each_store)
-    turns._dead_max = 200
+    top = a_topology()
+    top.dead.max_len = 200
+    turns = Turns(each_store, top, top.groups["g"], Handler(handle=nothing))
+    await turns.open()
     for n in range(500):
         await say(each_store, f"+{n}")
     while grants := (await turns.take(100, 500, 1)).grants:
         for grant in grants:
             await end(turns, grant, bury="never")
     assert await each_store.command("XLEN", "inbound.dead") < 300
-    top = a_topology()
     top.dead.max_len = 100
     await trim(each_store, top)
     assert await each_store.command("XLEN", "inbound.dead") == 100
