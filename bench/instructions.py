@@ -3,6 +3,7 @@ What Redis executes for a message: its instructions, counted by Valgrind's callg
 
     python -m bench.instructions                     accepted, answered and delivered, one after the other
     python -m bench.instructions inference --lines 40
+    python -m bench.instructions quiet               the whole path, where each call has one message
 
 A second on the clock says little of a change of a twentieth; this says it within a hundredth.  It knows no cache and
 no kernel, so what it finds is to be seen in `make bench` as well.  Functions have names where the server has symbols:
@@ -26,7 +27,9 @@ from bench.stage import Stage, staged
 from bench.systems import OURS
 
 ROLES = ("ingress", "inference", "egress")
+QUIET = "quiet"
 MESSAGES, USERS = 6_000, 1_000
+QUIET_MESSAGES, RATE = 200, 20
 _TOTALS = re.compile(r"^(?:totals|summary): (\d+)", re.MULTILINE)
 
 
@@ -42,12 +45,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.instructions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("roles", nargs="*", help=f"of {', '.join(ROLES)}; all by default")
+    parser.add_argument("roles", nargs="*", help=f"of {', '.join(ROLES)}, which are the default, or {QUIET}")
     parser.add_argument("--messages", type=int, default=MESSAGES)
     parser.add_argument("--lines", type=int, default=0, help="functions shown of each")
     options = parser.parse_args()
-    if unknown := set(options.roles) - set(ROLES):
-        parser.error(f"no process {', '.join(sorted(unknown))}; there are {', '.join(ROLES)}")
+    if unknown := set(options.roles) - {*ROLES, QUIET}:
+        parser.error(f"no process {', '.join(sorted(unknown))}; there are {', '.join(ROLES)}, and {QUIET}")
     if shutil.which("valgrind") is None:
         raise SystemExit("bench: no valgrind on the PATH: apt-get install -y valgrind")
     console = Console()
@@ -63,6 +66,14 @@ async def _counted(role: str, messages: int) -> Counted:
     async with staged(OURS, under=("valgrind", "--tool=callgrind", "--instr-atstart=no")) as stage:
         server = stage.ground.servers[0]
         await stage.say(64, USERS)  # nobody is measured while it warms up
+        if role == QUIET:
+            stage.start(*OURS.workers)
+            await stage.say(MESSAGES // 5, QUIET_MESSAGES // 4)
+            await stage.arrived(stage.sent)
+            _control(server, "-i", "on")
+            await stage.say(QUIET_MESSAGES, QUIET_MESSAGES // 4, rate=RATE)
+            await stage.arrived(stage.sent)
+            return await _read(server, QUIET_MESSAGES)
         if role == "ingress":
             _control(server, "-i", "on")
             await stage.say(messages, USERS)

@@ -1,11 +1,13 @@
 -- append: take what several requests bring, each all or nothing: dedupe mark, entry and waiting request as one act.
 --
 -- KEYS  1 digest (the key of our hashes)  2 waiting  3 groups, then whatever the arguments point to
--- ARGV  1 msgpack: {digest, mark_ms, door = prefix, bells = prefix, durable, waits = whether anybody does,
---         streams = {{index in KEYS, name, max_len, whether streams.toml has a reader, whether it takes nothing new
---         now}, …}, index = prefix, now_ms = by which the lines were made}
---       2 msgpack: a list of requests, each a list of messages, each {index of its stream in ARGV 1, index of its mark in
---         KEYS, digest of its text, call, fields, nil or {ms, bell, ticket, group = {key, cursor, box, due, hints, bell}
+-- ARGV  1 digest  2 how long a mark lives, ms  3 now_ms, by which the lines of the index were made
+--       prefixes: 4 of doors  5 of bells  6 of the index
+--       '1' or '': 7 whether it is to be durable  8 whether anybody waits
+--       9 msgpack: streams, each {index in KEYS, name, max_len, whether streams.toml has a reader, whether it takes
+--         nothing new now}
+--       10 msgpack: requests, each a list of messages, each {index of its stream in ARGV 9, index of its mark in KEYS,
+--         digest of its text, call, fields, nil or {ms, bell, ticket, group = {key, cursor, box, due, hints, bell}
 --         of who answers, in KEYS, or nil}, nil or what its line of the index says}
 -- Returns {'ok', of each request: the name of the stream that is full, or a list of
 --         {'new' | 'duplicate' | 'reused', entry id}}
@@ -16,7 +18,10 @@
 --
 -- What can fail is looked at before the first write.  That is an XADD or a SET: a full Redis refuses it (it never refuses
 -- DEL or HDEL) and, once it has passed, refuses none of the others.  So at OOM nothing is appended.
-local head = cmsgpack.unpack(ARGV[1])
+local head = {
+  digest = ARGV[1], mark_ms = ARGV[2], now_ms = tonumber(ARGV[3]), door = ARGV[4], bells = ARGV[5], index = ARGV[6],
+  durable = ARGV[7] ~= '', waits = ARGV[8] ~= '', streams = cmsgpack.unpack(ARGV[9]),
+}
 local digest = redis.call('GET', KEYS[1])
 if digest and digest ~= head.digest then return {'digest', digest} end
 local function now()
@@ -177,7 +182,7 @@ local function append(message)
 end
 
 local results = {'ok'}
-for r, request in ipairs(cmsgpack.unpack(ARGV[2])) do
+for r, request in ipairs(cmsgpack.unpack(ARGV[10])) do
   local verdicts = judge(request)
   if type(verdicts) == 'table' then
     for i, message in ipairs(request) do

@@ -27,6 +27,7 @@ from streams import topology as pipeline
 from streams.connection import Store
 from streams.errors import CauceError, Unavailable
 from streams.index import line as index_line
+from streams.line import Argument
 from streams.scripts import script
 from streams.topology import Topology
 
@@ -123,9 +124,7 @@ class Appender:
         names = store.keys
         self._keys = [names.of("digest"), names.of("waiting", INBOUND), names.of("groups")]
         self._streams = {name: names.stream(name) for name in topology.streams}
-        self._prefixes = {
-            said: names.of(kind) + ":" for said, kind in (("door", "door"), ("bells", "bell"), ("index", "index"))
-        }
+        self._prefixes = [names.of(kind) + ":" for kind in ("door", "bell", "index")]
 
     @cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -235,7 +234,7 @@ class Appender:
             # Another process was here first, or the whole of Redis is new: hash as they do.
             self.digest = rest[0]
 
-    def _packed(self, batch: list[_Request]) -> tuple[list[str], list[bytes]]:
+    def _packed(self, batch: list[_Request]) -> tuple[list[str], list[Argument]]:
         names = self._store.keys
         keys = self._keys.copy()
         streams: dict[str, int] = {}
@@ -265,16 +264,16 @@ class Appender:
                     message.wait = msgspec.structs.asdict(arrival.waiter) | self._answering(arrival, place)
                 packed.append(message)
             requests.append(packed)
-        head = {
-            "digest": self.digest.decode(),  # Redis's msgpack knows text but no binary
-            "mark_ms": SCARCE_MARK_MS if self.pressure.scarce else MARK_MS,
-            **self._prefixes,
-            "now_ms": now_ms,
-            "durable": self._durability.command is not None,
-            "waits": any(arrival.waiter for request in batch for arrival in request.arrivals),
-            "streams": [[index[self._streams[name]], name, *self._limits(name)] for name in streams],
-        }
-        return keys, [_pack(head), _pack(requests)]
+        durable = self._durability.command is not None
+        waits = any(arrival.waiter for request in batch for arrival in request.arrivals)
+        places = [[index[self._streams[name]], name, *self._limits(name)] for name in streams]
+        head: list[Argument] = [
+            self.digest,
+            SCARCE_MARK_MS if self.pressure.scarce else MARK_MS,
+            now_ms,
+            *self._prefixes,
+        ]
+        return keys, [*head, "1" if durable else "", "1" if waits else "", _pack(places), _pack(requests)]
 
     def _limits(self, name: str) -> tuple[int, bool, bool]:
         """Of a stream: its `max_len`, whether somebody reads it, and whether it takes nothing new now."""

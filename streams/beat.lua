@@ -41,7 +41,7 @@ for i = 1, #flat, 2 do
 end
 redis.call('SET', heartbeat, string.format('%.0f', now), 'PX', a.ttl_ms)
 if redis.call('HEXISTS', consumers, a.consumer) == 0 then
-  redis.call('HSET', consumers, a.consumer, cmsgpack.pack({call = -1, grants = {}}))
+  redis.call('HSET', consumers, a.consumer, '-1 0 ' .. cmsgpack.pack({}))
 end
 local lost = {}
 for _, token in ipairs(a.held) do

@@ -4,13 +4,14 @@
 -- KEYS  1 stream  2 leases  3 due  4 attempts  5 hints  6 waiting  7 dead stream  8 erased  9 journal, then every state
 --         key and output stream the effects name (declared, so that a cluster slot under way answers TRYAGAIN before
 --         anything is done)
--- ARGV  1 msgpack: {group, box, door, bell, keep_ms, dead_max, answers, unordered, version, counts, more}; answers: this
---         group replies to requests that wait on the stream; version: the entries'; counts: five numbers for each turn,
---         of its ids, writes, outputs and answers (to a request: one or none), and the bytes of its line in the journal;
---         more: {{turn's number, what few have}, …}: bury?, delay_ms?, at_door?, uncount?, progress?, unless?,
---         superseded?, replayed?, tallies?, distinct? (the last two as tallies.lua says)
---       2 the lines of all turns for the journal, or ''
---       3… turn by turn its key, token and ids; of each write the key, its ms to live (0: for ever, -1: it is deleted)
+-- ARGV  of the group: 1 name  2 box prefix  3 its entries' version  4 '1' where it has no order, else ''  5 dead_max
+--       where it replies to requests that wait on the stream (6 '1', else ''): 7 keep_ms  8 prefix of doors  9 of bells
+--       10 msgpack: {counts, more}: five numbers for each turn, of its ids, writes, outputs and answers (to a request:
+--         one or none), and the bytes of its line in the journal; and {{turn's number, what few have}, …}: bury?,
+--         delay_ms?, at_door?, uncount?, progress?, unless?, superseded?, replayed?, tallies?, distinct? (the last two
+--         as tallies.lua says)
+--       11 the lines of all turns for the journal, or ''
+--       12… turn by turn its key, token and ids; of each write the key, its ms to live (0: for ever, -1: it is deleted)
 --         and the value; of each output the stream, '1' where it is the answer, and its entry's key, type, body, trace;
 --         of the answer the status and the body.  Strings one by one: what comes packed is made into text twice.
 -- Returns for each turn, one after another: 1, ms until its key is due again or -1; or 0, -1: refused, the lease is
@@ -20,11 +21,19 @@
 --
 -- Everything that can fail is looked at before the first write, for Lua does not roll back.  The first write is ZREM or
 -- HDEL, which a full Redis never refuses; what all turns have in common is written last, with one command for all.
-local a = cmsgpack.unpack(ARGV[1])
+local a = {
+  group = ARGV[1], box = ARGV[2], version = ARGV[3], unordered = ARGV[4] ~= '', dead_max = ARGV[5],
+  answers = ARGV[6] ~= '', keep_ms = ARGV[7], door = ARGV[8], bell = ARGV[9],
+}
+local TURNS = 12 -- from here on they are told
+local counts, more = unpack(cmsgpack.unpack(ARGV[10]))
 local stream, leases, due, attempts, hints, waiting, dead, erased, journal =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local time
+local function now()
+  time = time or redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
 -- Mostly nobody waits or has a hint, and then nobody's is looked for.
 local either = redis.call('EXISTS', waiting, hints) > 0
 local someone_waits = either and a.answers and redis.call('EXISTS', waiting) == 1
@@ -61,7 +70,7 @@ local function answer(turn)
   local open, winner = {}, nil
   for i, value in ipairs(redis.call('HMGET', waiting, unpack(turn.ids))) do
     local deadline, bell, ticket = string.match(value or '', '^(%d+)|([^|]*)|(.*)$')
-    if deadline and tonumber(deadline) > now then
+    if deadline and tonumber(deadline) > now() then
       winner = {entry = turn.ids[i], deadline = deadline}
       open[#open + 1] = {entry = turn.ids[i], bell = bell, ticket = ticket}
     end
@@ -94,7 +103,7 @@ local function bury(turn)
       local note = redis.call('HGET', attempts, id) or '0:0:::'
       local starts, first = string.match(note, '^(%d+):%d+:%d*:(%d*):')
       redis.call('XADD', dead, 'MAXLEN', '~', a.dead_max, '*', 'origin', id, 'group', a.group, 'reason', turn.bury,
-        'attempts', starts, 'first_ms', first, 'last_ms', string.format('%.0f', now),
+        'attempts', starts, 'first_ms', first, 'last_ms', string.format('%.0f', now()),
         unpack(found[2], 1, math.min(#found[2], MOST_FIELDS)))
     end
   end
@@ -160,7 +169,7 @@ end
 -- Does a request wait for one of these?
 local function waited_for(ids)
   for _, value in ipairs(someone_waits and redis.call('HMGET', waiting, unpack(ids)) or {}) do
-    if tonumber(string.match(value or '0', '^%d+')) > now then return true end
+    if tonumber(string.match(value or '0', '^%d+')) > now() then return true end
   end
 end
 
@@ -174,16 +183,16 @@ local function due_at(turn)
   if redis.call('EXISTS', a.box .. key) == 0 then return nil end
   if turn.delay_ms and not (woken and turn.at_door) then
     redis.call('HSET', hints, 'p:' .. key, turn.at_door and 'door' or '1')
-    return now + turn.delay_ms
+    return now() + turn.delay_ms
   elseif hint and not turn.delay_ms then
     local at, first = string.match(hint, '^(%d+):(%d+)')
     if turn.superseded and waited_for(turn.uncount) then at = '0' end
     -- A request waits for it: what comes later is not to restart its window.
     if at == '0' then redis.call('HSET', hints, 'h:' .. key, '1')
     elseif turn.superseded then redis.call('HSET', hints, 'h:' .. key, first) end
-    return math.max(now, tonumber(at))
+    return math.max(now(), tonumber(at))
   end
-  return now
+  return now()
 end
 
 -- An erase takes the leases of its person away.  In a group without order a lease says not whose it is; the entry does.
@@ -195,21 +204,21 @@ local function erased_meanwhile(turn)
   return false
 end
 
-local turns, keys, at = {}, {}, 3
-for i = 1, #a.counts, 5 do
+local turns, keys, at = {}, {}, TURNS
+for i = 1, #counts, 5 do
   local first, ids = at + 2, {}
-  local writes = first + a.counts[i]
-  local outputs = writes + WRITE * a.counts[i + 1]
-  local answer = outputs + OUTPUT * a.counts[i + 2]
+  local writes = first + counts[i]
+  local outputs = writes + WRITE * counts[i + 1]
+  local answer = outputs + OUTPUT * counts[i + 2]
   for id = first, writes - 1 do ids[id - at - 1] = ARGV[id] end
   keys[#keys + 1] = ARGV[at]
   turns[#turns + 1] = {
     key = ARGV[at], token = ARGV[at + 1], ids = ids, writes = writes, outputs = outputs, answer = answer,
-    answers = a.counts[i + 3] > 0, told = a.counts[i + 4],
+    answers = counts[i + 3] > 0, told = counts[i + 4],
   }
-  at = answer + ANSWER * a.counts[i + 3]
+  at = answer + ANSWER * counts[i + 3]
 end
-for _, one in ipairs(a.more) do
+for _, one in ipairs(more) do
   for name, value in pairs(one[2]) do turns[one[1]][name] = value end
 end
 
@@ -240,7 +249,7 @@ for i, turn in ipairs(turns) do
     dues[#dues + 1] = string.format('%.0f', at)
     dues[#dues + 1] = turn.key
   end
-  results[2 * i - 1], results[2 * i] = why[i] or 1, at and at - now or -1
+  results[2 * i - 1], results[2 * i] = why[i] or 1, at and at - now() or -1
 end
 tell(ended, 'XACK', stream, a.group)
 tell(ended, 'HDEL', attempts)
@@ -249,7 +258,7 @@ tell(over, 'HDEL', leases)
 tell(dues, 'ZADD', due)
 write_tallies()
 -- Behind all that it tells of; a journal that cannot be written (a key of another type) is no turn's fault.
-local told = ARGV[2]
+local told = ARGV[11]
 if #over < #turns and told ~= '' then
   local lines, at = {}, 0
   for i, turn in ipairs(turns) do

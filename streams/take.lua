@@ -77,13 +77,6 @@ local function bury(id, flat)
   end
 end
 
-local function body_of(flat)
-  for i = 1, #flat, 2 do
-    if flat[i] == 'body' then return flat[i + 1] end
-  end
-  return ''
-end
-
 -- When a key's turn may start: each message restarts the wait, which is bounded from the first.  Where the clock was set
 -- back and ids lie ahead of it, it is bounded from now, and what `at` has become by then is not put off any more.
 local function window(first_ms, last_ms, at)
@@ -261,20 +254,20 @@ local function states_of(keys)
   return states
 end
 
--- And that we live.
 local function done(read, next_due_ms, held, more)
-  redis.call('SET', heartbeat, now, 'PX', a.ttl_ms)
   return {'ok', now, read, next_due_ms, turns, position, held or 0, more and 1 or 0}
 end
 
-local record = redis.call('HGET', consumers, a.consumer)
-record = record and cmsgpack.unpack(record)
+-- A record: the consumer's last call, when a take last said that it lives, and from there on what that call granted.
+local record = redis.call('HGET', consumers, a.consumer) or ''
+local last, alive_ms, from = string.match(record, '^(%-?%d+) (%d+) ()')
+last = tonumber(last)
 -- A copy that was held up on the way: a later call has been answered, and nobody waits for this one.
-if record and a.call < record.call then return {'ok', now, 0, 0, {}, position, 0, 1} end
-if record and record.call == a.call then
+if last and a.call < last then return {'ok', now, 0, 0, {}, position, 0, 1} end
+if last == a.call then
   -- A full Redis refuses the first write of a script, not the later ones, and never HDEL.
   redis.call('HDEL', hints, '')
-  for _, grant in ipairs(record.grants) do
+  for _, grant in ipairs(cmsgpack.unpack(string.sub(record, from))) do
     if redis.call('HGET', leases, grant[1]) == grant[2] then
       local ids = of_box(grant[1], tonumber(string.match(grant[2], '%.(%d+)$')))
       local found = gather(grant[1], ids, #ids)
@@ -396,5 +389,9 @@ while (laid or somebody_due) and #turns < a.room and next_due_ms < 0 do
   step = SLICE
 end
 
-redis.call('HSET', consumers, a.consumer, cmsgpack.pack({call = a.call, grants = grants}))
+if not alive_ms or math.abs(now - tonumber(alive_ms)) > a.ttl_ms / 4 then
+  redis.call('SET', heartbeat, now, 'PX', a.ttl_ms)
+  alive_ms = now_ms
+end
+redis.call('HSET', consumers, a.consumer, ARGV[2] .. ' ' .. alive_ms .. ' ' .. cmsgpack.pack(grants))
 return done(#read, next_due_ms, offset, #read == count)

@@ -147,11 +147,10 @@ class Turns:
             *self._some("leases", "due", "attempts", "hints", first=self._stream),
             keys.of("waiting", group.reads), self._dead, self._erased, keys.group("journal", group.name),
         ]  # fmt: skip
-        self._settle_args = {
-            "group": group.name, "box": self._box, "door": keys.of("door") + ":", "bell": keys.of("bell") + ":",
-            "keep_ms": self._keep_ms, "dead_max": self._dead_max, "answers": self._answers,
-            "unordered": group.order == "none", "version": wire.VERSION,
-        }  # fmt: skip
+        self._settle_args: list[Argument] = [
+            group.name, self._box, wire.VERSION, "1" if group.order == "none" else "", self._dead_max,
+            "1" if self._answers else "", self._keep_ms, keys.of("door") + ":", keys.of("bell") + ":",
+        ]  # fmt: skip
 
     def _taking(self) -> list[Argument]:
         """The arguments of a take that are the group's, as take.lua numbers them."""
@@ -257,11 +256,9 @@ class Turns:
             for each, whether it was still ours to end, and the milliseconds until its key is due again (-1: it is not);
             or why nothing was done, though it is.
         """
-        head = self._settle_args | {
-            "counts": [count for ending in endings for count in ending.counts],
-            "more": [(i, msgspec.Raw(ending.more)) for i, ending in enumerate(endings, 1) if ending.more],
-        }
-        args: list[Argument] = [_pack(head), b"".join([ending.told for ending in endings])]
+        counts = [count for ending in endings for count in ending.counts]
+        more = [(i, msgspec.Raw(ending.more)) for i, ending in enumerate(endings, 1) if ending.more]
+        args = [*self._settle_args, _pack((counts, more)), b"".join([ending.told for ending in endings])]
         for ending in endings:
             args += ending.args
         declared = dict.fromkeys([key for ending in endings for key in ending.keys])

@@ -73,17 +73,16 @@ local function put_up()
   return digest, before
 end
 
--- Of the newest turns that a consumer was granted, which it may ask for again.
+-- Of the newest turns that a consumer was granted, which it may ask for again; a record is as take.lua has it.
 local function forget_grants(consumers)
   local flat = redis.call('HGETALL', consumers)
   for i = 1, #flat, 2 do
-    local record, kept = cmsgpack.unpack(flat[i + 1]), {}
-    for _, grant in ipairs(record.grants) do
+    local head, packed = string.match(flat[i + 1], '^(%-?%d+ %d+ )(.*)$')
+    local grants, kept = packed and cmsgpack.unpack(packed) or {}, {}
+    for _, grant in ipairs(grants) do
       if grant[1] ~= a.person then kept[#kept + 1] = grant end
     end
-    if #kept < #record.grants then
-      redis.call('HSET', consumers, flat[i], cmsgpack.pack({call = record.call, grants = kept}))
-    end
+    if #kept < #grants then redis.call('HSET', consumers, flat[i], head .. cmsgpack.pack(kept)) end
   end
 end
 

@@ -67,7 +67,7 @@ class Front:
             return
         assert reply[0] == b"ok"
         self.expire()
-        for told, verdicts in zip(call.told(1), reply[1:], strict=True):
+        for told, verdicts in zip(call.told(9), reply[1:], strict=True):
             news: dict[str, Mark] = {}
             request = [dict(zip(Message.__struct_fields__, each, strict=True)) for each in told]
             # What is known is judged before anything of the request is appended.
@@ -199,7 +199,7 @@ class Promises:
                 asked = dict(zip(("consumer", "call", "room", "count", "suspects", "group"), call.args, strict=False))
                 self.groups[asked["group"]].took(asked, reply)
             case "settle":
-                group = self.groups[call.told()["group"]]
+                group = self.groups[str(call.args[0])]
                 for turn, *each in zip(call.ended(), reply[::2], reply[1::2], strict=True):
                     self._settled(group, turn, each)
             case "beat":

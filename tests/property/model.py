@@ -73,6 +73,8 @@ class GroupModel:
         self.due: dict[str, int] = {}
         self.notes: dict[str, Note] = {}
         self.heartbeats: dict[str, int] = {}
+        self._alive: dict[str, int] = {}
+        """When a take of a consumer's last renewed its heartbeat."""
         self.calls: dict[str, tuple[int, list[tuple[str, str]]]] = {}
         """Of each consumer that somebody will miss: its highest call, and what that granted."""
         self.settled: list[str] = []
@@ -105,7 +107,6 @@ class GroupModel:
         if call < last:
             assert (read, turns) == (0, []), "a call that came after a later one brings nothing"
             return
-        self.heartbeats[consumer] = now_ms + HEARTBEAT_MS
         if call == last:
             again = [(key, token) for key, token in grants if key in self.leases and self.leases[key].token == token]
             assert read == 0, "a repeat reads nothing"
@@ -119,6 +120,9 @@ class GroupModel:
         for turn, (key, ids) in zip(turns, granted, strict=True):
             self._lease(key, turn[1].decode(), consumer, call, ids)
         self._told(turns)
+        if abs(now_ms - self._alive.get(consumer, 0)) > HEARTBEAT_MS / 4:
+            self._alive[consumer] = now_ms
+            self.heartbeats[consumer] = now_ms + HEARTBEAT_MS
         self.calls[consumer] = call, [(turn[0].decode(), turn[1].decode()) for turn in turns]
 
     def _count(self, count: int, room: int) -> int:
@@ -314,6 +318,7 @@ class GroupModel:
             self._newer.discard(key)
             self._woken.discard(key)
         self.calls.pop(dead, None)
+        self._alive.pop(dead, None)
         self.heartbeats.pop(dead, None)
 
     def _return(self, key: str, lease: Lease, starts: int = 0, crashes: int = 0) -> None:

@@ -52,7 +52,9 @@ MUTATIONS = {
     ),
     "a settled entry stays pending": Mutation(turns, "_SETTLE", "tell(ended, 'XACK', stream, a.group)", ""),
     "a lease outlives its turn": Mutation(turns, "_SETTLE", "tell(over, 'HDEL', leases)", ""),
-    "what is left is due at once after a park": Mutation(turns, "_SETTLE", "return now + turn.delay_ms", "return now"),
+    "what is left is due at once after a park": Mutation(
+        turns, "_SETTLE", "return now() + turn.delay_ms", "return now()"
+    ),
     "a parked key is overtaken": Mutation(
         turns, "_SETTLE", "redis.call('HSET', hints, 'p:' .. key, turn.at_door and 'door' or '1')", ""
     ),
@@ -63,19 +65,17 @@ MUTATIONS = {
     "the first request gets the reply": Mutation(
         turns,
         "_SETTLE",
-        "if deadline and tonumber(deadline) > now then",
-        "if deadline and tonumber(deadline) > now and not winner then",
+        "if deadline and tonumber(deadline) > now() then",
+        "if deadline and tonumber(deadline) > now() and not winner then",
     ),
     "a reply is not marked for its request": Mutation(
         turns, "_SETTLE", "if door and ARGV[at + 1] == '1' then", "if false then"
     ),
     "a request whose time is up gets the reply": Mutation(
-        turns, "_SETTLE", "if deadline and tonumber(deadline) > now then", "if deadline then"
+        turns, "_SETTLE", "if deadline and tonumber(deadline) > now() then", "if deadline then"
     ),
-    "a repeated call reads again": Mutation(
-        turns, "_TAKE", "if record and record.call == a.call then", "if false then"
-    ),
-    "a late call is carried out": Mutation(turns, "_TAKE", "if record and a.call < record.call then", "if false then"),
+    "a repeated call reads again": Mutation(turns, "_TAKE", "if last == a.call then", "if false then"),
+    "a late call is carried out": Mutation(turns, "_TAKE", "if last and a.call < last then", "if false then"),
     "the cursor stays behind": Mutation(
         turns, "_TAKE", "if #read > 0 then redis.call('SET', cursor, read[#read][1]) end", ""
     ),
@@ -116,7 +116,7 @@ MUTATIONS = {
         turns, "_SETTLE", "if turn.superseded and waited_for(turn.uncount) then at = '0' end", ""
     ),
     "who waits no more is not made to sit out a window": Mutation(
-        turns, "_SETTLE", "if tonumber(string.match(value or '0', '^%d+')) > now then return true end", "return true"
+        turns, "_SETTLE", "if tonumber(string.match(value or '0', '^%d+')) > now() then return true end", "return true"
     ),
     "leases that were lost on the way stay": Mutation(
         turns, "_BEAT", "elseif tonumber(call) <= a.seen then", "elseif false then"

@@ -47,8 +47,9 @@ class Call(NamedTuple):
 
     def ended(self) -> Iterator[dict[str, Any]]:
         """The turns of a settle; a write is its key, ms, value; an output its stream, whether it answers, its entry."""
-        told, rest = self.told(), iter([arg.decode() if isinstance(arg, bytes) else str(arg) for arg in self.args[2:]])
-        counts, more = told["counts"], dict(told["more"])
+        rest = iter([arg.decode() if isinstance(arg, bytes) else str(arg) for arg in self.args[11:]])
+        counts, more = self.told(9)
+        more = dict(more)
         for number in range(1, len(counts) // 5 + 1):
             ids, writes, outputs, answers, _ = counts[5 * number - 5 : 5 * number]
             key, token = islice(rest, 2)
