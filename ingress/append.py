@@ -149,7 +149,7 @@ class Appender:
 
     def appending(self, arrivals: Sequence[Arrival]) -> asyncio.Future[list[Appended]]:
         """The same at once, with the room that there was when it was last looked at."""
-        size = sum(len(arrival.body) + 500 for arrival in arrivals)
+        size = sum([len(arrival.body) + 500 for arrival in arrivals])
         done: asyncio.Future[list[Appended]] = self._loop.create_future()
         self._calls += 1
         self._waiting.append(_Request(arrivals, f"{self._name}{self._calls:x}", done, size))
@@ -186,7 +186,7 @@ class Appender:
             if isinstance(error, Unavailable) and (error.told or error.maybe_written):
                 self._turn_away(behind, error)
         finally:
-            self.pressure.look(sum(request.size for request in batch))
+            self.pressure.look(sum([request.size for request in batch]))
 
     async def _written(self, batch: list[_Request]) -> None:
         """Write and tell each request; where this raises, those not told yet have failed."""
@@ -235,7 +235,6 @@ class Appender:
             self.digest = rest[0]
 
     def _packed(self, batch: list[_Request]) -> tuple[list[str], list[Argument]]:
-        names = self._store.keys
         keys = self._keys.copy()
         streams: dict[str, int] = {}
         index: dict[str, int] = {}
@@ -246,14 +245,16 @@ class Appender:
                 index[key] = len(keys)
             return index[key]
 
-        requests, now_ms = [], int(time.time() * 1000)
+        requests, waits, now_ms = [], "", int(time.time() * 1000)
         for request in batch:
             packed = []
             for number, arrival in enumerate(request.arrivals):
-                place(self._streams[arrival.stream])
+                if arrival.stream not in streams:
+                    place(self._streams[arrival.stream])
+                    streams[arrival.stream] = len(streams) + 1
                 message = Message(
-                    streams.setdefault(arrival.stream, len(streams) + 1),
-                    place(marks.name(names, self.digest, arrival.key, arrival.message_id)),
+                    streams[arrival.stream],
+                    place(marks.name(self._store.keys, self.digest, arrival.key, arrival.message_id)),
                     marks.digest(self.digest, arrival.text),
                     f"{request.call}.{number}",
                     _fields(arrival),
@@ -261,19 +262,15 @@ class Appender:
                 if arrival.stream == INBOUND:
                     message.line = index_line(self.digest, arrival.key, arrival.message_id, arrival.trace, now_ms)
                 if arrival.waiter:
+                    waits = "1"
                     message.wait = msgspec.structs.asdict(arrival.waiter) | self._answering(arrival, place)
                 packed.append(message)
             requests.append(packed)
-        durable = self._durability.command is not None
-        waits = any(arrival.waiter for request in batch for arrival in request.arrivals)
+        durable = "" if self._durability.command is None else "1"
         places = [[index[self._streams[name]], name, *self._limits(name)] for name in streams]
-        head: list[Argument] = [
-            self.digest,
-            SCARCE_MARK_MS if self.pressure.scarce else MARK_MS,
-            now_ms,
-            *self._prefixes,
-        ]
-        return keys, [*head, "1" if durable else "", "1" if waits else "", _pack(places), _pack(requests)]
+        args: list[Argument] = [self.digest, SCARCE_MARK_MS if self.pressure.scarce else MARK_MS, now_ms]
+        args += [*self._prefixes, durable, waits, _pack(places), _pack(requests)]
+        return keys, args
 
     def _limits(self, name: str) -> tuple[int, bool, bool]:
         """Of a stream: its `max_len`, whether somebody reads it, and whether it takes nothing new now."""

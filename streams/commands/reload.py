@@ -45,6 +45,8 @@ class Outcome(msgspec.Struct, omit_defaults=True):
     started: list[str] = []
     restarted: list[str] = []
     stopped: list[str] = []
+    gone: list[str] = []
+    """Groups that streams.toml has no longer."""
     failed: list[str] = []
     """Those, of the started and restarted, that are not ready: they are started again and again."""
 
@@ -157,8 +159,8 @@ def run(data_dir: Path) -> int:
             sys.stdout.write(f"{what}: {', '.join(names)}\n")
     if not (outcome.started or outcome.restarted or outcome.stopped):
         sys.stdout.write("nothing to start again: no process's part of the configuration has changed\n")
-    if outcome.stopped:
-        sys.stdout.write("`cauce group list` shows what Redis still keeps for a group that is gone\n")
+    if outcome.gone:
+        sys.stdout.write(f"`cauce group list` shows what Redis still keeps for {', '.join(outcome.gone)}\n")
     if outcome.failed:
         why = "its log says why; it is tried again and again until it starts, or until the next reload"
         sys.stderr.write(f"not ready: {', '.join(outcome.failed)}: {why}\n")

@@ -104,6 +104,7 @@ class Pipeline:
             notice.tell(Outcome(refused=str(error)))
             return
         before, self._parts = self._parts, parts(topology, settings)
+        gone = [name for name in self._topology.groups if name not in topology.groups]
         changed = concerned(before, self._parts)
         self._topology, self._settings = topology, settings
         there, stages = crew.programs, [ingress, *self._workers(crew, url, topology)]
@@ -117,6 +118,7 @@ class Pipeline:
             started=[program.name for program in now if program not in there],
             restarted=[program.name for program in again],
             stopped=[program.name for program in there if program not in now],
+            gone=gone,
             failed=failed,
         )
         _reload_log.info("reload.done", **msgspec.structs.asdict(outcome))

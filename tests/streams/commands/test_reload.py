@@ -262,11 +262,15 @@ def test_only_who_is_concerned_is_started_again_and_a_group_that_is_gone_is_ende
     assert "NAMESPACE has changed, for which `cauce up` has to be stopped and started" in said
     here.write(".env", "DEBOUNCE=1\n")
     assert 'cauce_group_lag{group="new"} 0.0' in here.metrics()
+    # When there are to be two of it, it is not gone
+    here.write("streams.toml", PIPELINE + NEW + "processes = 2\n")
+    assert here.reload() == (0, "started: new.1, new.2\nrestarted: ingress\nstopped: new\n")
     # When a table is taken away
     here.write("streams.toml", PIPELINE)
     status, said = here.reload()
     assert status == 0
-    assert said.startswith("restarted: ingress\nstopped: new\n")
+    assert said.startswith("restarted: ingress\nstopped: new.1, new.2\n")
+    assert "`cauce group list` shows what Redis still keeps for new\n" in said
     # it cannot come back on another stream, where what it has not settled is not
     here.write("streams.toml", PIPELINE + NEW.replace("inbound", "outbound"))
     status, refused = here.reload()
