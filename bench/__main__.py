@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import rows
-from bench.systems import BARE, OURS, System, peers
+from bench.systems import BARE, OURS, System, chosen
 
 BASELINE = "plain"
 Rounds = dict[str, list[rows.Figures]]
@@ -35,7 +35,7 @@ Rounds = dict[str, list[rows.Figures]]
 
 def main() -> None:
     options = _options()
-    systems = _chosen(options.systems)
+    systems = chosen(options.systems)
     console = Console()
     console.print(f"{platform.platform()}, {os.cpu_count()} cores; no debounce, one reply to each message")
     rounds = asyncio.run(_run(systems, options, console))
@@ -58,16 +58,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", choices=("path", "promises"), help="one part")
     parser.add_argument("--json", type=Path, help="where to leave every figure")
     return parser.parse_args()
-
-
-def _chosen(names: str | None) -> list[System]:
-    known = {system.name: system for system in [BARE, *peers(), OURS]}
-    if names is None:
-        return list(known.values())
-    unknown = set(names.split(",")) - known.keys()
-    if unknown:
-        raise SystemExit(f"bench: no system {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    return [known[name] for name in names.split(",")]
 
 
 async def _run(systems: list[System], options: argparse.Namespace, console: Console) -> Rounds:

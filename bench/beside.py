@@ -21,15 +21,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.rows import ORDER_USERS, RATE
-from bench.stage import Stage, quantile, staged
-from bench.systems import OURS, System, peers
+from bench.rows import ORDER_USERS, Figures, steady
+from bench.stage import Stage, staged
+from bench.systems import OURS, System, chosen
 
 WARM = 20
 """Messages of each person before anything is measured: their conversations are as long as they get."""
-
-Turn = tuple[float, float, float]
-"""p50 and p99 in ms, and the CPU of all processes in us a message."""
 
 
 def main() -> None:
@@ -41,54 +38,41 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=int, default=8, help="of each turn")
     options = parser.parse_args()
-    known = {system.name: system for system in (*peers(), OURS)}
-    asked = options.systems.split(",")
-    if options.trees:
-        chosen = {str(tree): replace(OURS, cwd=tree.resolve()) for tree in options.trees}
-    elif unknown := set(asked) - known.keys():
-        parser.error(f"no system {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    else:
-        chosen = {name: known[name] for name in asked}
-    Console().print(_table(asyncio.run(_measured(chosen, options.rounds, options.seconds))))
+    systems = [replace(OURS, name=str(tree), cwd=tree.resolve()) for tree in options.trees or ()]
+    found = asyncio.run(_measured(systems or chosen(options.systems), options.rounds, options.seconds))
+    Console().print(_table(found))
 
 
-async def _measured(systems: dict[str, System], rounds: int, seconds: int) -> dict[str, list[Turn]]:
+async def _measured(systems: list[System], rounds: int, seconds: int) -> dict[str, list[Figures]]:
     async with AsyncExitStack() as stack:
-        stages = {}
-        for name, system in systems.items():
-            stage = stages[name] = await stack.enter_async_context(staged(system))
-            if not system.answers:
-                stage.start(*system.workers)
+        stages = [await stack.enter_async_context(staged(system)) for system in systems]
+        for stage in stages:
+            stage.start(*stage.system.workers)
             await stage.say(WARM * ORDER_USERS, ORDER_USERS)
-            await stage.arrived(0 if system.answers else stage.sent)
-        found: dict[str, list[Turn]] = {name: [] for name in stages}
+            if not stage.system.answers:
+                await stage.arrived(stage.sent)
+        found: dict[str, list[Figures]] = {system.name: [] for system in systems}
         for number in track(range(rounds), "rounds"):
-            for name in list(stages)[:: 1 if number % 2 else -1]:
-                found[name].append(await _turn(stages[name], seconds))
+            for stage in stages[:: 1 if number % 2 else -1]:
+                found[stage.system.name].append(await _turn(stage, seconds))
         return found
 
 
-async def _turn(stage: Stage, seconds: int) -> Turn:
-    before = sum((await stage.cpu()).values())
-    sent = await stage.say(RATE * seconds, ORDER_USERS, rate=RATE)
-    if not stage.system.answers:
-        await stage.arrived(stage.sent)
-    latencies = sent.latencies(None if stage.system.answers else await stage.arrivals())
-    spent = sum((await stage.cpu()).values()) - before
-    return quantile(latencies, 0.5) * 1e3, quantile(latencies, 0.99) * 1e3, spent * 1e6 / len(sent.rows)
+async def _turn(stage: Stage, seconds: int) -> Figures:
+    before, sent = await stage.cpu(), stage.sent
+    figures = await steady(stage, seconds)
+    spent = sum((await stage.cpu()).values()) - sum(before.values())
+    return figures | {"CPU ms a message": spent * 1e3 / (stage.sent - sent)}
 
 
-def _table(found: dict[str, list[Turn]]) -> Table:
-    table = Table("at 200/s, medians", "p50 ms", "p99 ms", "CPU us/message", title="x the first, round by round")
+def _table(found: dict[str, list[Figures]]) -> Table:
     first = next(iter(found.values()))
+    table = Table("medians", *first[0], title="x the first, round by round")
     for name, turns in found.items():
         cells = []
-        for column in range(3):
-            ratios = [turn[column] / other[column] for turn, other in zip(turns, first, strict=True)]
-            middle = median(turn[column] for turn in turns)
-            cells.append(
-                f"{middle:,.0f}  x{median(ratios):.3f}" if column == 2 else f"{middle:.2f}  x{median(ratios):.3f}"
-            )
+        for row in first[0]:
+            ratio = median(turn[row] / other[row] for turn, other in zip(turns, first, strict=True))
+            cells.append(f"{median(turn[row] for turn in turns):.2f}  x{ratio:.3f}")
         table.add_row(name, *cells)
     return table
 

@@ -4,6 +4,7 @@ What Redis executes for a message: its instructions, counted by Valgrind's callg
     python -m bench.instructions                     accepted, answered and delivered, one after the other
     python -m bench.instructions inference --lines 40
     python -m bench.instructions quiet               the whole path, where each call has one message
+    python -m bench.instructions quiet --system plain
 
 A second on the clock says little of a change of a twentieth; this says it within a hundredth.  It knows no cache and
 no kernel, so what it finds is to be seen in `make bench` as well.  Functions have names where the server has symbols:
@@ -24,12 +25,15 @@ from rich.console import Console
 
 from bench.ground import Server, until
 from bench.stage import Stage, staged
-from bench.systems import OURS
+from bench.systems import OURS, System, chosen
 
 ROLES = ("ingress", "inference", "egress")
 QUIET = "quiet"
 MESSAGES, USERS = 6_000, 1_000
-QUIET_MESSAGES, RATE = 200, 20
+QUIET_MESSAGES, QUIET_USERS = 200, 50
+RATE = 20
+"""Messages a second of `quiet`: a server is some fifty times as slow under Valgrind."""
+_COUNTING = ("valgrind", "--tool=callgrind", "--instr-atstart=no")
 _TOTALS = re.compile(r"^(?:totals|summary): (\d+)", re.MULTILINE)
 
 
@@ -47,33 +51,29 @@ def main() -> None:
     )
     parser.add_argument("roles", nargs="*", help=f"of {', '.join(ROLES)}, which are the default, or {QUIET}")
     parser.add_argument("--messages", type=int, default=MESSAGES)
+    parser.add_argument("--system", default=OURS.name, help=f"whose Redis; another than {OURS.name} for {QUIET} alone")
     parser.add_argument("--lines", type=int, default=0, help="functions shown of each")
     options = parser.parse_args()
     if unknown := set(options.roles) - {*ROLES, QUIET}:
         parser.error(f"no process {', '.join(sorted(unknown))}; there are {', '.join(ROLES)}, and {QUIET}")
+    [system] = chosen(options.system)
+    if system is not OURS and options.roles != [QUIET]:
+        parser.error(f"of {system.name} only {QUIET} is counted")
     if shutil.which("valgrind") is None:
         raise SystemExit("bench: no valgrind on the PATH: apt-get install -y valgrind")
     console = Console()
     for role in options.roles or ROLES:
         with console.status(role):
-            counted = asyncio.run(_counted(role, options.messages))
+            counted = asyncio.run(_quietly(system) if role == QUIET else _counted(role, options.messages))
         console.print(f"{role}: {counted.per_message:,} instructions of Redis a message")
         for line in counted.functions[: options.lines]:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 async def _counted(role: str, messages: int) -> Counted:
-    async with staged(OURS, under=("valgrind", "--tool=callgrind", "--instr-atstart=no")) as stage:
+    async with staged(OURS, under=_COUNTING) as stage:
         server = stage.ground.servers[0]
         await stage.say(64, USERS)  # nobody is measured while it warms up
-        if role == QUIET:
-            stage.start(*OURS.workers)
-            await stage.say(MESSAGES // 5, QUIET_MESSAGES // 4)
-            await stage.arrived(stage.sent)
-            _control(server, "-i", "on")
-            await stage.say(QUIET_MESSAGES, QUIET_MESSAGES // 4, rate=RATE)
-            await stage.arrived(stage.sent)
-            return await _read(server, QUIET_MESSAGES)
         if role == "ingress":
             _control(server, "-i", "on")
             await stage.say(messages, USERS)
@@ -88,6 +88,18 @@ async def _counted(role: str, messages: int) -> Counted:
             stage.start("egress")
             await stage.arrived(stage.sent)
         return await _read(server, stage.sent)
+
+
+async def _quietly(system: System) -> Counted:
+    async with staged(system, under=_COUNTING) as stage:
+        server = stage.ground.servers[0]
+        stage.start(*system.workers)
+        await stage.say(20 * QUIET_USERS, QUIET_USERS)  # their conversations are as long as they get
+        await stage.arrived(stage.sent)
+        _control(server, "-i", "on")
+        await stage.say(QUIET_MESSAGES, QUIET_USERS, rate=RATE)
+        await stage.arrived(stage.sent)
+        return await _read(server, QUIET_MESSAGES)
 
 
 async def _answered(stage: Stage, server: Server) -> None:

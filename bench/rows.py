@@ -32,12 +32,11 @@ async def path(system: System, messages: int = MESSAGES) -> Figures:
             "accept p99 ms": quantile(latencies, 0.99) * 1e3,
         }
         if system.answers:
-            steady = (await stage.say(RATE * SECONDS, ORDER_USERS, rate=RATE)).latencies()
-            return found | {"live replies/s": sent.rate, **_steady(steady)}
+            return found | {"live replies/s": sent.rate, **await steady(stage)}
         found["backlog bytes/message"] = (stage.ground.memory() - before) / messages
         found |= await _drained(stage, stage.sent, before, asked)
         found |= await _live(stage, messages)
-        found |= await _at_a_steady_rate(stage)
+        found |= await steady(stage)
         found |= await _idle(stage)
     return found
 
@@ -82,13 +81,14 @@ async def _idle(stage: Stage) -> Figures:
     return {"idle, % of a core": 100 * spent / (now() - began)}
 
 
-async def _at_a_steady_rate(stage: Stage) -> Figures:
-    sent = await stage.say(RATE * SECONDS, ORDER_USERS, rate=RATE)
-    await stage.arrived(stage.sent)
-    return _steady(sent.latencies(await stage.arrivals()))
-
-
-def _steady(latencies: list[float]) -> Figures:
+async def steady(stage: Stage, seconds: int = SECONDS) -> Figures:
+    """From when a message is due until its reply is delivered, or answered, at a steady rate."""
+    sent = await stage.say(RATE * seconds, ORDER_USERS, rate=RATE)
+    if stage.system.answers:
+        latencies = sent.latencies()
+    else:
+        await stage.arrived(stage.sent)
+        latencies = sent.latencies(await stage.arrivals())
     return {
         f"p50 ms at {RATE}/s": quantile(latencies, 0.5) * 1e3,
         f"p99 ms at {RATE}/s": quantile(latencies, 0.99) * 1e3,
@@ -111,7 +111,7 @@ async def promises(system: System, latency: float) -> Figures:
             "twice": len(arrived) - len(set(arrived)),
         }
         if latency:
-            found |= await _at_a_steady_rate(stage)
+            found |= await steady(stage)
     return {f"{latency * 1e3:.0f} ms model: {name}": value for name, value in found.items()}
 
 

@@ -65,6 +65,17 @@ def peers() -> list[System]:
     ]
 
 
+def chosen(names: str | None) -> list[System]:
+    """Those of these names, with commas between them; all without.  Raises SystemExit: there is no such."""
+    known = {system.name: system for system in [BARE, *peers(), OURS]}
+    if names is None:
+        return list(known.values())
+    unknown = set(names.split(",")) - known.keys()
+    if unknown:
+        raise SystemExit(f"bench: no system {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return [known[name] for name in names.split(",")]
+
+
 def ours_as_configured(folder: Path, **changed: Any) -> None:
     """
     The shipped streams.toml with what the comparison needs: no debounce, one reply to each message, 100 at once, and no

@@ -24,10 +24,7 @@ local head = {
 }
 local digest = redis.call('GET', KEYS[1])
 if digest and digest ~= head.digest then return {'digest', digest} end
-local function now()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
+-- with clock.lua
 
 local function of_another_type(key) return {'refused', key .. ' is a ' .. redis.call('TYPE', key).ok} end
 if head.waits and type(redis.pcall('HLEN', KEYS[2])) == 'table' then return of_another_type(KEYS[2]) end

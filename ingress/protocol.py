@@ -147,15 +147,11 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        self._cost += len(url) + PART_COST
-        if self._cost > MOST_HEADERS:
-            raise _too_long()
+        self._bound(len(url) + PART_COST)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._cost += len(name) + len(value) + 2 * PART_COST
-        if self._cost > MOST_HEADERS:
-            raise _too_long()
+        self._bound(len(name) + len(value) + 2 * PART_COST)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -234,6 +230,11 @@ class Protocol(HttpToolsProtocol):
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def _bound(self, cost: int) -> None:
+        self._cost += cost
+        if self._cost > MOST_HEADERS:
+            raise httptools.HttpParserError("the headers are too long")
 
     # Time
 
@@ -321,10 +322,6 @@ class Protocol(HttpToolsProtocol):
         if self.answering or self.transport.is_closing():
             return None
         return self.timeout_keep_alive_task or self._due
-
-
-def _too_long() -> httptools.HttpParserError:
-    return httptools.HttpParserError("the headers are too long")
 
 
 class _Flow(FlowControl):

@@ -2,7 +2,8 @@
 Lua scripts as Redis is told of them: their text, and the SHA-1 by which it knows them.
 
 They lie beside the modules that call them.  What several of them need, or one of them has too much of, lies in files of
-its own here: `boxes.lua`, `index.lua`, `metering.lua`, `named.lua`, `slices.lua`, `utf8.lua`, `superseding.lua`.
+its own here: `boxes.lua`, `clock.lua`, `erased.lua`, `index.lua`, `metering.lua`, `named.lua`, `slices.lua`,
+`superseding.lua`, `tallies.lua`, `utf8.lua`.
 """
 
 from __future__ import annotations

@@ -29,11 +29,7 @@ local TURNS = 12 -- from here on they are told
 local counts, more = unpack(cmsgpack.unpack(ARGV[10]))
 local stream, leases, due, attempts, hints, waiting, dead, erased, journal =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local time
-local function now()
-  time = time or redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
+-- with clock.lua
 -- Mostly nobody waits or has a hint, and then nobody's is looked for.
 local either = redis.call('EXISTS', waiting, hints) > 0
 local someone_waits = either and a.answers and redis.call('EXISTS', waiting) == 1

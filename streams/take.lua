@@ -77,6 +77,13 @@ local function bury(id, flat)
   end
 end
 
+local function body_of(flat)
+  for i = 1, #flat, 2 do
+    if flat[i] == 'body' then return flat[i + 1] end
+  end
+  return ''
+end
+
 -- When a key's turn may start: each message restarts the wait, which is bounded from the first.  Where the clock was set
 -- back and ids lie ahead of it, it is bounded from now, and what `at` has become by then is not put off any more.
 local function window(first_ms, last_ms, at)
@@ -254,10 +261,6 @@ local function states_of(keys)
   return states
 end
 
-local function done(read, next_due_ms, held, more)
-  return {'ok', now, read, next_due_ms, turns, position, held or 0, more and 1 or 0}
-end
-
 -- A record: the consumer's last call, when a take last said that it lives, and from there on what that call granted.
 local record = redis.call('HGET', consumers, a.consumer) or ''
 local last, alive_ms, from = string.match(record, '^(%-?%d+) (%d+) ()')
@@ -275,7 +278,7 @@ if last == a.call then
       if #found > 0 then granted(grant[1], grant[2], found, notes_of(ids), states_of({grant[1]})[1] or NONE) end
     end
   end
-  return done(0, 0, 0, true)
+  return {'ok', now, 0, 0, turns, position, 0, 1}
 end
 
 -- Reading ahead lets what a person says gather into one turn; where a turn is one entry it would only be read twice.
@@ -394,4 +397,4 @@ if not alive_ms or math.abs(now - tonumber(alive_ms)) > a.ttl_ms / 4 then
   alive_ms = now_ms
 end
 redis.call('HSET', consumers, a.consumer, ARGV[2] .. ' ' .. alive_ms .. ' ' .. cmsgpack.pack(grants))
-return done(#read, next_due_ms, offset, #read == count)
+return {'ok', now, #read, next_due_ms, turns, position, offset, #read == count and 1 or 0}

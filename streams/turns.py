@@ -140,7 +140,7 @@ class Turns:
         self._answers = answering is not None and answering.name == group.name
         self._suspect_after = min(SUSPECT_AFTER, max(1, group.attempts - 1))
         self._supersedes = group.on_new_message == "supersede"
-        self._take_keys = [*self._some("cursor", "leases", "due", "attempts", "hints", "consumers", first=self._stream)]
+        self._take_keys = self._some("cursor", "leases", "due", "attempts", "hints", "consumers", first=self._stream)
         self._take_keys += [self._heartbeat, self._dead, self._erased]
         self._take_args = self._taking()
         self._settle_keys = [

@@ -1,4 +1,4 @@
--- UTF-8: is a text that, and how many characters has it; and which text of an entry is meant.
+-- UTF-8: is a text that, and how many characters has it?
 local function well_formed() -- https://www.unicode.org/versions/Unicode16.0.0/core-spec/chapter-3/#G27506, table 3-7
   return {'^[%z\1-\127]+', '^[\194-\223][\128-\191]', '^\224[\160-\191][\128-\191]',
   '^[\225-\236\238\239][\128-\191][\128-\191]', '^\237[\128-\159][\128-\191]',
@@ -18,9 +18,3 @@ local function is_utf8(text)
   return true
 end
 local function characters(text) return select(2, string.gsub(text, '[^\128-\191]', '')) end
-local function body_of(flat) -- an entry's, which is text
-  for i = 1, #flat, 2 do
-    if flat[i] == 'body' then return flat[i + 1] end
-  end
-  return ''
-end

@@ -78,11 +78,15 @@ local function forget_grants(consumers)
   local flat = redis.call('HGETALL', consumers)
   for i = 1, #flat, 2 do
     local head, packed = string.match(flat[i + 1], '^(%-?%d+ %d+ )(.*)$')
-    local grants, kept = packed and cmsgpack.unpack(packed) or {}, {}
+    local told, kept = cmsgpack.unpack(packed or flat[i + 1]), {}
+    local grants = packed and told or told.grants -- a worker of an older version has {call, grants}
     for _, grant in ipairs(grants) do
       if grant[1] ~= a.person then kept[#kept + 1] = grant end
     end
-    if #kept < #grants then redis.call('HSET', consumers, flat[i], head .. cmsgpack.pack(kept)) end
+    if #kept < #grants then
+      local left = packed and head .. cmsgpack.pack(kept) or cmsgpack.pack({call = told.call, grants = kept})
+      redis.call('HSET', consumers, flat[i], left)
+    end
   end
 end
 

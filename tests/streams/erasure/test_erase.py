@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from conftest import Server, binary
 from deployments import Cluster, Ground
@@ -266,6 +267,19 @@ async def due_now(store: Store, group: str) -> None:
     """What waits for a retry waits no longer."""
     for key in await store.command("ZRANGE", f"group:{group}:due", 0, -1):
         await store.command("ZADD", f"group:{group}:due", 1, key)
+
+
+async def test_what_a_worker_was_granted_is_forgotten_though_it_is_of_an_older_version(each_store: Store) -> None:
+    answers = await a_worker(each_store, "answers")
+    for person in (ANA, LUIS):
+        await say(each_store, person, "hola")
+    await answers.take(2, 2, 1)
+    older = msgspec.msgpack.encode({"call": 7, "grants": [[ANA, "a"], [LUIS, "b"]]})
+    await each_store.command("HSET", "group:answers:consumers", "older", older)
+    await erase(each_store)
+    old, new = await each_store.command("HMGET", "group:answers:consumers", "older", answers.consumer)
+    assert msgspec.msgpack.decode(old) == {"call": 7, "grants": [[LUIS, "b"]]}
+    assert (ANA.encode() in new, LUIS.encode() in new) == (False, True)
 
 
 async def test_a_turn_in_work_is_refused_and_what_is_written_next_is_a_new_conversation(each_store: Store) -> None:
